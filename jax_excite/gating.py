@@ -1,0 +1,150 @@
+"""Gates: what multiplies the gradient at a ReLU, as a function of the pre-activation."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+from jax_excite.errors import GatingError
+
+GateName = Literal["sigmoid", "normal_cdf", "softsign", "hard", "leaky"]
+UpperGate = Literal["pass", "hard", "soft"]
+PoolWeights = Literal["through", "detached"]
+PoolPadding = Literal["zero", "-inf"]
+
+Gate = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def _sigmoid(z: jax.Array, temperature: jax.Array, slope: jax.Array) -> jax.Array:
+    """`sigmoid(z / T)`: the paper's gate, section 4.2 and Listing 1."""
+    return jax.nn.sigmoid(z / temperature)
+
+
+def _normal_cdf(z: jax.Array, temperature: jax.Array, slope: jax.Array) -> jax.Array:
+    """The standard normal distribution function of `z / T` (section 4.2 names it)."""
+    return jax.scipy.special.ndtr(z / temperature)
+
+
+def _softsign(z: jax.Array, temperature: jax.Array, slope: jax.Array) -> jax.Array:
+    """`(1 + softsign(z / T)) / 2`, softsign rescaled to [0, 1] (section 4.2 names it)."""
+    return 0.5 * (1 + z / (temperature + jnp.abs(z)))
+
+
+def _hard(z: jax.Array, temperature: jax.Array, slope: jax.Array) -> jax.Array:
+    """`z > 0`: the plain gradient (equation 1)."""
+    return (z > 0).astype(z.dtype)
+
+
+def _leaky(z: jax.Array, temperature: jax.Array, slope: jax.Array) -> jax.Array:
+    """1 where `z > 0`, `slope` elsewhere (section 6.1, after Linse et al., 2024)."""
+    return jnp.where(z > 0, jnp.ones_like(z), slope)
+
+
+GATES: dict[GateName, Gate] = {
+    "sigmoid": _sigmoid,
+    "normal_cdf": _normal_cdf,
+    "softsign": _softsign,
+    "hard": _hard,
+    "leaky": _leaky,
+}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Gating:
+    """How each gate of a network is softened in the backward pass.
+
+    A pytree: temperatures are traced leaves, so changing one recompiles nothing and a sweep can
+    be vmapped. The other fields are static.
+
+    Temperatures are in units of the pre-activation, >= 0. 0 is the hard gate exactly (the plain
+    gradient, with relu'(0) = 0), infinity the constant 1/2. Each is a scalar or an array that
+    broadcasts to the site's pre-activation; for max-pooling it may vary over channels and images
+    only.
+
+    Attributes:
+        temperature: temperature of the ReLU sites (paper: 0.3).
+        pool_temperature: temperature of the softmax at max-pool sites (paper: 0.3).
+        site_temperatures: temperatures of single sites, by name or index as `sites` lists them;
+            they replace the two above.
+        slope: the gate of `z <= 0` for `gate="leaky"` (section 6.1).
+        gate: `sigmoid`, `normal_cdf`, `softsign` (rescaled), `hard` or `leaky`.
+        upper: the upper bound of clipped ReLUs such as ReLU6: `pass` lets the gradient through
+            above it (a unit there is maximally excited), `hard` stops it, `soft` multiplies by
+            the gate of `bound - z`. Hard in any case where the gate is hard or T = 0.
+        pool_weights: `through` differentiates the softmax weights of max-pooling too (the paper's
+            Listing 2), `detached` holds them constant.
+        pool_padding: padding cells take part in that softmax as zeros (`zero`, as in Listing 2)
+            or not at all (`-inf`, as in the hard pool).
+
+    Raises:
+        GatingError: a temperature is negative or NaN, or a field is not one of its choices.
+    """
+
+    temperature: ArrayLike = 0.3
+    pool_temperature: ArrayLike = 0.3
+    site_temperatures: Mapping[str | int, ArrayLike] = dataclasses.field(default_factory=dict)
+    slope: ArrayLike = 0.3
+    gate: GateName = dataclasses.field(default="sigmoid", metadata={"static": True})
+    upper: UpperGate = dataclasses.field(default="pass", metadata={"static": True})
+    pool_weights: PoolWeights = dataclasses.field(default="through", metadata={"static": True})
+    pool_padding: PoolPadding = dataclasses.field(default="zero", metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        if isinstance(self.site_temperatures, Mapping):
+            by_text = {str(site): t for site, t in self.site_temperatures.items()}
+            object.__setattr__(self, "site_temperatures", by_text)
+            for site, value in by_text.items():
+                check_temperature(value, f"site_temperatures[{site!r}]")
+        check_temperature(self.temperature, "temperature")
+        check_temperature(self.pool_temperature, "pool_temperature")
+        for field, choices in (
+            ("gate", GateName),
+            ("upper", UpperGate),
+            ("pool_weights", PoolWeights),
+            ("pool_padding", PoolPadding),
+        ):
+            check_choice(getattr(self, field), get_args(choices), field)
+
+
+def check_temperature(value: object, what: str = "temperature") -> None:
+    """Raise `GatingError` where a temperature is negative or NaN; traced values cannot be seen."""
+    concrete = isinstance(value, (int, float, np.ndarray, np.generic, jax.Array))
+    if not concrete or isinstance(value, Tracer):
+        return
+    array = np.asarray(value)
+    if not np.all(array >= 0):
+        worst = np.nanmin(array) if not np.isnan(array).all() else np.nan
+        raise GatingError(
+            f"{what} is {worst:g}: a temperature is 0 (hard gate), positive, or infinite "
+            "(the constant 1/2)"
+        )
+
+
+def check_choice(value: object, choices: tuple[str, ...], what: str) -> None:
+    """Raise `GatingError` unless `value` is one of `choices`."""
+    if value not in choices:
+        raise GatingError(f"{what} is {value!r}: choose one of {', '.join(map(repr, choices))}")
+
+
+def is_zero(temperature: jax.Array) -> jax.Array:
+    """Where a temperature is 0, counting numbers too small to divide by."""
+    return temperature < jnp.finfo(temperature.dtype).tiny
+
+
+def gate_values(
+    gate: GateName, z: jax.Array, temperature: jax.Array, slope: jax.Array
+) -> jax.Array:
+    """The gate at pre-activation `z`, in [0, 1], shaped and typed like `z`.
+
+    `temperature` and `slope` broadcast to `z` and have its dtype. No value of `temperature` in
+    [0, inf] makes a NaN of a finite `z`.
+    """
+    zero = is_zero(temperature)
+    divisor = jnp.where(zero, jnp.ones_like(temperature), temperature)
+    return jnp.where(zero, _hard(z, divisor, slope), GATES[gate](z, divisor, slope))

@@ -1,0 +1,277 @@
+"""A function as a graph of equations: its jaxpr with the calls of `jit` written out.
+
+Built on `jax.extend.core` alone. Every value has one number across a graph and its nested bodies;
+an operand is such a number or a `Constant`.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
+from jax import lax
+
+# Calls that mean their body and nothing else, with the parameter that holds it.
+_WRITTEN_OUT = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr"}
+
+# Equations with bodies that can be evaluated anew, with the parameters that hold these.
+_ENTERED = {
+    "custom_jvp_call": ("call_jaxpr",),
+    "custom_vjp_call": ("call_jaxpr",),
+    "scan": ("jaxpr",),
+    "while": ("cond_jaxpr", "body_jaxpr"),
+    "cond": ("branches",),
+    "checkpoint": ("jaxpr",),
+    "remat": ("jaxpr",),
+    "remat2": ("jaxpr",),
+    "shard_map": ("jaxpr",),
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Constant:
+    """An operand known when the function was traced: a literal, or a value closed over."""
+
+    value: Any
+
+
+Operand = int | Constant
+
+
+@dataclasses.dataclass(eq=False)
+class Node:
+    """One equation: `outputs = primitive(inputs)`."""
+
+    primitive: jex.Primitive
+    params: dict[str, Any]
+    inputs: list[Operand]
+    outputs: list[int]
+    bodies: list["Graph"]
+    scope: str
+    tracebacks: tuple[Any, ...]  # its own, then those of the calls around it, innermost first
+
+    @property
+    def name(self) -> str:
+        """The primitive's name."""
+        return self.primitive.name
+
+    @property
+    def has_derivative_rule(self) -> bool:
+        """Whether the body comes with a derivative rule of its own, which entering it drops."""
+        return self.name in ("custom_jvp_call", "custom_vjp_call")
+
+    @property
+    def function_name(self) -> str:
+        """The Python function behind a call with a custom derivative; empty elsewhere."""
+        if not self.has_derivative_rule:
+            return ""
+        return self.params["call_jaxpr"].jaxpr.debug_info.func_name
+
+
+@dataclasses.dataclass(eq=False)
+class Graph:
+    """A list of nodes in the order in which they run."""
+
+    inputs: list[int]
+    outputs: list[Operand]
+    nodes: list[Node]
+    types: dict[int, Any]  # number of a value -> its abstract value, shared with nested bodies
+
+
+def trace(fn: Callable[..., Any], *args: Any) -> tuple[Graph, Any]:
+    """The graph of `fn(*args)` over flat array arguments, and the tree of its output's shapes."""
+    closed, shapes = jax.make_jaxpr(fn, return_shape=True)(*args)
+    return _Builder().graph(closed, "", ()), shapes
+
+
+class _Builder:
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+        self._types: dict[int, Any] = {}
+
+    def graph(self, closed: Any, scope: str, tracebacks: tuple[Any, ...]) -> Graph:
+        jaxpr, consts = (closed.jaxpr, closed.consts) if hasattr(closed, "jaxpr") else (closed, ())
+        graph = Graph([self._new(v) for v in jaxpr.invars], [], [], self._types)
+        if len(consts) == len(jaxpr.constvars):
+            known: list[Operand] = [Constant(c) for c in consts]
+        else:
+            known = [self._new(v) for v in jaxpr.constvars]
+        graph.outputs = self._write(graph, jaxpr, known, graph.inputs, scope, tracebacks)
+        return graph
+
+    def _new(self, var: Any) -> int:
+        number = next(self._numbers)
+        self._types[number] = var.aval
+        return number
+
+    def _write(
+        self,
+        graph: Graph,
+        jaxpr: Any,
+        consts: Sequence[Operand],
+        args: Sequence[Operand],
+        scope: str,
+        tracebacks: tuple[Any, ...],
+    ) -> list[Operand]:
+        env: dict[Any, Operand] = dict(zip(jaxpr.constvars, consts, strict=True))
+        env |= zip(jaxpr.invars, args, strict=True)
+
+        def read(atom: Any) -> Operand:
+            return Constant(atom.val) if isinstance(atom, jex.Literal) else env[atom]
+
+        for eqn in jaxpr.eqns:
+            inputs = [read(atom) for atom in eqn.invars]
+            inner = "/".join(filter(None, (scope, str(eqn.source_info.name_stack))))
+            chain = (eqn.source_info.traceback, *tracebacks)
+            name = eqn.primitive.name
+            if name in _WRITTEN_OUT:
+                body = eqn.params[_WRITTEN_OUT[name]]
+                constants = [Constant(c) for c in body.consts]
+                outputs = self._write(graph, body.jaxpr, constants, inputs, inner, chain)
+                env |= zip(eqn.outvars, outputs, strict=True)
+                continue
+            numbers = [self._new(v) for v in eqn.outvars]
+            env |= zip(eqn.outvars, numbers, strict=True)
+            bodies = [self.graph(body, inner, chain) for body in _bodies(eqn)]
+            graph.nodes.append(
+                Node(
+                    eqn.primitive,
+                    eqn.params,
+                    inputs,
+                    numbers,
+                    bodies,
+                    inner,
+                    chain,
+                )
+            )
+        return [read(atom) for atom in jaxpr.outvars]
+
+
+def _bodies(eqn: Any) -> Iterator[Any]:
+    if eqn.primitive.name not in _ENTERED:
+        yield from jex.jaxprs_in_params(eqn.params)
+        return
+    for param in _ENTERED[eqn.primitive.name]:
+        value = eqn.params[param]
+        yield from value if isinstance(value, tuple) else (value,)
+
+
+def can_enter(node: Node) -> bool:
+    """Whether `evaluate` can run the bodies of a node itself."""
+    return node.name in _ENTERED
+
+
+Read = Callable[[Operand], Any]
+Run = Callable[[list[Any]], list[Any]]
+Around = Callable[[Node, list[Any], Run, Read], list[Any]]
+
+
+def evaluate(
+    graph: Graph, args: Sequence[Any], entered: Callable[[Node], bool], around: Around
+) -> list[Any]:
+    """Run a graph.
+
+    Args:
+        graph: what to run.
+        args: values of its inputs.
+        entered: whether to run a node's bodies, rather than the node as it is.
+        around: runs one node: given the node, its inputs, the function that computes its outputs
+            from inputs, and a function that reads any operand so far, returns the outputs that
+            the rest of the graph sees.
+
+    Returns:
+        The values of the graph's outputs.
+    """
+    env: dict[int, Any] = dict(zip(graph.inputs, args, strict=True))
+
+    def read(operand: Operand) -> Any:
+        return operand.value if isinstance(operand, Constant) else env[operand]
+
+    def inside(body: Graph, values: Sequence[Any]) -> list[Any]:
+        return evaluate(body, values, entered, around)
+
+    for node in graph.nodes:
+        if node.bodies and entered(node):
+            run = functools.partial(_RUN[node.name], node, inside)
+        else:
+            run = functools.partial(_bind, node)
+        with jax.named_scope(node.scope) if node.scope else contextlib.nullcontext():
+            outputs = around(node, [read(operand) for operand in node.inputs], run, read)
+        env |= zip(node.outputs, outputs, strict=True)
+    return [read(operand) for operand in graph.outputs]
+
+
+def _bind(node: Node, inputs: list[Any]) -> list[Any]:
+    outputs = node.primitive.bind(*inputs, **node.primitive.get_bind_params(node.params))
+    return list(outputs) if node.primitive.multiple_results else [outputs]
+
+
+Inside = Callable[[Graph, Sequence[Any]], list[Any]]
+
+
+def _run_body(node: Node, inside: Inside, inputs: list[Any]) -> list[Any]:
+    return inside(node.bodies[0], inputs)
+
+
+def _run_scan(node: Node, inside: Inside, inputs: list[Any]) -> list[Any]:
+    split = node.params["num_consts"], node.params["num_consts"] + node.params["num_carry"]
+    consts, init, xs = inputs[: split[0]], inputs[split[0] : split[1]], inputs[split[1] :]
+
+    def step(carry: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
+        outputs = inside(node.bodies[0], [*consts, *carry, *x])
+        return outputs[: len(init)], outputs[len(init) :]
+
+    options = {name: node.params[name] for name in ("length", "reverse", "unroll")}
+    carry, ys = lax.scan(step, init, xs, **options)
+    return [*carry, *ys]
+
+
+def _run_while(node: Node, inside: Inside, inputs: list[Any]) -> list[Any]:
+    split = node.params["cond_nconsts"], node.params["cond_nconsts"] + node.params["body_nconsts"]
+    test_consts, step_consts = inputs[: split[0]], inputs[split[0] : split[1]]
+    test, step = node.bodies
+    return lax.while_loop(
+        lambda carry: inside(test, [*test_consts, *carry])[0],
+        lambda carry: inside(step, [*step_consts, *carry]),
+        inputs[split[1] :],
+    )
+
+
+def _run_cond(node: Node, inside: Inside, inputs: list[Any]) -> list[Any]:
+    branches = [lambda *args, body=body: inside(body, args) for body in node.bodies]
+    return lax.switch(inputs[0].astype(jnp.int32), branches, *inputs[1:])
+
+
+def _run_checkpoint(node: Node, inside: Inside, inputs: list[Any]) -> list[Any]:
+    options = {name: node.params[name] for name in ("prevent_cse", "policy")}
+    return jax.checkpoint(lambda *args: inside(node.bodies[0], args), **options)(*inputs)
+
+
+def _run_shard_map(node: Node, inside: Inside, inputs: list[Any]) -> list[Any]:
+    mapped = jax.shard_map(
+        lambda *args: tuple(inside(node.bodies[0], args)),
+        mesh=node.params["mesh"],
+        in_specs=node.params["in_specs"],
+        out_specs=node.params["out_specs"],
+        axis_names=set(node.params["newly_manual_axes"]),
+        check_vma=node.params["check_vma"],
+    )
+    return list(mapped(*inputs))
+
+
+_RUN: dict[str, Callable[[Node, Inside, list[Any]], list[Any]]] = {
+    "custom_jvp_call": _run_body,
+    "custom_vjp_call": _run_body,
+    "scan": _run_scan,
+    "while": _run_while,
+    "cond": _run_cond,
+    "checkpoint": _run_checkpoint,
+    "remat": _run_checkpoint,
+    "remat2": _run_checkpoint,
+    "shard_map": _run_shard_map,
+}
