@@ -1,0 +1,110 @@
+"""What the architectures share: layers in evaluation form, padded and pooled as in PyTorch."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+Block = Callable[[jax.Array], jax.Array]
+
+
+def scoped(scope: str, block: Block, x: jax.Array) -> jax.Array:
+    """`block(x)` under a name that profiles and gate sites show, such as `layer1.0`."""
+    with jax.named_scope(scope):
+        return block(x)
+
+
+def run(scope: str, blocks: Iterable[Block], x: jax.Array) -> jax.Array:
+    """The blocks in turn, block `i` under the name `scope.i`."""
+    for i, block in enumerate(blocks):
+        x = scoped(f"{scope}.{i}", block, x)
+    return x
+
+
+def conv(
+    inputs: int,
+    outputs: int,
+    size: int,
+    *,
+    rngs: nnx.Rngs,
+    stride: int = 1,
+    padding: int | str = 0,
+    groups: int = 1,
+    bias: bool = False,
+) -> nnx.Conv:
+    """A square convolution with `padding` zeros on every side, or "SAME" as in TensorFlow."""
+    sides = padding if isinstance(padding, str) else ((padding, padding),) * 2
+    return nnx.Conv(
+        inputs,
+        outputs,
+        (size, size),
+        strides=stride,
+        padding=sides,
+        feature_group_count=groups,
+        use_bias=bias,
+        kernel_init=nnx.initializers.he_normal(),
+        rngs=rngs,
+    )
+
+
+def batch_norm(features: int, *, rngs: nnx.Rngs, epsilon: float = 1e-5) -> nnx.BatchNorm:
+    """BatchNorm by its stored statistics."""
+    return nnx.BatchNorm(features, use_running_average=True, epsilon=epsilon, rngs=rngs)
+
+
+def dropout(x: jax.Array) -> jax.Array:
+    """Dropout in evaluation form: nothing. It holds a place, as list indices are weight names."""
+    return x
+
+
+class MaxPool(nnx.Module):
+    """Square max-pooling over `[..., H, W, C]`, padded by -inf.
+
+    With `ceil_mode` a last window that reaches over the edge counts too, if it starts inside
+    (`torch.nn.MaxPool2d`). The padding this takes depends on the size of the input.
+    """
+
+    def __init__(self, size: int, stride: int, padding: int = 0, *, ceil_mode: bool = False):
+        self.size = size
+        self.stride = stride
+        self.padding = padding
+        self.ceil_mode = ceil_mode
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Pool."""
+        sides: Any = [(self.padding, self.padding + self._overhang(n)) for n in x.shape[-3:-1]]
+        return nnx.max_pool(x, (self.size, self.size), (self.stride, self.stride), sides)
+
+    def _overhang(self, n: int) -> int:
+        """How far the last window reaches over the padded edge of an axis of length `n`."""
+        if not self.ceil_mode:
+            return 0
+        span = n + 2 * self.padding - self.size
+        windows = -(-span // self.stride) + 1
+        if (windows - 1) * self.stride >= n + self.padding:
+            windows -= 1
+        return max((windows - 1) * self.stride - span, 0)
+
+
+def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
+    """`[..., H, W, C]` to `[..., size, size, C]`, by means over nearly equal bins.
+
+    Bin `i` of an axis of length `n` spans `floor(i n / size)` to `ceil((i + 1) n / size)`, so
+    that bins overlap where `size` does not divide `n` (`torch.nn.AdaptiveAvgPool2d`).
+    """
+    for axis in (-3, -2):
+        n = x.shape[axis]
+        bins = [(i * n // size, -(-(i + 1) * n // size)) for i in range(size)]
+        if n != size:
+            means = [
+                jax.lax.slice_in_dim(x, *bounds, axis=x.ndim + axis).mean(axis) for bounds in bins
+            ]
+            x = jnp.stack(means, axis)
+    return x
+
+
+def global_avg_pool(x: jax.Array) -> jax.Array:
+    """`[..., H, W, C]` to `[..., C]`."""
+    return x.mean((-3, -2))

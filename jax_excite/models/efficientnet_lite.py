@@ -1,0 +1,96 @@
+"""EfficientNet-Lite (Tan and Le, 2019, arXiv 1905.11946, without squeeze-and-excitation, ReLU6).
+
+Attribute names are those of the package `efficientnet_lite_pytorch` without their leading
+underscores, so that weights map by name. Padding is TensorFlow's "SAME" for the input at hand: at
+stride 2 it may be one wider below and to the right.
+"""
+
+import math
+
+import jax
+from flax import nnx
+
+from jax_excite.models.blocks import batch_norm, conv, global_avg_pool, run, scoped
+
+EPSILON = 1e-3
+STEM = 32
+HEAD = 1280
+
+# Stages of variant 0: repeats, kernel size, stride, expansion, output channels.
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+
+
+def round_channels(channels: float) -> int:
+    """The nearest multiple of 8, but never more than a tenth below."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+class MBConv(nnx.Module):
+    """Expand by a 1x1 convolution, filter each channel, project back; a shortcut where it fits."""
+
+    def __init__(
+        self, inputs: int, outputs: int, size: int, stride: int, expansion: int, *, rngs: nnx.Rngs
+    ):
+        width = inputs * expansion
+        self.shortcut = stride == 1 and inputs == outputs
+        self.expand_conv = conv(inputs, width, 1, rngs=rngs) if expansion > 1 else None
+        self.bn0 = batch_norm(width, epsilon=EPSILON, rngs=rngs) if expansion > 1 else None
+        self.depthwise_conv = conv(
+            width, width, size, stride=stride, padding="SAME", groups=width, rngs=rngs
+        )
+        self.bn1 = batch_norm(width, epsilon=EPSILON, rngs=rngs)
+        self.project_conv = conv(width, outputs, 1, rngs=rngs)
+        self.bn2 = batch_norm(outputs, epsilon=EPSILON, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[..., H, W, inputs]` to `[..., H / stride, W / stride, outputs]`, rounded up."""
+        y = x
+        if self.expand_conv is not None and self.bn0 is not None:
+            y = jax.nn.relu6(self.bn0(self.expand_conv(y)))
+        y = jax.nn.relu6(self.bn1(self.depthwise_conv(y)))
+        y = self.bn2(self.project_conv(y))
+        return x + y if self.shortcut else y
+
+
+class EfficientNetLite(nnx.Module):
+    """A stem, seven stages of `MBConv`, a 1x1 convolution to 1280 channels, and a linear head.
+
+    The stem, the head and the repeats of the first and last stage do not scale with the variant.
+    """
+
+    def __init__(self, width: float, depth: float, *, num_classes: int, rngs: nnx.Rngs):
+        self.conv_stem = conv(3, STEM, 3, stride=2, padding="SAME", rngs=rngs)
+        self.bn0 = batch_norm(STEM, epsilon=EPSILON, rngs=rngs)
+        self.blocks = nnx.List()
+        inputs = STEM
+        for i, (repeats, size, stride, expansion, outputs) in enumerate(STAGES):
+            outputs = round_channels(outputs * width)
+            scaled = 0 < i < len(STAGES) - 1
+            for j in range(math.ceil(repeats * depth) if scaled else repeats):
+                step = stride if j == 0 else 1
+                self.blocks.append(MBConv(inputs, outputs, size, step, expansion, rngs=rngs))
+                inputs = outputs
+        self.conv_head = conv(inputs, HEAD, 1, rngs=rngs)
+        self.bn1 = batch_norm(HEAD, epsilon=EPSILON, rngs=rngs)
+        self.fc = nnx.Linear(HEAD, num_classes, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalised images `[H, W, 3]` or `[N, H, W, 3]` to logits `[K]` or `[N, K]`."""
+        x = scoped("stem", lambda x: jax.nn.relu6(self.bn0(self.conv_stem(x))), x)
+        x = run("blocks", self.blocks, x)
+        x = scoped("head", lambda x: jax.nn.relu6(self.bn1(self.conv_head(x))), x)
+        return scoped("fc", self.fc, global_avg_pool(x))
+
+
+def efficientnet_lite0(*, num_classes: int = 1000, rngs: nnx.Rngs) -> EfficientNetLite:
+    """EfficientNet-Lite0, the package's `efficientnet-lite0`."""
+    return EfficientNetLite(1.0, 1.0, num_classes=num_classes, rngs=rngs)

@@ -1,0 +1,66 @@
+"""SqueezeNet (Iandola et al., 2016, arXiv 1602.07360).
+
+Attribute names are torchvision's, so that weights map by name.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jax_excite.models.blocks import Block, MaxPool, conv, dropout, global_avg_pool, run
+
+# Squeeze and expand channels of the eight fire modules.
+FIRES = (
+    (16, 64),
+    (16, 64),
+    (32, 128),
+    (32, 128),
+    (48, 192),
+    (48, 192),
+    (64, 256),
+    (64, 256),
+)
+
+# Channels and kernel size of the stem, and the fire modules that have a max-pool before them.
+VERSIONS = {"1_0": (96, 7, (0, 3, 7)), "1_1": (64, 3, (0, 2, 4))}
+
+
+class Fire(nnx.Module):
+    """Squeeze the channels by a 1x1 convolution, expand them by a 1x1 and a 3x3 side by side."""
+
+    def __init__(self, inputs: int, squeeze: int, expand: int, *, rngs: nnx.Rngs):
+        self.squeeze = conv(inputs, squeeze, 1, bias=True, rngs=rngs)
+        self.expand1x1 = conv(squeeze, expand, 1, bias=True, rngs=rngs)
+        self.expand3x3 = conv(squeeze, expand, 3, padding=1, bias=True, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[..., H, W, inputs]` to `[..., H, W, 2 * expand]`."""
+        x = jax.nn.relu(self.squeeze(x))
+        sides = [jax.nn.relu(self.expand1x1(x)), jax.nn.relu(self.expand3x3(x))]
+        return jnp.concatenate(sides, axis=-1)
+
+
+class SqueezeNet(nnx.Module):
+    """Fire modules between ceil-mode max-pools; the logits are means of a 1x1 convolution."""
+
+    def __init__(self, version: str, *, num_classes: int, rngs: nnx.Rngs):
+        stem, size, pooled = VERSIONS[version]
+        features: list[Block] = [conv(3, stem, size, stride=2, bias=True, rngs=rngs), jax.nn.relu]
+        inputs = stem
+        for i, (squeeze, expand) in enumerate(FIRES):
+            if i in pooled:
+                features.append(MaxPool(3, 2, ceil_mode=True))
+            features.append(Fire(inputs, squeeze, expand, rngs=rngs))
+            inputs = 2 * expand
+        self.features = nnx.List(features)
+        head = conv(inputs, num_classes, 1, bias=True, rngs=rngs)
+        self.classifier = nnx.List([dropout, head, jax.nn.relu, global_avg_pool])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalised images `[H, W, 3]` or `[N, H, W, 3]` to logits `[K]` or `[N, K]`."""
+        return run("classifier", self.classifier, run("features", self.features, x))
+
+
+def squeezenet1_0(*, num_classes: int = 1000, rngs: nnx.Rngs) -> SqueezeNet:
+    """SqueezeNet 1.0, torchvision's `squeezenet1_0`."""
+    return SqueezeNet("1_0", num_classes=num_classes, rngs=rngs)
