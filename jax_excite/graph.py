@@ -218,9 +218,17 @@ def _run_body(node: Node, inside: Inside, inputs: list[Any]) -> list[Any]:
     return inside(node.bodies[0], inputs)
 
 
+def _scan_operands(node: Node, inputs: list[Any]) -> list[list[Any]]:
+    """The constants, initial carry and scanned arrays of a scan, as flat lists."""
+    if "ft_in" in node.params:  # jax 0.12
+        return [list(part) for part in node.params["ft_in"].update(inputs).unpack()]
+    consts = node.params["num_consts"]
+    carry = consts + node.params["num_carry"]
+    return [inputs[:consts], inputs[consts:carry], inputs[carry:]]
+
+
 def _run_scan(node: Node, inside: Inside, inputs: list[Any]) -> list[Any]:
-    split = node.params["num_consts"], node.params["num_consts"] + node.params["num_carry"]
-    consts, init, xs = inputs[: split[0]], inputs[split[0] : split[1]], inputs[split[1] :]
+    consts, init, xs = _scan_operands(node, inputs)
 
     def step(carry: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
         outputs = inside(node.bodies[0], [*consts, *carry, *x])

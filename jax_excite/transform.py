@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jax_excite.callables import split_arrays
 from jax_excite.errors import GatingError
 from jax_excite.gating import Gating
 from jax_excite.graph import Graph, Node, Operand, evaluate, trace
@@ -182,20 +183,6 @@ class Plan:
                 for node in graph.nodes
             )
         return self._active[graph]
-
-
-def split_arrays(
-    leaves: Sequence[Any],
-) -> tuple[list[Any], Callable[[Sequence[Any]], list[Any]]]:
-    """The arrays among leaves, and the function that puts arrays back among the other leaves."""
-    is_array = [isinstance(leaf, (jax.Array, np.ndarray, np.generic)) for leaf in leaves]
-    others = [None if array else leaf for leaf, array in zip(leaves, is_array, strict=True)]
-
-    def rebuild(arrays: Sequence[Any]) -> list[Any]:
-        rest = iter(arrays)
-        return [next(rest) if array else leaf for leaf, array in zip(others, is_array, strict=True)]
-
-    return [leaf for leaf, array in zip(leaves, is_array, strict=True) if array], rebuild
 
 
 def _soften(

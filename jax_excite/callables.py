@@ -1,0 +1,64 @@
+"""Callables as pytrees: weights travel as arguments of compiled functions, never as constants."""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def is_array(leaf: Any) -> bool:
+    """Whether a pytree leaf is an array; all other leaves are static."""
+    return isinstance(leaf, (jax.Array, np.ndarray, np.generic))
+
+
+def split_arrays(
+    leaves: Sequence[Any],
+) -> tuple[list[Any], Callable[[Sequence[Any]], list[Any]]]:
+    """The arrays among leaves, and the function that puts arrays back among the other leaves."""
+    others = [None if is_array(leaf) else leaf for leaf in leaves]
+    places = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
+
+    def rebuild(arrays: Sequence[Any]) -> list[Any]:
+        whole = list(others)
+        for place, array in zip(places, arrays, strict=True):
+            whole[place] = array
+        return whole
+
+    return [leaves[place] for place in places], rebuild
+
+
+_ARRAY = object()
+
+
+@jax.tree_util.register_pytree_node_class
+class StaticLeaves:
+    """A callable pytree, some leaves of which are no arrays, as one whose leaves all are.
+
+    A plain function is such a leaf itself; Equinox modules hold activation functions.
+    """
+
+    def __init__(self, fn: Callable[..., Any]):
+        self.fn = fn
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the function."""
+        return self.fn(*args)
+
+    def tree_flatten(self) -> tuple[list[Any], Hashable]:
+        """The arrays, and everything else."""
+        leaves, tree = jax.tree.flatten(self.fn)
+        arrays, _ = split_arrays(leaves)
+        return arrays, (tree, tuple(_ARRAY if is_array(leaf) else leaf for leaf in leaves))
+
+    @classmethod
+    def tree_unflatten(cls, static: Any, arrays: Sequence[Any]) -> "StaticLeaves":
+        """The inverse of `tree_flatten`."""
+        tree, leaves = static
+        rest = iter(arrays)
+        return cls(tree.unflatten([next(rest) if leaf is _ARRAY else leaf for leaf in leaves]))
+
+
+def as_pytree(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn` itself if all its leaves are arrays, else `fn` with its other leaves made static."""
+    return fn if all(map(is_array, jax.tree.leaves(fn))) else StaticLeaves(fn)
