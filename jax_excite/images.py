@@ -1,0 +1,222 @@
+"""Images in [-1, 1]: read from files, checked on the way in, turned to bytes for display."""
+
+import contextlib
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from jax_excite.errors import ImageError
+
+ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray
+
+# Pillow knows more, among them formats that start another program.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
+# What Pillow raises on a file that is damaged, is no image, or unpacks to too many pixels.
+_DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+def load_image(source: ImageSource, size: int = 224) -> np.ndarray:
+    """Read an image as ImageNet classifiers expect it, bilinear with antialias.
+
+    A square image is resized to `size`. Any other is resized to `round(size * 256 / 224)` on its
+    short side and cropped to `size` in the centre, with torchvision's rounding.
+
+    Args:
+        source: a path, a PIL image of 8-bit channels, or a uint8 array `[H, W, 3]`. Grey, palette
+            and transparent images become RGB (transparency is dropped); the orientation that EXIF
+            data gives is applied.
+        size: height and width of the result, in pixels.
+
+    Returns:
+        A float32 array `[size, size, 3]` in [-1, 1].
+
+    Raises:
+        FileNotFoundError: there is no file at the path.
+        ImageError: the file or array is no image, or has too many pixels.
+    """
+    if size < 1:
+        raise ImageError(f"size is {size}: give a positive number of pixels")
+    if isinstance(source, (str, os.PathLike)):
+        image = _from_file(Path(source))
+    elif isinstance(source, Image.Image):
+        image = _to_rgb(source, f"the PIL image of mode {source.mode}")
+    else:
+        image = _from_array(source)
+    pixels = np.asarray(_resize(image, size), np.float32)
+    return pixels / np.float32(255) * np.float32(2) - np.float32(1)
+
+
+def load_images(sources: Iterable[ImageSource], size: int = 224) -> np.ndarray:
+    """Read several images as `load_image` does: float32 `[N, size, size, 3]` in [-1, 1]."""
+    if isinstance(sources, (str, os.PathLike)):
+        raise ImageError(f"{sources} is one path: give a sequence of images, or use load_image")
+    images = [load_image(source, size) for source in sources]
+    if not images:
+        raise ImageError("there are no images: give at least one")
+    return np.stack(images)
+
+
+def check_images(x: Any, bounds: tuple[float, float] | None = (-1.0, 1.0)) -> None:
+    """Raise unless `x` is one image `[H, W, 3]` or a batch `[N, H, W, 3]` of finite floats.
+
+    Args:
+        x: a numpy or jax array. Of a traced one only the shape and dtype can be checked.
+        bounds: the range its values must lie in, to a relative 1e-6; None for any finite values.
+
+    Raises:
+        ImageError: it is something else. The message says what it is and what is wanted.
+    """
+    wanted = "images are float arrays [H, W, 3] or [N, H, W, 3]"
+    if bounds is not None:
+        wanted += f" in [{bounds[0]:g}, {bounds[1]:g}]"
+    if not isinstance(x, (np.ndarray, jax.Array)):
+        raise ImageError(f"x is of type {type(x).__name__}: {wanted}")
+    given = f"x has shape {x.shape} and dtype {x.dtype}"
+    if x.ndim not in (3, 4) or x.shape[-1] != 3 or 0 in x.shape:
+        channels_first = x.ndim in (3, 4) and x.shape[-3] == 3
+        hint = "; move channels first to last with moveaxis(x, -3, -1)" if channels_first else ""
+        raise ImageError(f"{given}: {wanted}{hint}")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        hint = "; load_image brings 0..255 into [-1, 1]" if x.dtype == np.uint8 else ""
+        raise ImageError(f"{given}: {wanted}{hint}")
+    if isinstance(x, Tracer):
+        return
+    low, high, finite = _extremes(x)
+    if not finite:
+        raise ImageError(f"{given} and holds NaN or infinity: {wanted}, and finite")
+    if bounds is not None:
+        slack = 1e-6 * max(abs(bounds[0]), abs(bounds[1]))
+        if low < bounds[0] - slack or high > bounds[1] + slack:
+            looks_8_bit = low >= 0 and 1 < high <= 255
+            hint = "; if it is in 0..255, use load_image or x / 127.5 - 1" if looks_8_bit else ""
+            raise ImageError(f"{given} and values {low:.7g}..{high:.7g}: {wanted}{hint}")
+
+
+def to_uint8(x: np.ndarray | jax.Array, bounds: tuple[float, float] = (-1.0, 1.0)) -> np.ndarray:
+    """Images as bytes for display: `bounds` become 0 and 255, what lies outside is clipped.
+
+    Args:
+        x: images `[H, W, 3]` or `[N, H, W, 3]`, finite.
+        bounds: the values that become black and white.
+
+    Returns:
+        A uint8 array of the same shape.
+
+    Raises:
+        ImageError: `x` is no such array.
+    """
+    check_images(x, bounds=None)
+    unit = (np.asarray(x, np.float64) - bounds[0]) / (bounds[1] - bounds[0])
+    return np.rint(255 * unit.clip(0, 1)).astype(np.uint8)
+
+
+def _from_file(path: Path) -> Image.Image:
+    if path.is_dir():
+        raise ImageError(f"{path} is a directory: give an image file")
+    with path.open("rb") as file:
+        with _decoding(str(path)):
+            image = Image.open(file, formats=_FORMATS)
+            image.load()
+        return _to_rgb(image, str(path))
+
+
+def _from_array(array: Any) -> Image.Image:
+    if not isinstance(array, np.ndarray):
+        raise ImageError(
+            f"the image is of type {type(array).__name__}: give a path, a PIL image or a uint8 "
+            "numpy array [H, W, 3]"
+        )
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        raise ImageError(
+            f"the array has shape {array.shape} and dtype {array.dtype}: give uint8 [H, W, 3]; "
+            "floats in [-1, 1] are images already"
+        )
+    return Image.fromarray(array)
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if 0 in image.size or image.mode[0] in "IF":
+        raise ImageError(
+            f"{name} has {image.width} x {image.height} pixels of mode {image.mode}: give at least "
+            "one pixel, of 8-bit channels"
+        )
+    with _decoding(name):
+        upright = ImageOps.exif_transpose(image)
+        # Pillow warns when it drops a palette's transparency in one step.
+        has_key = "transparency" in upright.info
+        return (upright.convert("RGBA") if has_key else upright).convert("RGB")
+
+
+@contextlib.contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Pillow at work on `name`: what it raises becomes one `ImageError`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore", UserWarning)  # damaged tags beside whole pixels
+            yield
+    except _DAMAGED as error:
+        why = "no format known" if isinstance(error, UnidentifiedImageError) else error
+        raise ImageError(
+            f"{name} cannot be read as an image ({why}): give a whole one in one of the formats "
+            f"{', '.join(_FORMATS)}, of at most {Image.MAX_IMAGE_PIXELS} pixels"
+        ) from error
+
+
+def _resize(image: Image.Image, size: int) -> Image.Image:
+    width, height = image.size
+    if width == height:
+        return image.resize((size, size), Image.Resampling.BILINEAR)
+    short = round(size * 256 / 224)
+    long = int(short * max(width, height) / min(width, height))
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and short * long > limit:
+        raise ImageError(
+            f"an image of {width} x {height} pixels is {short} x {long} when its short side has "
+            f"{short}: give one that is closer to square (at most {limit} pixels after resizing)"
+        )
+    new_width, new_height = (short, long) if width < height else (long, short)
+    left, top = round((new_width - size) / 2), round((new_height - size) / 2)
+    resized = image.resize((new_width, new_height), Image.Resampling.BILINEAR)
+    return resized.crop((left, top, left + size, top + size))
+
+
+def _extremes(x: np.ndarray | jax.Array) -> tuple[float, float, bool]:
+    """Least and greatest value of a concrete array, and whether all are finite."""
+    if isinstance(x, np.ndarray):
+        with np.errstate(invalid="ignore"):
+            low, high = float(x.min()), float(x.max())
+        return low, high, bool(np.isfinite(low) and np.isfinite(high))
+    with jax.ensure_compile_time_eval():  # x may be a constant of a function being traced
+        low, high, finite = np.asarray(_reduce(x))
+    return float(low), float(high), bool(finite)
+
+
+@jax.jit
+def _reduce(x: jax.Array) -> jax.Array:
+    # XLA's minimum and maximum may drop a NaN on a CPU, so finiteness is a reduction of its own.
+    return jnp.stack([x.min(), x.max(), jnp.isfinite(x).all().astype(x.dtype)])
