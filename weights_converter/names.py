@@ -1,0 +1,72 @@
+"""How our weights are named and laid out in PyTorch checkpoints, as data."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Where the weights of one kind come from.
+
+    Attributes:
+        pattern: regular expression that matches the whole of our name.
+        rank: number of dimensions of such a weight.
+        source: PyTorch's name, with groups of the pattern.
+        order: our axis `i` is PyTorch's axis `order[i]`.
+        flattened: channels, height and width of the image that the columns of PyTorch's matrix
+            walk through in this order; ours walk through height, width, channels.
+    """
+
+    pattern: str
+    rank: int
+    source: str
+    order: tuple[int, ...] = (0,)
+    flattened: tuple[int, int, int] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The map of one architecture.
+
+    Attributes:
+        rules: each weight matches exactly one.
+        renames: replacements (pattern, replacement) made in a checkpoint's names beforehand.
+    """
+
+    rules: tuple[Rule, ...]
+    renames: tuple[tuple[str, str], ...] = ()
+
+
+# Dropped: how many batches a BatchNorm layer has seen in training.
+IGNORED = r".+\.num_batches_tracked"
+
+CONV = Rule(r"(.+)\.kernel", 4, r"\1.weight", (2, 3, 1, 0))  # OIHW to HWIO
+LINEAR = Rule(r"(.+)\.kernel", 2, r"\1.weight", (1, 0))
+BIAS = Rule(r"(.+)\.bias", 1, r"\1.bias")
+NORM = (
+    Rule(r"(.+)\.scale", 1, r"\1.weight"),
+    Rule(r"(.+)\.mean", 1, r"\1.running_mean"),
+    Rule(r"(.+)\.var", 1, r"\1.running_var"),
+)
+COMMON = (CONV, LINEAR, BIAS, *NORM)
+
+# The first matrix of the head follows a flattened [512, 7, 7].
+VGG = (
+    CONV,
+    Rule(r"(classifier\.0)\.kernel", 2, r"\1.weight", (1, 0), flattened=(512, 7, 7)),
+    Rule(r"(classifier\.[36])\.kernel", 2, r"\1.weight", (1, 0)),
+    BIAS,
+    *NORM,
+)
+
+# The published files have `norm.1` for `norm1`, names that torchvision itself no longer takes.
+LEGACY_DENSENET = (r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.")
+
+UNDERSCORES = (r"(^|\.)_", r"\1")
+
+TABLES: dict[str, Table] = {
+    "resnet50": Table(COMMON),
+    "vgg11_bn": Table(VGG),
+    "densenet121": Table(COMMON, renames=(LEGACY_DENSENET,)),
+    "squeezenet1_0": Table(COMMON),
+    "efficientnet_lite0": Table(COMMON, renames=(UNDERSCORES,)),
+}
