@@ -119,8 +119,8 @@ def _find_directory(data: memoryview) -> tuple[int, int]:
         end = end64
     if comment or any(disks) or here != count or start + size != end:
         raise CheckpointError("a zip archive with a comment, of several parts, or with a gap")
-    if count > MAX_MEMBERS or size < count * _CENTRAL.size:
-        raise CheckpointError(f"{count} records, more than {MAX_MEMBERS} or than the directory has")
+    if count > MAX_MEMBERS:
+        raise CheckpointError(f"{count} records, more than {MAX_MEMBERS}")
     return start, count
 
 

@@ -48,6 +48,8 @@ def _byteorder(archive: Archive, prefix: str) -> str:
     name = f"{prefix}byteorder"
     if name not in archive.members:
         return "<"  # before PyTorch 2.1
-    if archive.size(name) > 6 or bytes(archive.read(name)) not in _BYTE_ORDERS:
-        raise CheckpointError(f"record {name!a:.200} says neither little nor big")
-    return _BYTE_ORDERS[bytes(archive.read(name))]
+    record = archive.read(name)
+    for word, order in _BYTE_ORDERS.items():
+        if record == word:
+            return order
+    raise CheckpointError(f"record {name!a:.200} says neither little nor big")

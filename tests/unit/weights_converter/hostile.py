@@ -73,6 +73,8 @@ def _programs(command: str) -> Iterator[tuple[str, bytes, str]]:
     yield "state of a dict", state_dict(b"}" + attribute + b"b"), "BUILD"
     yield "state of a tensor", state_dict(tensor() + attribute + b"b"), "BUILD"
     yield "state of a global", state_dict(named("torch", "float32") + attribute + b"b"), "BUILD"
+    yield "state of two values", state_dict(tensor() + b"NN\x86b"), "BUILD"
+    yield "state of a list", state_dict(b"]NNN\x87b"), "a state for a list"
     yield "persistent id as text", state_dict(b"P0\n"), "opcode PERSID"
     yield "persistent id of an int", state_dict(b"K\1Q"), "no storage"
     module = group(text("module"), ordered, text("a"), text("b"))
@@ -86,6 +88,7 @@ def _programs(command: str) -> Iterator[tuple[str, bytes, str]]:
     yield "empty stack under a mark", pickled(b"N(\x85"), "empty stack"
     yield "no mark", pickled(b"u"), "empty stack"
     yield "two values", pickled(b"NN"), "STOP"
+    yield "mark left open", pickled(b"N(N"), "STOP"
     yield "too many steps", pickled(b"N" * 600_000), "steps"
     shape = integers(*[1] * 64) + b"q\0" + (tensor(None, None, b"h\0", b"h\0")) * 20_000
     yield "many tensors of many axes", pickled(shape), "steps"
@@ -138,7 +141,7 @@ def _programs(command: str) -> Iterator[tuple[str, bytes, str]]:
     yield (
         "storage view outside",
         state_dict(tensor(storage("0", "FloatStorage", 6, view))),
-        "outside",
+        "from 3 on lie outside",
     )
     odd = storage("0", "FloatStorage", 6, text("v"))
     yield "storage view of no kind", state_dict(tensor(odd)), "no view"
@@ -200,6 +203,10 @@ def _archives() -> Iterator[tuple[str, bytes, str]]:
     yield "stored with two sizes", patched(plain, directory={24: b"\x19"}, local={}), "two sizes"
     beyond = patched(plain, directory={20: b"\0\0\0\1" * 2}, local={})
     yield "record beyond the file", beyond, "overlaps"
+    last = plain.rindex(b"PK\1\2") + 20
+    size = struct.pack("<I", int.from_bytes(plain[last : last + 4], "little") + 1)
+    into = plain[:last] + size + size + plain[last + 8 :]
+    yield "record that reaches into the directory", into, "'a/data.pkl' overlaps"
     later = patched(plain, directory={42: struct.pack("<I", 2**31)}, local={})
     yield "header beyond the file", later, "no header of record 'a/data/0'"
     longer = patched(plain, directory={20: b"\x30\0\0\0" * 2}, local={})

