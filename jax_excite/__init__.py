@@ -1,1 +1,37 @@
-"""Excitation pullbacks in JAX: see why a ReLU network decides as it does."""
+"""Excitation pullbacks in JAX: see why a ReLU network decides as it does.
+
+After "Tapping into the Black Box" (Satkiewicz, 2025). `docs/` explains; the names below are all.
+"""
+
+from jax_excite import recipes
+from jax_excite.ascent import pga, pga_grid
+from jax_excite.errors import ExciteError, GatingError, ImageError, TargetError, WeightsError
+from jax_excite.gating import Gating
+from jax_excite.images import load_image, load_images
+from jax_excite.pullback import pullback, pullback_grid, value_and_pullback
+from jax_excite.surrogates import gated_relu, surrogate_max_pool
+from jax_excite.transform import Site, excite, sites
+from jax_excite.weights import load
+
+__all__ = [
+    "ExciteError",
+    "Gating",
+    "GatingError",
+    "ImageError",
+    "Site",
+    "TargetError",
+    "WeightsError",
+    "excite",
+    "gated_relu",
+    "load",
+    "load_image",
+    "load_images",
+    "pga",
+    "pga_grid",
+    "pullback",
+    "pullback_grid",
+    "recipes",
+    "sites",
+    "surrogate_max_pool",
+    "value_and_pullback",
+]

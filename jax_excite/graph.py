@@ -1,4 +1,4 @@
-"""A function as a graph of equations: its jaxpr with the calls of `jit` written out.
+"""A function as a graph of equations: its jaxpr, with the small calls of `jit` written out.
 
 Built on `jax.extend.core` alone. Every value has one number across a graph and its nested bodies;
 an operand is such a number or a `Constant`.
@@ -16,11 +16,15 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 from jax import lax
 
-# Calls that mean their body and nothing else, with the parameter that holds it.
-_WRITTEN_OUT = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr"}
+# What rounds nothing, so that it gives the same bits compiled alone or together with others.
+_EXACT = frozenset(
+    "broadcast_in_dim clamp convert_element_type copy eq ge gt le lt max min ne not "
+    "pcast pvary reshape select_n squeeze".split()  # noqa: SIM905
+)
 
 # Equations with bodies that can be evaluated anew, with the parameters that hold these.
 _ENTERED = {
+    "jit": ("jaxpr",),
     "custom_jvp_call": ("call_jaxpr",),
     "custom_vjp_call": ("call_jaxpr",),
     "scan": ("jaxpr",),
@@ -128,9 +132,8 @@ class _Builder:
             inputs = [read(atom) for atom in eqn.invars]
             inner = "/".join(filter(None, (scope, str(eqn.source_info.name_stack))))
             chain = (eqn.source_info.traceback, *tracebacks)
-            name = eqn.primitive.name
-            if name in _WRITTEN_OUT:
-                body = eqn.params[_WRITTEN_OUT[name]]
+            if _is_exact_call(eqn):
+                body = eqn.params["jaxpr"]
                 constants = [Constant(c) for c in body.consts]
                 outputs = self._write(graph, body.jaxpr, constants, inputs, inner, chain)
                 env |= zip(eqn.outvars, outputs, strict=True)
@@ -152,6 +155,18 @@ class _Builder:
         return [read(atom) for atom in jaxpr.outvars]
 
 
+def _is_exact_call(eqn: Any) -> bool:
+    """Whether an equation is a call of `jit` such as `jnp.clip` or `jnp.where` make.
+
+    Only these are written out: what a larger one computes depends, in the last bit, on its being
+    compiled as a whole.
+    """
+    return eqn.primitive.name == "jit" and all(
+        inner.primitive.name in _EXACT or _is_exact_call(inner)
+        for inner in eqn.params["jaxpr"].jaxpr.eqns
+    )
+
+
 def _bodies(eqn: Any) -> Iterator[Any]:
     if eqn.primitive.name not in _ENTERED:
         yield from jex.jaxprs_in_params(eqn.params)
@@ -164,6 +179,26 @@ def _bodies(eqn: Any) -> Iterator[Any]:
 def can_enter(node: Node) -> bool:
     """Whether `evaluate` can run the bodies of a node itself."""
     return node.name in _ENTERED
+
+
+def passed_on(node: Node) -> list[list[Operand | None]]:
+    """For each body of a control-flow node, the operands that its inputs stand for.
+
+    None where that changes from one run of the body to the next; an input that is a slice stands
+    for the whole. Calls with a derivative rule pass nothing on: what a constant means to them
+    (`logaddexp(x, 0)` is no ReLU) is for their rule to say.
+    """
+    if node.has_derivative_rule or not can_enter(node):
+        return [[None] * len(body.inputs) for body in node.bodies]
+    if node.name == "cond":
+        return [list(node.inputs[1:]) for _ in node.bodies]
+    if node.name == "scan":
+        consts, init, xs = _scan_operands(node, node.inputs)
+        return [[*consts, *(None for _ in init), *xs]]
+    if node.name == "while":
+        test, step, init = _while_operands(node, node.inputs)
+        return [[*consts, *(None for _ in init)] for consts in (test, step)]
+    return [list(node.inputs)]
 
 
 Read = Callable[[Operand], Any]
@@ -227,6 +262,10 @@ def _scan_operands(node: Node, inputs: list[Any]) -> list[list[Any]]:
     return [inputs[:consts], inputs[consts:carry], inputs[carry:]]
 
 
+def _run_jit(node: Node, inside: Inside, inputs: list[Any]) -> list[Any]:
+    return list(jax.jit(lambda *args: inside(node.bodies[0], args))(*inputs))
+
+
 def _run_scan(node: Node, inside: Inside, inputs: list[Any]) -> list[Any]:
     consts, init, xs = _scan_operands(node, inputs)
 
@@ -239,14 +278,20 @@ def _run_scan(node: Node, inside: Inside, inputs: list[Any]) -> list[Any]:
     return [*carry, *ys]
 
 
+def _while_operands(node: Node, inputs: list[Any]) -> list[list[Any]]:
+    """The constants of the test, those of the step, and the initial carry of a while loop."""
+    test = node.params["cond_nconsts"]
+    step = test + node.params["body_nconsts"]
+    return [inputs[:test], inputs[test:step], inputs[step:]]
+
+
 def _run_while(node: Node, inside: Inside, inputs: list[Any]) -> list[Any]:
-    split = node.params["cond_nconsts"], node.params["cond_nconsts"] + node.params["body_nconsts"]
-    test_consts, step_consts = inputs[: split[0]], inputs[split[0] : split[1]]
+    test_consts, step_consts, init = _while_operands(node, inputs)
     test, step = node.bodies
     return lax.while_loop(
         lambda carry: inside(test, [*test_consts, *carry])[0],
         lambda carry: inside(step, [*step_consts, *carry]),
-        inputs[split[1] :],
+        init,
     )
 
 
@@ -273,6 +318,7 @@ def _run_shard_map(node: Node, inside: Inside, inputs: list[Any]) -> list[Any]:
 
 
 _RUN: dict[str, Callable[[Node, Inside, list[Any]], list[Any]]] = {
+    "jit": _run_jit,
     "custom_jvp_call": _run_body,
     "custom_vjp_call": _run_body,
     "scan": _run_scan,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jax_excite.graph import Constant, Graph, Node, Operand, can_enter
+from jax_excite.graph import Constant, Graph, Node, Operand, can_enter, passed_on
 
 GateKind = Literal["relu", "clipped_relu", "max_pool"]
 
@@ -212,8 +212,12 @@ class _Matcher:
         if node.has_derivative_rule and self.softened & set(node.outputs):
             softened = frozenset(node.bodies[0].outputs)
         first = len(self.matches.gates)
-        for body in node.bodies:
+        for body, operands in zip(node.bodies, passed_on(node), strict=True):
             matcher = _Matcher(body, self.matches, softened)
+            for operand, number in zip(operands, body.inputs, strict=True):
+                constant = None if operand is None else self._constant(operand)
+                if constant is not None:
+                    matcher.constants[number] = constant
             matcher.run()
             if node.has_derivative_rule:
                 self._relus_of(node, body, matcher)

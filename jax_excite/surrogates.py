@@ -10,7 +10,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from jax_excite.gating import (
     PoolPadding,
     PoolWeights,
     UpperGate,
+    check_choice,
     check_temperature,
     gate_values,
     is_zero,
@@ -56,6 +57,7 @@ def gated_relu(
     """
     z = jnp.asarray(z)
     check_temperature(temperature)
+    check_choice(gate, get_args(GateName), "gate")
     config = ReluConfig(gate=gate)
     hard = jax.nn.relu(lax.stop_gradient(z))
     return soften_relu(config, hard, z, *_parameters(z, temperature, slope))
@@ -93,6 +95,8 @@ def surrogate_max_pool(
     """
     x = jnp.asarray(x)
     check_temperature(temperature)
+    check_choice(weights, get_args(PoolWeights), "weights")
+    check_choice(pool_padding, get_args(PoolPadding), "pool_padding")
     rank = len(window_shape)
     if x.ndim not in (rank + 1, rank + 2):
         raise GatingError(
@@ -131,7 +135,19 @@ def _parameters(z: jax.Array, *values: ArrayLike) -> tuple[jax.Array, ...]:
 
 def compute_dtype(dtype: Any) -> Any:
     """The dtype that gates are computed in: at least float32."""
-    return jnp.promote_types(dtype, jnp.float32)
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
+
+
+def _batched_with(hard: jax.Array, *parameters: jax.Array) -> jax.Array:
+    """`hard`, as an output that depends on the parameters.
+
+    Without that, `vmap` over temperatures takes the output for one that all temperatures share,
+    and sums their cotangents before the backward pass sees them.
+    """
+    for parameter in parameters:
+        known = jnp.broadcast_to(parameter >= 0, hard.shape)
+        hard = lax.select(known, hard, hard)
+    return hard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +168,8 @@ def soften_relu(
     `temperature` and `slope` broadcast to `z` and have `compute_dtype(z.dtype)`.
     """
     check_broadcasts(temperature, z.shape)
-    return hard
+    check_broadcasts(slope, z.shape)
+    return _batched_with(hard, temperature, slope)
 
 
 def _soften_relu_fwd(
@@ -225,7 +242,7 @@ def soften_max_pool(
         extent if d == 1 else 1 for extent, d in zip(x.shape, config.window.dimensions, strict=True)
     )
     check_broadcasts(temperature, pooled_once)
-    return hard
+    return _batched_with(hard, temperature)
 
 
 def _soften_max_pool_fwd(
