@@ -161,8 +161,8 @@ class SoftReLU(nn.Module):
 class SoftMaxPool(nn.Module):
     """Listing 2 of the paper: the hard pool forward, the gradient of the softmax pool backward.
 
-    Padding cells take part in the softmax as zeros. What a ceil-mode window has outside of the
-    padded image, for which the listing makes no provision, does not.
+    Padding cells take part in the softmax as zeros, those that a ceil-mode window has outside of
+    the image among them (the listing makes no provision for these).
     """
 
     def __init__(self, pool: nn.MaxPool2d, temperature: float):
@@ -182,15 +182,10 @@ class SoftMaxPool(nn.Module):
             max((m - 1) * stride + size - n - 2 * padding, 0)
             for m, n in zip(out, x.shape[-2:], strict=True)
         )
-        padded = F.pad(x, [padding] * 4)
-        inside = F.pad(torch.ones_like(padded), (0, right, 0, bottom))
-        padded = F.pad(padded, (0, right, 0, bottom))
-        cells, inside = (
-            F.unfold(image, size, stride=stride).unflatten(1, (x.shape[1], size * size))
-            for image in (padded, inside)
-        )
-        scores = (cells / self.temperature).masked_fill(inside == 0, -torch.inf)
-        return (cells * scores.softmax(2)).sum(2).unflatten(-1, out)
+        padded = F.pad(x, (padding, padding + right, padding, padding + bottom))
+        cells = F.unfold(padded, size, stride=stride).unflatten(1, (x.shape[1], size * size))
+        weights = F.softmax(cells / self.temperature, dim=2)
+        return (cells * weights).sum(2).unflatten(-1, out)
 
 
 class DenseNetWithReLU(nn.Module):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jax_excite.errors import ImageError, WeightsError
+from jax_excite.images import check_images
 from jax_excite.models.densenet import densenet121
 from jax_excite.models.efficientnet_lite import efficientnet_lite0
 from jax_excite.models.resnet import resnet50
@@ -96,27 +97,19 @@ class Classifier(nnx.Module):
         """Images `[H, W, 3]` or `[N, H, W, 3]` in [-1, 1] to logits `[K]` or `[N, K]`.
 
         Raises:
-            ImageError: `x` has another rank or channel count, is not of a float dtype, or is too
-                small for the network.
+            ImageError: `x` is something else, or too small for the network.
         """
-        _check_images(x, self.preprocessing.min_size)
+        check_images(x, bounds=None)
+        height, width = x.shape[-3:-1]
+        smallest = self.preprocessing.min_size
+        if min(height, width) < smallest:
+            raise ImageError(
+                f"x has shape {x.shape}: this network takes images of {smallest} x {smallest} "
+                "pixels and more"
+            )
         with jax.named_scope("preprocessing"):
-            x = self.preprocessing.normalise(x)
+            x = self.preprocessing.normalise(jnp.asarray(x))
         return self.net(x)
-
-
-def _check_images(x: jax.Array, min_size: int) -> None:
-    wanted = "an image [H, W, 3] or images [N, H, W, 3]"
-    if x.ndim not in (3, 4) or x.shape[-1] != 3:
-        raise ImageError(f"got an array of shape {list(x.shape)}: give {wanted}")
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ImageError(f"got {x.dtype}: give {wanted} of a float dtype, in [-1, 1]")
-    height, width = x.shape[-3:-1]
-    if min(height, width) < min_size:
-        raise ImageError(
-            f"got images of {height}x{width} pixels: this network takes {min_size}x{min_size} "
-            "and larger"
-        )
 
 
 def _torchvision(min_size: int = 1) -> Preprocessing:

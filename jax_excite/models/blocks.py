@@ -88,6 +88,11 @@ class MaxPool(nnx.Module):
         return max((windows - 1) * self.stride - span, 0)
 
 
+def halve(x: jax.Array) -> jax.Array:
+    """`[..., H, W, C]` to `[..., H // 2, W // 2, C]`, by means over squares of four."""
+    return nnx.pool(x, 0.0, jax.lax.add, (2, 2), (2, 2), "VALID") / 4
+
+
 def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
     """`[..., H, W, C]` to `[..., size, size, C]`, by means over nearly equal bins.
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jax_excite.models.blocks import MaxPool, batch_norm, conv, global_avg_pool, scoped
+from jax_excite.models.blocks import MaxPool, batch_norm, conv, global_avg_pool, halve, scoped
 
 BOTTLENECK = 4  # channels between the two convolutions of a layer, per channel that it adds
 
@@ -54,8 +54,7 @@ class Transition(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[..., H, W, inputs]` to `[..., H // 2, W // 2, inputs // 2]`."""
-        x = self.conv(jax.nn.relu(self.norm(x)))
-        return nnx.avg_pool(x, (2, 2), (2, 2))
+        return halve(self.conv(jax.nn.relu(self.norm(x))))
 
 
 class Features(nnx.Module):
