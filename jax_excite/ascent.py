@@ -11,7 +11,7 @@ from jax import lax
 from optax.projections import projection_box, projection_l2_ball
 
 from jax_excite import targets
-from jax_excite.callables import as_pytree
+from jax_excite.callables import as_floats, as_pytree
 from jax_excite.gating import Gating
 from jax_excite.pullback import (
     Bounds,
@@ -212,10 +212,10 @@ def _climber(
     return functools.partial(
         _climb,
         params,
-        gating=gating,
-        step_size=step_size,
-        radius=None if radius == np.inf else radius,
-        bounds=bounds,
+        gating=as_floats(gating),
+        step_size=as_floats(step_size),
+        radius=None if radius == np.inf else as_floats(radius),
+        bounds=as_floats(bounds),
         skip=hashable(skip),
         only=hashable(only),
         steps=steps,

