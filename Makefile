@@ -1,0 +1,32 @@
+# `make demo` and `make test` do all the set-up that they need, in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+# Two runs at once set up one after the other, where flock is there to see to it.
+LOCK := $(shell command -v flock > /dev/null && echo flock .venv.lock)
+
+.PHONY: demo test parity check clean
+
+demo: .venv/demo.stamp
+	$(BIN)/jax-excite demo --out out
+
+test: .venv/test.stamp
+	$(BIN)/python -m pytest
+
+parity: .venv/test.stamp
+	$(BIN)/python -m pytest tests/parity
+
+check: .venv/test.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+clean:
+	rm -rf .venv .venv.lock out
+
+.venv/demo.stamp: pyproject.toml
+	$(LOCK) sh -ec '$(PYTHON) -m venv .venv; $(BIN)/pip install --quiet --editable ".[demo]"; touch $@'
+
+# torchvision wants a PyTorch with CUDA libraries on some systems; its Python code does without.
+.venv/test.stamp: pyproject.toml
+	$(LOCK) sh -ec '$(PYTHON) -m venv .venv; $(BIN)/pip install --quiet --editable ".[test]"; \
+		$(BIN)/pip install --quiet --no-deps torchvision==0.28.0; touch $@'
