@@ -1,0 +1,79 @@
+"""Every command and every snippet of README.md runs."""
+
+import importlib.resources
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+COMMANDS = [line for block in blocks("bash") for line in block.splitlines()]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with the photograph that README.md speaks of."""
+    data = importlib.resources.files("skimage.data") / "chelsea.png"
+    with importlib.resources.as_file(data) as path:
+        matplotlib.image.imsave(tmp_path / "photo.jpg", matplotlib.image.imread(path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_every_kind_of_block_is_run_here():
+    assert set(re.findall(r"```(\w+)", README)) == {"bash", "python", "bibtex"}
+    assert {command.split()[0] for command in COMMANDS} == {"make", "pip", "jax-excite"}
+
+
+@pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.split("\n")[0])
+def test_snippet(code, folder):
+    exec(compile(code, "README.md", "exec"), {})
+    assert len(code.splitlines()) < 40
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("jax-excite")])
+def test_command(command, folder):
+    _, *arguments = shlex.split(command)
+    run = [sys.executable, "-c", "from jax_excite.cli import main; main()", *arguments]
+    result = subprocess.run(run, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    if "--out" in arguments:
+        picture = matplotlib.image.imread(folder / arguments[arguments.index("--out") + 1])
+        assert picture.std() > 0.05
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make")])
+def test_make_target_exists(command):
+    """`make demo` and `make test` themselves cannot run here; CI runs the second."""
+    result = subprocess.run([*shlex.split(command), "-n"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "jax-excite demo" in result.stdout or "python -m pytest" in result.stdout
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("pip")])
+def test_extras_exist(command):
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    named = re.findall(r"\[(.*?)\]", command)
+    assert named
+    assert set(named) <= set(extras)
+
+
+def test_links_lead_somewhere():
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    assert links
+    missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
+    assert missing == []
