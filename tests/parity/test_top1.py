@@ -1,0 +1,37 @@
+"""Right answers on 100 ImageNet photographs, image by image the same as PyTorch's."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from jax_excite import load, load_images
+from tests import torch_reference as reference
+from tests.parity.test_pullbacks import checkpoint
+
+SAMPLES = Path(__file__).parents[3] / "shared" / "data" / "imagenet_samples"
+
+
+@pytest.mark.skipif(not SAMPLES.exists(), reason=f"{SAMPLES} is not there: no photographs")
+@pytest.mark.parametrize(("name", "right"), [("squeezenet1_0", 61), ("efficientnet_lite0", 89)])
+def test_right_answers(name, right, record_property):
+    paths = sorted(SAMPLES.glob("*.jpg"))
+    labels = np.array([int(path.name[:4]) for path in paths])
+    assert len(labels) == 100
+    weights = checkpoint(name)
+    model = load(name, weights=weights)
+    module = reference.reference(name, weights=weights, dtype=torch.float32)
+    apply = jax.jit(lambda model, x: model(x).argmax(axis=1))
+    ours, theirs = [], []
+    for start in range(0, 100, 20):
+        images = load_images(paths[start : start + 20])
+        ours.append(apply(model, images))
+        with torch.no_grad():
+            theirs.append(module(reference.to_torch(images)).argmax(dim=1).numpy())
+    ours, theirs = np.concatenate(ours), np.concatenate(theirs)
+    row = [name, "100 photographs", "right answers", f"{(ours == labels).sum()} of 100"]
+    record_property("parity", [*row, "", f"{(theirs == labels).sum()} of 100", ""])
+    np.testing.assert_array_equal(ours, theirs)
+    assert (ours == labels).sum() == right
