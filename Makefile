@@ -10,10 +10,10 @@ demo: .venv/demo.stamp
 	$(BIN)/jax-excite demo --out out
 
 test: .venv/test.stamp
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 parity: .venv/test.stamp
-	$(BIN)/python -m pytest tests/parity
+	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/parity
 
 check: .venv/test.stamp
 	$(BIN)/ruff format --check .

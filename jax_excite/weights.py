@@ -194,7 +194,7 @@ def load(
     if weights is None:
         tensors, what = _random_tensors(abstract, seed), "random weights"
     else:
-        path = _pretrained(spec) if weights == "pretrained" else Path(weights)
+        path = pretrained_path(spec) if weights == "pretrained" else Path(weights)
         tensors, metadata = _read_any(path, name)
         if metadata.get("model") != name:
             raise WeightsError(f"{path} holds weights of {metadata.get('model')!r}, not of {name}")
@@ -223,7 +223,8 @@ def _random_tensors(abstract: nnx.Module, seed: int) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _pretrained(spec: ModelSpec) -> Path:
+def pretrained_path(spec: ModelSpec) -> Path:
+    """The file that holds a model's pretrained weights; `WeightsError` says where to get it."""
     if not spec.package:
         raise WeightsError(
             f"the pretrained weights of {spec.name} are torchvision's {spec.checkpoint}: "

@@ -1,0 +1,72 @@
+"""`jax-excite demo`: the embedded default on photographs that come with scikit-image."""
+
+import importlib.resources
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import numpy as np
+import typer
+
+from jax_excite import recipes
+from jax_excite.ascent import pga_grid
+from jax_excite.cli.console import errors_in_one_line, with_progress
+from jax_excite.gating import Gating
+from jax_excite.imagenet import CLASS_NAMES, class_index
+from jax_excite.images import load_images
+from jax_excite.models import Classifier, model_spec
+from jax_excite.weights import load
+
+MODEL = "efficientnet_lite0"
+PHOTOGRAPHS = {"cat": "chelsea.png", "coffee": "coffee.png", "rocket": "rocket.jpg"}
+CLASSES = ("tiger cat", "espresso", "church", "ostrich", "golf ball", "garbage truck")
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the picture.")] = Path("out"),
+) -> None:
+    """Explain EfficientNet-Lite0 on three photographs, offline: out/demo.png."""
+    with errors_in_one_line():
+        from jax_excite import viz
+
+        images = load_images(_photographs())
+        model = load(MODEL)
+        _print_predictions(model, images)
+
+        soft = Gating(temperature=model_spec(MODEL).temperature)
+        classes = [class_index(name) for name in CLASSES]
+        rows, titles = [], []
+        jobs = [
+            (name, image, how, gating)
+            for name, image in zip(PHOTOGRAPHS, images, strict=True)
+            for how, gating in (("excitation pullback", soft), ("gradient", recipes.VANILLA))
+        ]
+        for name, image, how, gating in with_progress(jobs, "Climbing towards each class"):
+            climbed = pga_grid(model, image, classes, gating=gating)
+            rows.append(np.stack([(image + 1) / 2, *viz.scale(np.asarray(climbed) - image)]))
+            titles.append(f"{name}\n{how}")
+
+        out.mkdir(parents=True, exist_ok=True)
+        picture = out / "demo.png"
+        viz.draw_grid(
+            picture,
+            np.stack(rows),
+            titles,
+            ["photograph", *CLASSES],
+            title="What ten steps towards each class add to a photograph",
+        )
+        typer.echo(f"\n{picture}: differences after 10 steps of L2 norm 20 within radius 100.")
+
+
+def _photographs() -> list[Path]:
+    """Files in the wheel of scikit-image; its own loaders might look for them on the network."""
+    data = importlib.resources.files("skimage") / "data"
+    return [Path(str(data / file)) for file in PHOTOGRAPHS.values()]
+
+
+def _print_predictions(model: Classifier, images: np.ndarray) -> None:
+    probabilities = np.asarray(jax.nn.softmax(jax.jit(lambda m, x: m(x))(model, images)))
+    for name, row in zip(PHOTOGRAPHS, probabilities, strict=True):
+        top = np.argsort(-row)[:5]
+        listed = ", ".join(f"{CLASS_NAMES[c]} {row[c]:.1%}" for c in top)
+        typer.echo(f"{name:>8}: {listed}")
