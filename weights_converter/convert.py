@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jax_excite.imagenet import CLASS_NAMES
 from jax_excite.models import model_spec
 from jax_excite.weights import abstract_network, describe, named_leaves, refuse, write
 from weights_converter.names import IGNORED, TABLES, Rule
@@ -31,7 +32,7 @@ def convert(
     path = Path(path)
     spec = model_spec(model)
     tensors = convert_tensors(read_checkpoint(path), model, str(path))
-    return tensors, describe(spec, source=path)
+    return tensors, describe(spec, source=path, class_names=CLASS_NAMES)
 
 
 def convert_file(path: str | os.PathLike[str], model: str, out: str | os.PathLike[str]) -> None:
