@@ -1,4 +1,8 @@
-"""The command line `jax-excite`. Exit codes: 0 done, 1 interrupted or a bug, 2 wrong input."""
+"""The command line `jax-excite`.
+
+Exit codes: 0 done; 2 wrong input, or an extra is not installed, said in one line on standard error;
+130 interrupted; 1 anything else, a bug.
+"""
 
 import typer
 

