@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.image import imread
@@ -105,7 +106,7 @@ def test_grid_of_pullbacks_holds_what_the_library_computes(tmp_path):
     np.testing.assert_allclose(arrays["pullbacks"], expected, rtol=1e-3, atol=1e-7)
     np.testing.assert_array_equal(arrays["images"], x)
     np.testing.assert_array_equal(arrays["classes"], [281, 497, 967])
-    np.testing.assert_allclose(arrays["logits"], model(x), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(arrays["logits"], model(jnp.asarray(x)), rtol=1e-4, atol=1e-4)
     manifest = json.loads(str(arrays["manifest"]))
     assert manifest["model"] == "efficientnet_lite0"
     assert [c["index"] for c in manifest["classes"]] == [281, 497, 967]
@@ -174,7 +175,7 @@ def test_manifest_is_enough_to_compute_the_grid_again(tmp_path):
     )
     difference = np.linalg.norm(arrays["perturbed"] - again)
     assert difference < 0.01 * np.linalg.norm(again - x[:, None])
-    logits_after = np.asarray(model(arrays["perturbed"][0]))
+    logits_after = np.asarray(model(jnp.asarray(arrays["perturbed"][0])))
     np.testing.assert_allclose(arrays["logits_after"][0], logits_after, rtol=1e-3, atol=1e-3)
     assert cells_of(tmp_path / "a.png", 2, 4).std() > 0.05
 
