@@ -19,7 +19,7 @@ from jax_excite.cli import app, manifest
 from jax_excite.cli.demo import CLASSES, PHOTOGRAPHS
 from jax_excite.models import MODELS
 
-DATA = Path(importlib.metadata.distribution("scikit-image").locate_file("skimage/data"))
+DATA = Path(str(importlib.metadata.distribution("scikit-image").locate_file("skimage/data")))
 CAT, COFFEE = DATA / "chelsea.png", DATA / "coffee.png"
 
 
