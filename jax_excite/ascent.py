@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from optax.projections import projection_box, projection_l2_ball
 
 from jax_excite import targets
 from jax_excite.callables import as_floats, as_pytree
-from jax_excite.gating import Gating
+from jax_excite.gating import Gating, check_gating
 from jax_excite.pullback import (
     Bounds,
     Params,
@@ -99,7 +100,8 @@ def pga(
         trajectory: return the target's value along the way too.
 
     Returns:
-        The perturbed images, with the shape and dtype of `x`. With `trajectory`, a pair of these
+        The perturbed images, with the shape and dtype of `x` (in 16 bits, rounded to that after the
+        projections). With `trajectory`, a pair of these
         and of the target's values (the logits of a class) before each step and after the last,
         `[steps + 1]` or `[N, steps + 1]`.
 
@@ -205,16 +207,19 @@ def _climber(
     """Checked settings, bound to the compiled ascent of images towards targets."""
     if steps < 0:
         raise ValueError(f"steps is {steps}: give a number of at least 0")
-    if not np.isfinite(step_size):
+    if not isinstance(step_size, Tracer) and not np.isfinite(step_size):
         raise ValueError(f"step_size is {step_size}: give a finite number")
-    if radius is not None and not radius > 0:
-        raise ValueError(f"radius is {radius}: give a positive number, or None for no ball")
+    if radius is not None and not isinstance(radius, Tracer):
+        if not radius > 0:
+            raise ValueError(f"radius is {radius}: give a positive number, or None for no ball")
+        radius = None if radius == np.inf else radius
+    check_gating(gating)
     return functools.partial(
         _climb,
         params,
         gating=as_floats(gating),
         step_size=as_floats(step_size),
-        radius=None if radius == np.inf else as_floats(radius),
+        radius=as_floats(radius),
         bounds=as_floats(bounds),
         skip=hashable(skip),
         only=hashable(only),

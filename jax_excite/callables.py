@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 
 def is_array(leaf: Any) -> bool:
     """Whether a pytree leaf is an array; all other leaves are static."""
-    return isinstance(leaf, (jax.Array, np.ndarray, np.generic))
+    return isinstance(leaf, (jax.Array, np.ndarray))
 
 
 def split_arrays(
@@ -66,11 +67,16 @@ def as_pytree(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def as_floats(tree: Any) -> Any:
-    """A pytree of settings with its Python and NumPy numbers as arrays of the default float dtype.
+    """A pytree of settings with its numbers as arrays of the default float dtype.
 
-    A compiled function then takes 1, 1.0 and `np.float64(1)` for the same kind of argument.
+    A compiled function then takes 1, 1.0, `np.float64(1)` and `jnp.asarray(1)` for the same kind of
+    argument.
     """
     dtype = jnp.result_type(float)
-    return jax.tree.map(
-        lambda leaf: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf, dtype), tree
-    )
+
+    def as_float(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array):
+            return lax.convert_element_type(leaf, dtype)
+        return np.asarray(leaf, dtype)
+
+    return jax.tree.map(as_float, tree)

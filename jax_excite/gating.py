@@ -63,7 +63,8 @@ class Gating:
     be vmapped. The other fields are static.
 
     Temperatures are in units of the pre-activation, >= 0. 0 is the hard gate exactly (the plain
-    gradient, with relu'(0) = 0), infinity the constant 1/2. Each is a scalar or an array that
+    gradient, with relu'(0) = 0 as in `jax.nn.relu`, also where `jnp.maximum` has 1/2), infinity the
+    constant 1/2. Each is a scalar or an array that
     broadcasts to the site's pre-activation; for max-pooling it may vary over channels and images
     only.
 
@@ -103,6 +104,7 @@ class Gating:
                 check_temperature(value, f"site_temperatures[{site!r}]")
         check_temperature(self.temperature, "temperature")
         check_temperature(self.pool_temperature, "pool_temperature")
+        check_temperature(self.slope, "slope")
         for field, choices in (
             ("gate", GateName),
             ("upper", UpperGate),
@@ -112,8 +114,16 @@ class Gating:
             check_choice(getattr(self, field), get_args(choices), field)
 
 
+def check_gating(gating: object) -> None:
+    """Raise `GatingError` unless this is a `Gating`."""
+    if not isinstance(gating, Gating):
+        raise GatingError(f"gating is {gating!r}: give a Gating, such as Gating(temperature=0.3)")
+
+
 def check_temperature(value: object, what: str = "temperature") -> None:
     """Raise `GatingError` where a temperature is negative or NaN; traced values cannot be seen."""
+    if isinstance(value, (str, list, tuple)):
+        raise GatingError(f"{what} is {value!r}: give a number or an array")
     concrete = isinstance(value, (int, float, np.ndarray, np.generic, jax.Array))
     if not concrete or isinstance(value, Tracer):
         return

@@ -1,6 +1,7 @@
 """Excitation pullbacks of a network's logits, for one target an image or for a grid of classes."""
 
 import functools
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from jax import lax
 from jax_excite import targets
 from jax_excite.callables import as_floats, as_pytree
 from jax_excite.errors import TargetError
-from jax_excite.gating import Gating
+from jax_excite.gating import Gating, check_gating
 from jax_excite.images import check_images
 from jax_excite.recipes import EXCITATION
 from jax_excite.targets import Target
@@ -82,6 +83,7 @@ def value_and_pullback(
     Returns:
         The logits, `[K]` or `[N, K]`, and the vector field, shaped like `x`.
     """
+    check_gating(gating)
     images, single = as_batch(x, bounds)
     params = as_pytree(params)
     target = targets.prepare(c, len(images), number_of_logits(params, images), single)
@@ -124,6 +126,7 @@ def pullback_grid(
     Returns:
         The vector fields, `[N, C, H, W, 3]`, or `[C, H, W, 3]` for one image.
     """
+    check_gating(gating)
     images, single = as_batch(x, bounds)
     params = as_pytree(params)
     indices = targets.class_rows(classes, len(images), number_of_logits(params, images))
@@ -207,13 +210,15 @@ def _apply(params: Params, x: jax.Array) -> Any:
 
 def hashable(selection: SiteSelection | None) -> Any:
     """A site selection that a compiled function takes as a static argument."""
-    return selection if selection is None or isinstance(selection, (str, int)) else tuple(selection)
+    if selection is None or isinstance(selection, (str, int, np.integer)):
+        return selection
+    return tuple(selection)
 
 
 def check_batch_size(batch_size: int | None) -> None:
-    """Raise `ValueError` unless `batch_size` is None or at least 1."""
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}: give a number of at least 1, or None")
+    """Raise `ValueError` unless `batch_size` is None or a whole number of at least 1."""
+    if batch_size is not None and not (isinstance(batch_size, numbers.Integral) and batch_size > 0):
+        raise ValueError(f"batch_size is {batch_size}: give a whole number of at least 1, or None")
 
 
 def in_chunks(

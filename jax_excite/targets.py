@@ -34,6 +34,12 @@ def prepare(c: Any, images: int, logits: int, single: bool = False) -> Any:
         TargetError: `c` is none of these, or does not fit.
     """
     if callable(c):
+        value = jax.eval_shape(c, jax.ShapeDtypeStruct((logits,), jnp.result_type(float)))
+        if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
+            raise TargetError(
+                f"the objective maps the logits ({logits},) of one image to {value}: "
+                "it has to give one float"
+            )
         return as_pytree(c)
     if isinstance(c, str):
         raise TargetError(

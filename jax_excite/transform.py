@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +14,7 @@ from jax import lax
 
 from jax_excite.callables import split_arrays
 from jax_excite.errors import GatingError
-from jax_excite.gating import Gating
+from jax_excite.gating import Gating, check_gating
 from jax_excite.graph import Graph, Node, Operand, evaluate, trace
 from jax_excite.matching import GateKind, HardGate, Matches, find_gates
 from jax_excite.recipes import EXCITATION
@@ -83,6 +82,7 @@ def excite(
         GatingError: (when called) `fn` has no gate that can be softened, a named site does not
             exist, or a temperature does not fit its site.
     """
+    check_gating(gating)
 
     @functools.wraps(fn)
     def excited(*args: Any, **kwargs: Any) -> Any:
@@ -98,6 +98,7 @@ def sites(
     *args: Any,
     skip: SiteSelection = (),
     only: SiteSelection | None = None,
+    **kwargs: Any,
 ) -> list[Site]:
     """List every hard gate of `fn(*args)`, and whether and why `excite` softens it.
 
@@ -106,11 +107,12 @@ def sites(
         *args: its arguments; nothing is computed, only traced.
         skip: as for `excite`.
         only: as for `excite`.
+        **kwargs: further arguments of `fn`.
 
     Returns:
         The sites in the order in which they run.
     """
-    return Plan(fn, args, {}, skip, only).sites
+    return Plan(fn, args, kwargs, skip, only).sites
 
 
 class Plan:
@@ -188,6 +190,7 @@ class Plan:
 def _soften(
     gating: Gating, site: Site, softening: Any, node: Node, hard: jax.Array, z: jax.Array
 ) -> jax.Array:
+    hard, z = jnp.asarray(hard), jnp.asarray(z)
     default = gating.pool_temperature if site.kind == "max_pool" else gating.temperature
     by_index = gating.site_temperatures.get(str(site.index), default)
     dtype = compute_dtype(z.dtype)
@@ -248,7 +251,7 @@ def _names(gates: Sequence[HardGate]) -> list[str]:
 
 def _select(selection: Any, found: Sequence[Site], what: str) -> set[int]:
     """The indices of the sites that a caller named, or `GatingError` for one that is not there."""
-    named = (selection,) if isinstance(selection, (str, int)) else tuple(selection)
+    named = (selection,) if isinstance(selection, (str, int, np.integer)) else tuple(selection)
     known = {str(site.index): site.index for site in found}
     known |= {site.name: site.index for site in found}
     unknown = [item for item in named if str(item) not in known]
@@ -258,17 +261,16 @@ def _select(selection: Any, found: Sequence[Site], what: str) -> set[int]:
     return {known[str(item)] for item in named}
 
 
-_LIBRARIES = tuple(
-    f"{Path(module.__file__).parent}{os.sep}" for module in (jax, flax) if module.__file__
-)
+_PACKAGES = f"{Path(str(jax.__file__)).parents[1]}{os.sep}"
 _OWN = tuple(
-    str(Path(__file__).parent / name) for name in ("graph.py", "transform.py", "surrogates.py")
+    str(Path(__file__).parent / name)
+    for name in ("graph.py", "transform.py", "surrogates.py", "models/blocks.py")
 )
 
 
 def _source(node: Node) -> str:
-    """Where the caller's code made a node: the innermost frame outside of JAX and Flax."""
+    """Where the caller's code made a node: the innermost frame outside of installed packages."""
     for frame in (frame for traceback in node.tracebacks for frame in traceback.frames):
-        if not frame.file_name.startswith((*_LIBRARIES, *_OWN)):
+        if not frame.file_name.startswith((_PACKAGES, *_OWN)):
             return f"{frame.file_name}:{frame.line_num} ({frame.function_name})"
     return "unknown"

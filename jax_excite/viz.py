@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal
 
 import jax
-import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
@@ -28,12 +27,16 @@ _Align = Literal["left", "center", "right"]
 _CELL = 224
 _GAP = 6
 _MARGIN = 14
-_ROW_TITLES = 190
+_ROW_TITLES = 224
 _TEXT = 21
 _TITLE = 26
 _LINE = 1.25  # of the text's size, from line to line
 _BASELINE = 0.76  # of a line, from its top
 _LARGEST = 2**16 - 1
+
+# The ends of the overlay's colours, as red, green and blue in [0, 1].
+_POSITIVE = (0.9, 0.1, 0.05)
+_NEGATIVE = (0.05, 0.25, 0.95)
 
 
 def scale(cells: Array, mode: Literal["cell", "row", "global"] = "cell") -> np.ndarray:
@@ -98,7 +101,7 @@ def overlay_heat_map(image: Array, field: Array) -> np.ndarray:
     """
     grey = (_finite(image, at_least=3).mean(-1, keepdims=True).clip(-1, 1) + 1) / 2
     heat = heat_map(field)
-    colour = matplotlib.colormaps["seismic"]((heat + 1) / 2)[..., :3]
+    colour = np.where(heat[..., None] > 0, _POSITIVE, _NEGATIVE)
     opacity = np.sqrt(np.abs(heat))[..., None]
     return ((1 - opacity) * grey + opacity * colour).astype(np.float32)
 

@@ -15,7 +15,6 @@ from jax_excite.weights import read
 from tests import torch_reference as reference
 from weights_converter import convert_file
 
-
 FILES = [(name, True) for name in MODELS] + [("densenet121", False), ("squeezenet1_0", False)]
 
 

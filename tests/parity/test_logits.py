@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 import torch
-import torch_reference as reference
 
 from jax_excite.models import MODELS
+from tests import torch_reference as reference
 
 # The blocks to compare, by their PyTorch names: every one with weights, and the max-pools.
 BLOCKS = {

@@ -116,6 +116,7 @@ every_case = pytest.mark.parametrize(
         )
         for case in CASES
         for size in SIZES
+        if not (case[3] and size == SIZES[0])  # as published at one size
     ],
 )
 
@@ -140,12 +141,13 @@ def test_float32_pullback(name, weights, temperature, published, size):
 
 
 @every_case
-@pytest.mark.xfail(
-    reason="XLA's CPU convolutions round up to 1.7 times as much as oneDNN's do on NCHW, which "
-    "adds up over a deep network; see docs/parity.md",
-    strict=False,
-)
-def test_float32_logits(name, weights, temperature, published, size):
+def test_float32_logits(name, weights, temperature, published, size, request):
+    if name in ("resnet50", "vgg11_bn", "densenet121"):
+        reason = (
+            "XLA's CPU convolutions round up to 1.7 times as much as oneDNN's do on NCHW, which "
+            "adds up over a deep network; see docs/parity.md"
+        )
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=False))
     _, ours32, theirs32 = measure(name, weights, temperature, published, size)[0]["logits"]
     assert ours32 <= WORSE * theirs32
 
@@ -159,3 +161,11 @@ def test_float32_logits(name, weights, temperature, published, size):
 def test_float32_gradient(name, weights, temperature, published, size):
     _, ours32, theirs32 = measure(name, weights, temperature, published, size)[0]["gradient"]
     assert ours32 <= WORSE * theirs32
+
+
+@every_case
+def test_float32_is_float64_but_for_rounding(name, weights, temperature, published, size):
+    """A bound for what the two tests above may miss: rounding, and a few gates that fall over."""
+    errors = measure(name, weights, temperature, published, size)[0]
+    assert errors["logits"][1] < 1e-5
+    assert errors["gradient"][1] < 0.02

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from crafted import (
+from tests.unit.weights_converter.crafted import (
     SIX_FLOATS,
     archive,
     call,

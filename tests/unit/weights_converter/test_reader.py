@@ -7,16 +7,25 @@ from collections import OrderedDict
 from importlib.util import find_spec
 from pathlib import Path
 
-import crafted
 import ml_dtypes
 import numpy as np
 import pytest
-from crafted import call, group, integers, named, pickled, state_dict, storage, tensor, text
+import torch
 
+from tests.unit.weights_converter import crafted
+from tests.unit.weights_converter.crafted import (
+    call,
+    group,
+    integers,
+    named,
+    pickled,
+    state_dict,
+    storage,
+    tensor,
+    text,
+)
 from weights_converter.errors import CheckpointError
 from weights_converter.reader import read_checkpoint
-
-torch = pytest.importorskip("torch")
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 DTYPES = {

@@ -4,12 +4,11 @@ import pickle
 import subprocess
 import sys
 
-import crafted
-import hostile
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.weights_converter import crafted, hostile
 from weights_converter.errors import CheckpointError
 from weights_converter.reader import read_checkpoint
 
