@@ -34,7 +34,8 @@ _LINE = 1.25  # of the text's size, from line to line
 _BASELINE = 0.76  # of a line, from its top
 _LARGEST = 2**16 - 1
 
-# The ends of the overlay's colours, as red, green and blue in [0, 1].
+# The overlay: the quantile of magnitudes that is opaque, and its colours as RGB in [0, 1].
+_OPAQUE = 0.995
 _POSITIVE = (0.9, 0.1, 0.05)
 _NEGATIVE = (0.05, 0.25, 0.95)
 
@@ -94,7 +95,7 @@ def overlay_heat_map(image: Array, field: Array) -> np.ndarray:
 
     Returns:
         A float32 array `[..., H, W, 3]` in [0, 1]. Colour is laid over the grey image, more
-        opaque the greater the magnitude.
+        opaque the greater the magnitude; the greatest 0.5 % of a map hide what is below.
 
     Raises:
         ImageError: the images or fields have another shape, or are not finite.
@@ -102,7 +103,9 @@ def overlay_heat_map(image: Array, field: Array) -> np.ndarray:
     grey = (_finite(image, at_least=3).mean(-1, keepdims=True).clip(-1, 1) + 1) / 2
     heat = heat_map(field)
     colour = np.where(heat[..., None] > 0, _POSITIVE, _NEGATIVE)
-    opacity = np.sqrt(np.abs(heat))[..., None]
+    magnitude = np.abs(heat)
+    full = np.quantile(magnitude, _OPAQUE, axis=(-2, -1), keepdims=True)
+    opacity = (magnitude / np.where(full == 0, 1, full)).clip(0, 1)[..., None]
     return ((1 - opacity) * grey + opacity * colour).astype(np.float32)
 
 
