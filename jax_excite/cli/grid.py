@@ -62,7 +62,7 @@ def grid(
         float | None, typer.Option(help="Of ReLUs; else the model's, or the recipe's.")
     ] = None,
     pool_temperature: Annotated[
-        float | None, typer.Option(help="Of max-pools; else the recipe's [0.3].")
+        float | None, typer.Option(help="Of max-pools; else the model's, or the recipe's.")
     ] = None,
     gate: Annotated[
         str | None, typer.Option(help=f"Else the recipe's: {', '.join(GATES)}.")
@@ -141,7 +141,7 @@ def _recipe(
     if recipe is Recipe.VANILLA and settings:
         raise ExciteError(f"--recipe vanilla is the plain gradient: leave out {_option(settings)}")
     if recipe is Recipe.EXCITATION:
-        settings.setdefault("temperature", model)
+        settings = {"temperature": model, "pool_temperature": model, **settings}
     return Gating(**{**vars(base), **settings}), dict(ascent)
 
 

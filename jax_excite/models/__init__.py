@@ -68,7 +68,8 @@ class ModelSpec:
         name: its name, the one torchvision knows it by if it does.
         build: makes it, with random weights.
         preprocessing: what its pretrained weights expect.
-        temperature: the ReLU temperature at which its excitation pullbacks are clear.
+        temperature: the temperature of ReLUs and max-pools at which its excitation pullbacks are
+            clear, found by looking; the paper's 0.3 for its three networks.
         checkpoint: the file that holds its pretrained weights.
         package: the package that carries this file; empty if none does.
     """
@@ -127,7 +128,7 @@ MODELS: dict[str, ModelSpec] = {
         ModelSpec("vgg11_bn", vgg11_bn, _torchvision(32), 0.3, "vgg11_bn-6002323d.pth"),
         ModelSpec("densenet121", densenet121, _torchvision(29), 0.3, "densenet121-a639ec97.pth"),
         ModelSpec(
-            "squeezenet1_0", squeezenet1_0, _torchvision(21), 0.3, "squeezenet1_0-b66bff10.pth"
+            "squeezenet1_0", squeezenet1_0, _torchvision(21), 60.0, "squeezenet1_0-b66bff10.pth"
         ),
         ModelSpec(
             "efficientnet_lite0",

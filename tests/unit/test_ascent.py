@@ -156,6 +156,17 @@ def test_what_changes_in_a_value_recompiles_nothing(model, x):
     assert len(traces) == count
 
 
+def test_settings_may_be_traced(model, x):
+    @jax.jit
+    def climb(step_size, radius):
+        return pga(model, x, 0, steps=3, step_size=step_size, radius=radius)
+
+    expected = pga(model, x, 0, steps=3, step_size=1.5, radius=2.0)
+    assert relative_error(climb(1.5, 2.0) - x, expected - x) < 1e-4
+    swept = jax.vmap(climb, in_axes=(0, None))(jnp.array([0.5, 1.5]), 2.0)
+    assert relative_error(swept[1] - x, expected - x) < 1e-4
+
+
 def test_ascent_is_one_compiled_loop(model, x):
     def program(steps):
         ascent = jax.jit(lambda m, x: pga(m, x, 0, steps=steps))

@@ -156,6 +156,8 @@ def test_what_changes_in_a_value_recompiles_nothing(model, x):
     assert traced(lambda: pullback(counting, x, 4, gating=Gating(0.7))) == 0
     assert traced(lambda: pullback(counting, x, [1, 2, 3], gating=Gating(0, 9.0))) == 0
     assert traced(lambda: pullback(counting, x + 0.0, 1)) == 0
+    assert traced(lambda: pullback(counting, x, 0, gating=Gating(jnp.asarray(0.5)))) == 0
+    assert traced(lambda: pullback(counting, x, 0, gating=Gating(jnp.bfloat16(0.5)))) == 0
     assert traced(lambda: pullback_grid(counting, x, [0, 1])) > 0
     assert traced(lambda: pullback_grid(counting, x, [3, 2], gating=Gating(1.0))) == 0
 
@@ -260,6 +262,7 @@ def test_bad_images(model, call, x, message):
         (0.5, r"float array of shape \(\).*\(2, 5\)"),
         (np.zeros(5), r"shape \(5,\).*\(2, 5\)"),
         (np.array([True, False]), "dtype bool"),
+        (lambda logits: logits, r"objective maps the logits \(5,\).*one float"),
     ],
 )
 def test_bad_targets(model, c, message):
@@ -292,8 +295,12 @@ def test_bad_models(model):
         pullback(model, X, 0, skip="layer9")
     with pytest.raises(GatingError, match="temperature is -1"):
         pullback(model, X, 0, gating=Gating(-1.0))
-    with pytest.raises(ValueError, match="batch_size is 0"):
-        pullback(model, X, 0, batch_size=0)
+    for wrong in (0, 1.5):
+        with pytest.raises(ValueError, match=f"batch_size is {wrong}"):
+            pullback(model, X, 0, batch_size=wrong)
+    for call in (pullback, lambda m, x, c, **settings: pullback_grid(m, x, [c], **settings)):
+        with pytest.raises(GatingError, match="gating is 'excitation': give a Gating"):
+            call(model, X, 0, gating="excitation")
     assert issubclass(ExciteError, ValueError)
 
 

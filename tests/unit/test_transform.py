@@ -216,6 +216,25 @@ def test_upper_bound_of_relu6(upper, factor):
     np.testing.assert_allclose(gradient, jax.nn.sigmoid(z / T) * factor(z), rtol=1e-6)
 
 
+def test_scalars():
+    assert excite(jax.nn.relu, GATING)(-1.0) == 0
+    assert jax.grad(excite(jax.nn.relu, Gating(0.5)))(1.0) == pytest.approx(jax.nn.sigmoid(2.0))
+
+
+@pytest.mark.parametrize(
+    ("fn", "plain"),
+    [
+        (jax.nn.relu, 0.0),
+        (lambda x: jnp.maximum(x, 0), 0.5),
+        (lambda x: jnp.where(x >= 0, x, 0), 1.0),
+    ],
+)
+def test_zero_temperature_has_the_derivative_of_jax_nn_relu_at_the_kink(fn, plain):
+    """However the ReLU is written, and whatever JAX makes of that."""
+    assert jax.grad(fn)(0.0) == plain
+    assert jax.grad(excite(fn, recipes.VANILLA))(0.0) == 0
+
+
 def test_excited_function_takes_any_arguments():
     def fn(x, scale, *, flag, name="n"):
         assert name == "n"
@@ -224,8 +243,11 @@ def test_excited_function_takes_any_arguments():
     x = images()
     out = excite(fn, GATING)(x, 2, flag=True)
     np.testing.assert_array_equal(out["a"], 2 * jax.nn.relu(x))
+    assert len(sites(fn, x, 2, flag=True)) == 1
     with pytest.raises(GatingError, match="no gate"):
         excite(fn, GATING)(x, 2, flag=False)
+    with pytest.raises(GatingError, match=r"gating is 0.3: give a Gating"):
+        excite(fn, 0.3)
 
 
 def test_closed_over_tracers_keep_their_gradients():
@@ -336,6 +358,7 @@ def test_source_is_the_line_of_the_caller_even_where_jax_traced_before():
     ("selection", "gated"),
     [
         ({"skip": 1}, [True, False, True, True]),
+        ({"skip": np.int64(1)}, [True, False, True, True]),
         ({"skip": "body/max_pool"}, [True, True, False, True]),
         ({"skip": ("stem/relu", 3)}, [False, True, True, False]),
         ({"only": [0, "stem/relu_1"]}, [True, True, False, False]),

