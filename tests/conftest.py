@@ -1,7 +1,16 @@
 """Settings that hold for every test, and the table that the parity tests fill."""
 
+import os
+
 import jax
 import pytest
+
+# Each of pytest-xdist's processes on a core of its own: the thread pools of JAX and PyTorch spin,
+# and two processes that share all cores take several times as long.
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    cores = sorted(os.sched_getaffinity(0))
+    number = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
+    os.sched_setaffinity(0, {cores[number % len(cores)]})
 
 # Two devices on every machine, so that tests of sharding mean something.
 jax.config.update("jax_num_cpu_devices", 2)
