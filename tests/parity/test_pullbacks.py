@@ -134,20 +134,26 @@ def test_float64(name, weights, temperature, published, size, record_property):
     assert ascent <= ASCENT
 
 
+def expect_more_rounding(request, name, *names):
+    """Expect a failure, but do not insist on it, for the models that measure above the limit."""
+    if name in names:
+        reason = (
+            "XLA's CPU convolutions round up to 1.7 times as much as oneDNN's do on NCHW, which "
+            "adds up over a deep network; see docs/parity.md"
+        )
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=False))
+
+
 @every_case
-def test_float32_pullback(name, weights, temperature, published, size):
+def test_float32_pullback(name, weights, temperature, published, size, request):
+    expect_more_rounding(request, name, "vgg11_bn")
     _, ours32, theirs32 = measure(name, weights, temperature, published, size)[0]["pullback"]
     assert ours32 <= WORSE * theirs32
 
 
 @every_case
 def test_float32_logits(name, weights, temperature, published, size, request):
-    if name in ("resnet50", "vgg11_bn", "densenet121"):
-        reason = (
-            "XLA's CPU convolutions round up to 1.7 times as much as oneDNN's do on NCHW, which "
-            "adds up over a deep network; see docs/parity.md"
-        )
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=False))
+    expect_more_rounding(request, name, "resnet50", "vgg11_bn", "densenet121")
     _, ours32, theirs32 = measure(name, weights, temperature, published, size)[0]["logits"]
     assert ours32 <= WORSE * theirs32
 
@@ -169,3 +175,4 @@ def test_float32_is_float64_but_for_rounding(name, weights, temperature, publish
     errors = measure(name, weights, temperature, published, size)[0]
     assert errors["logits"][1] < 1e-5
     assert errors["gradient"][1] < 0.02
+    assert errors["pullback"][1] < 2e-5
