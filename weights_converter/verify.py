@@ -1,0 +1,110 @@
+"""Whether a converted file is what it says, and does what the checkpoint does in PyTorch."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from jax_excite.errors import WeightsError
+from jax_excite.models import ModelSpec, model_spec
+from jax_excite.weight_files import DIGEST, Tensor, data_digest, read, split
+from jax_excite.weights import abstract_network, check_fit
+from weights_converter.convert import fit
+from weights_converter.reader import read_checkpoint
+from weights_converter.recognise import count_classes
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        what: in a few words.
+        passed: whether it is as it should be; None if it could not be looked at.
+        detail: what was found.
+    """
+
+    what: str
+    passed: bool | None
+    detail: str
+
+
+def verify(
+    path: str | os.PathLike[str], against: str | os.PathLike[str] | None = None
+) -> list[Check]:
+    """Look a converted file over.
+
+    Args:
+        path: a safetensors file that `weights_converter.convert_file` wrote.
+        against: a PyTorch checkpoint, to compare the tensors with and, where torch is installed,
+            the logits.
+
+    Returns:
+        The checks made, passed or not.
+
+    Raises:
+        WeightsError: `path` is no such file, or `against` is no checkpoint of its model.
+    """
+    tensors, metadata = read(path)
+    spec = model_spec(metadata.get("model", ""))
+    checks = [
+        _names_and_shapes(spec, tensors, str(path)),
+        _finite(tensors),
+        _checksum(path, metadata),
+    ]
+    if against is not None:
+        checks.append(_same_tensors(spec, tensors, Path(against)))
+        checks.append(_same_logits(spec, Path(path), Path(against)))
+    return checks
+
+
+def _names_and_shapes(spec: ModelSpec, tensors: Mapping[str, Tensor], path: str) -> Check:
+    classes = count_classes({name: tensor.shape for name, tensor in tensors.items()}, spec)
+    try:
+        check_fit(abstract_network(spec, classes), tensors, path)
+    except WeightsError as error:
+        return Check("names and shapes", False, str(error))
+    return Check("names and shapes", True, f"{len(tensors)} tensors of {spec.name}")
+
+
+def _finite(tensors: Mapping[str, np.ndarray]) -> Check:
+    wrong = [
+        name
+        for name, array in tensors.items()
+        if not all(np.isfinite(block).all() for block in split(array))
+    ]
+    return Check("finite values", not wrong, ", ".join(wrong) or "all")
+
+
+def _checksum(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> Check:
+    found, wanted = data_digest(path), metadata.get(DIGEST, "none recorded")
+    detail = found if found == wanted else f"{found}, but the file says {wanted}"
+    return Check("checksum", found == wanted, detail)
+
+
+def _same_tensors(spec: ModelSpec, tensors: Mapping[str, np.ndarray], checkpoint: Path) -> Check:
+    wanted = fit(read_checkpoint(checkpoint), spec, str(checkpoint)).tensors
+    wrong = [
+        name
+        for name, tensor in wanted.items()
+        if name not in tensors or not _identical(tensors[name], np.asarray(tensor))
+    ]
+    detail = ", ".join(wrong) or f"{len(wanted)} tensors equal those of {checkpoint.name}"
+    return Check("same tensors", not wrong, detail)
+
+
+def _identical(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
+def _same_logits(spec: ModelSpec, path: Path, checkpoint: Path) -> Check:
+    from weights_converter.outputs import TOLERANCE, compare_logits
+
+    try:
+        error = compare_logits(spec, path, checkpoint)
+    except (ImportError, RuntimeError) as error:  # torchvision without its operators
+        return Check("same logits", None, f"PyTorch cannot be asked: {error}")
+    detail = f"relative L2 error {error:.1e} in float64, at most {TOLERANCE:g} is allowed"
+    return Check("same logits", error <= TOLERANCE, detail)
