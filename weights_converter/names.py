@@ -25,7 +25,7 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The map of one architecture.
+    """The map of one family of architectures.
 
     Attributes:
         rules: each weight matches exactly one.
@@ -63,10 +63,11 @@ LEGACY_DENSENET = (r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.")
 
 UNDERSCORES = (r"(^|\.)_", r"\1")
 
+# By family, as in `jax_excite.models.ModelSpec`.
 TABLES: dict[str, Table] = {
-    "resnet50": Table(COMMON),
-    "vgg11_bn": Table(VGG),
-    "densenet121": Table(COMMON, renames=(LEGACY_DENSENET,)),
-    "squeezenet1_0": Table(COMMON),
-    "efficientnet_lite0": Table(COMMON, renames=(UNDERSCORES,)),
+    "resnet": Table(COMMON),
+    "vgg": Table(VGG),
+    "densenet": Table(COMMON, renames=(LEGACY_DENSENET,)),
+    "squeezenet": Table(COMMON),
+    "efficientnet_lite": Table(COMMON, renames=(UNDERSCORES,)),
 }

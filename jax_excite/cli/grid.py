@@ -92,7 +92,7 @@ def grid(
         ascent |= _ascent(what, steps=steps, step_size=step_size, radius=radius)
         if batch_size is not None and batch_size < 1:
             raise ExciteError(f"--batch-size is {batch_size}: give a number of at least 1")
-        photographs = load_images(images, spec.preprocessing.size)
+        photographs = load_images(images, spec.preprocessing.size, resize=spec.preprocessing.resize)
         with appear_together(out, out.with_suffix(".npz")) as (picture, archive):
             announce(f"Loading {model}")
             network = load(model, weights=weights or "pretrained")

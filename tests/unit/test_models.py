@@ -133,7 +133,7 @@ def test_refuses_what_are_no_images(x, message):
 
 
 def test_an_unknown_model():
-    with pytest.raises(WeightsError, match=r"'resnet51': there are resnet50, vgg11_bn, densenet12"):
+    with pytest.raises(WeightsError, match=r"'resnet51': there are resnet18, resnet34, resnet50"):
         model_spec("resnet51")
 
 

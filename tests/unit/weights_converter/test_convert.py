@@ -35,10 +35,10 @@ def state_dict(name, seed=0):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_each_weight_matches_one_rule_and_has_one_source(name):
-    leaves = named_leaves(abstract_network(model_spec(name)))
-    sources = [
-        find_rule(target, leaf.ndim, TABLES[name].rules)[1] for target, leaf in leaves.items()
-    ]
+    spec = model_spec(name)
+    leaves = named_leaves(abstract_network(spec))
+    rules = TABLES[spec.family].rules
+    sources = [find_rule(target, leaf.ndim, rules)[1] for target, leaf in leaves.items()]
     assert len(set(sources)) == len(leaves)
 
 
