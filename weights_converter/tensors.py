@@ -158,7 +158,9 @@ def make_array(file: File, tensor: Tensor, record: Record, byteorder: str) -> ND
         raw.view(f"u{width}").byteswap(inplace=True)
     if dtype == np.bool_ and raw.max(initial=0) > 1:
         raise CheckpointError(f"storage {tensor.storage.key!a:.80} has bools that are not 0 or 1")
-    strides = tuple(step * width for step in tensor.strides)
+    # Along an axis that takes no step, a file may give any stride, and NumPy does not take any.
+    steps = zip(tensor.shape, tensor.strides, strict=True)
+    strides = tuple(step * width if size > 1 and length else 0 for size, step in steps)
     array = np.ndarray(tensor.shape, dtype, raw, strides=strides)
     array.flags.writeable = False
     return array

@@ -110,3 +110,14 @@ def test_tar_nested_with_an_ordered_dict_and_a_parameter(tmp_path):
     path = tmp_path / "old.pth"
     path.write_bytes(crafted.tar(pickle=crafted.pickled(value)))
     assert {name: array.tolist() for name, array in read_checkpoint(path).items()} == {"v": [1, 4]}
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 6), (0,), (6, 0, 2**20)])
+@pytest.mark.parametrize("stride", [0, 1, 2**31, 2**62, 2**63, 2**80])
+def test_stride_along_an_axis_that_takes_no_step_does_not_matter(tmp_path, shape, stride):
+    strides = [1 if size == 6 else stride for size in shape]
+    sizes = crafted.integers(*shape), crafted.integers(*strides)
+    path = tmp_path / "weights.pth"
+    path.write_bytes(crafted.archive(crafted.state_dict(crafted.tensor(None, None, *sizes))))
+    wanted = np.arange(6, dtype=np.float32)[: np.prod(shape, dtype=int)].reshape(shape)
+    assert_equal(read_checkpoint(path), {"w": wanted})
