@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from weights_converter.errors import CheckpointError
 from weights_converter.files import File, inflation_limit
 from weights_converter.legacy import open_legacy
-from weights_converter.safe import open_safetensors
+from weights_converter.safetensors_file import open_safetensors
 from weights_converter.tar import open_tar
 from weights_converter.tensors import Contents, Tensor, make_array
 from weights_converter.zipped import open_zip
