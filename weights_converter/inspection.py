@@ -114,6 +114,9 @@ class _Walker:
 def _read_argument(opcode: pickletools.OpcodeInfo, stream: io.BytesIO) -> Any:
     if opcode.name in ("GLOBAL", "INST"):
         return read_global(stream)
+    if opcode.name == "STRING":  # pickletools warns of escapes that Python does not know
+        line = stream.readline()
+        return None if b"\\" in line else line[1:-2].decode("latin-1")
     return opcode.arg.reader(stream) if opcode.arg else None
 
 

@@ -88,6 +88,8 @@ def _headers() -> Iterator[tuple[str, bytes, str]]:
     yield "safetensors of nested objects", safetensors(objects), "nested too deep"
     lists = b'{"a":[' + b"[]," * 1_390_000 + b"[]]}"
     yield "safetensors of many lists", safetensors(lists), "more than 100000 lists"
+    names = b"{" + b",".join(b'"%x":0' % i for i in range(400_000)) + b"}"
+    yield "safetensors of many names", safetensors(names), "400000 tensors"
     crowd = {str(i): entry(0, 0, (0,)) for i in range(20_001)}
     yield "safetensors of many tensors", safetensors(crowd, b""), "20001 tensors"
     big = b"{" + b" " * (200 << 20) + b"}"

@@ -47,6 +47,7 @@ STACKED = {
     "memo": (text("os") + b"q\0" + text("system") + b"q\1h\0h\1\x93", "os.system"),
     "memoize": (b"N\x94" + text("os") + b"\x94" + text("system") + b"\x94h\1h\2\x93", "os.system"),
     "short": (b"\x8c\2os\x8c\6system\x93", "os.system"),
+    "escaped": (b"S'o\\q'\n" + text("system") + b"\x93", "?.system"),
     "old text": (b"S'os'\nVsystem\n\x93", "os.system"),
     "behind numbers": (text("os") + b"K\1" + text("system") + b"\x93", "?.system"),
     "computed": (text("os") + text("system") + b"N0\x93", "?.?"),
