@@ -39,17 +39,18 @@ _DAMAGED = (
 )
 
 
-def load_image(source: ImageSource, size: int = 224) -> np.ndarray:
+def load_image(source: ImageSource, size: int = 224, *, resize: int | None = None) -> np.ndarray:
     """Read an image as ImageNet classifiers expect it, bilinear with antialias.
 
-    A square image is resized to `size`. Any other is resized to `round(size * 256 / 224)` on its
-    short side and cropped to `size` in the centre, with torchvision's rounding.
+    A square image is resized to `size`. Any other is resized to `resize` on its short side and
+    cropped to `size` in the centre, with torchvision's rounding.
 
     Args:
         source: a path, a PIL image of 8-bit channels, or a uint8 array `[H, W, 3]`. Grey, palette
             and transparent images become RGB (transparency is dropped); the orientation that EXIF
             data gives is applied.
         size: height and width of the result, in pixels.
+        resize: pixels of the short side before the crop; `round(size * 256 / 224)` if None.
 
     Returns:
         A float32 array `[size, size, 3]` in [-1, 1].
@@ -58,23 +59,28 @@ def load_image(source: ImageSource, size: int = 224) -> np.ndarray:
         FileNotFoundError: there is no file at the path.
         ImageError: the file or array is no image, or has too many pixels.
     """
+    short = round(size * 256 / 224) if resize is None else resize
     if size < 1:
         raise ImageError(f"size is {size}: give a positive number of pixels")
+    if short < size:
+        raise ImageError(f"resize is {short}: give at least as many pixels as size, {size}")
     if isinstance(source, (str, os.PathLike)):
         image = _from_file(Path(source))
     elif isinstance(source, Image.Image):
         image = _to_rgb(source, f"the PIL image of mode {source.mode}")
     else:
         image = _from_array(source)
-    pixels = np.asarray(_resize(image, size), np.float32)
+    pixels = np.asarray(_resize(image, short, size), np.float32)
     return pixels / np.float32(255) * np.float32(2) - np.float32(1)
 
 
-def load_images(sources: Iterable[ImageSource], size: int = 224) -> np.ndarray:
+def load_images(
+    sources: Iterable[ImageSource], size: int = 224, *, resize: int | None = None
+) -> np.ndarray:
     """Read several images as `load_image` does: float32 `[N, size, size, 3]` in [-1, 1]."""
     if isinstance(sources, (str, os.PathLike)):
         raise ImageError(f"{sources} is one path: give a sequence of images, or use load_image")
-    images = [load_image(source, size) for source in sources]
+    images = [load_image(source, size, resize=resize) for source in sources]
     if not images:
         raise ImageError("there are no images: give at least one")
     return np.stack(images)
@@ -187,11 +193,10 @@ def _decoding(name: str) -> Iterator[None]:
         ) from error
 
 
-def _resize(image: Image.Image, size: int) -> Image.Image:
+def _resize(image: Image.Image, short: int, size: int) -> Image.Image:
     width, height = image.size
     if width == height:
         return image.resize((size, size), Image.Resampling.BILINEAR)
-    short = round(size * 256 / 224)
     long = int(short * max(width, height) / min(width, height))
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and short * long > limit:

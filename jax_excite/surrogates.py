@@ -282,16 +282,17 @@ def _soften_max_pool_bwd(
         return x_k, e_k, inside
 
     def accumulate(k: Any, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        total, weighted, largest = sums
+        total, weighted, largest, best = sums
         x_k, e_k, inside = participant(k)
-        first = (x_k == hard) & (largest == cells.count)
+        first = (x_k > best) | (largest == cells.count)
         if inside is not None:
             first = first & inside
-        return total + e_k, weighted + e_k * x_k, jnp.where(first, k, largest)
+        largest, best = jnp.where(first, k, largest), jnp.where(first, x_k, best)
+        return total + e_k, weighted + e_k * x_k, largest, best
 
     nothing = jnp.zeros_like(hard)
     unknown = jnp.full(hard.shape, cells.count, jnp.int32)
-    total, weighted, largest = cells.loop(accumulate, (nothing, nothing, unknown))
+    total, weighted, largest, _ = cells.loop(accumulate, (nothing, nothing, unknown, nothing))
     pooled = weighted / total
 
     def scatter(k: Any, gradient: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -35,24 +35,6 @@ _DTYPES = {
     np.dtype(np.int64): "I64",
 }
 _BLOCK_BYTES = 16 << 20
-
-
-class Tensor(Protocol):
-    """What has a shape and a dtype, and becomes an array by `numpy.asarray`."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Length of each axis."""
-        ...
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Of the elements."""
-        ...
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """The elements."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +62,9 @@ class LazyTensor:
             filled += block.size
         array = elements.reshape(self.shape)
         return array if dtype is None else array.astype(dtype)
+
+
+Tensor = np.ndarray | LazyTensor
 
 
 def split(array: np.ndarray) -> Iterator[np.ndarray]:
@@ -120,7 +105,7 @@ def write(
                 blocks = tensor.blocks() if isinstance(tensor, LazyTensor) else (tensor,)
                 for block in blocks:
                     # The reshape copies what does not lie in C order.
-                    elements = np.asarray(block).reshape(-1).view(np.uint8)
+                    elements = memoryview(np.asarray(block).reshape(-1).view(np.uint8))
                     digest.update(elements)
                     file.write(elements)
             file.seek(0)
@@ -225,9 +210,7 @@ def describe(
     return metadata
 
 
-def read_any(
-    path: Path, model: str
-) -> tuple[Mapping[str, Tensor], dict[str, str]]:
+def read_any(path: Path, model: str) -> tuple[Mapping[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a file of ours, or of a checkpoint of `model`.
 
     Raises:

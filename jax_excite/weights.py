@@ -36,11 +36,6 @@ def _name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
 
 
-def abstract_network(spec: ModelSpec, num_classes: int = 1000) -> nnx.Module:
-    """The network with shapes for weights; makes no arrays."""
-    return jax.eval_shape(lambda: spec.build(num_classes=num_classes, rngs=nnx.Rngs(0)))
-
-
 def fill(abstract: Tree, tensors: Mapping[str, Tensor], what: str) -> Tree:
     """A pytree like `abstract` with the tensors for leaves; errors as for `check_fit`."""
     check_fit(abstract, tensors, what)
@@ -94,8 +89,14 @@ def refuse(what: str, problems: Mapping[str, Sequence[str]]) -> None:
 
 
 def save(params: Any, path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
-    """Save a `Classifier`, or any pytree of arrays, with metadata such as `describe` makes."""
-    network = params.net if isinstance(params, Classifier) else params
+    """Save a `Classifier`, or any pytree of arrays, with metadata such as `describe` makes.
+
+    The class names of a `Classifier` are saved too, if the metadata has none.
+    """
+    network = params
+    if isinstance(params, Classifier):
+        network = params.net
+        metadata = {"class_names": json.dumps(params.class_names), **metadata}
     tensors = {name: np.asarray(leaf) for name, leaf in named_leaves(network).items()}
     write(path, tensors, metadata)
 
@@ -121,7 +122,8 @@ def load(
         dtype: float dtype of the leaves; that of the file, float32 for random weights, if None.
 
     Returns:
-        A callable pytree that takes images `[H, W, 3]` or `[N, H, W, 3]` in [-1, 1] to logits.
+        A callable pytree that takes images `[H, W, 3]` or `[N, H, W, 3]` in [-1, 1] to logits. It
+        knows its `preprocessing`, and its `class_names`: digits where the file has no names.
 
     Raises:
         WeightsError: there is no such model or file, the file does not fit the model exactly, or
@@ -129,15 +131,16 @@ def load(
     """
     spec = model_spec(name)
     if weights is None:
-        abstract = abstract_network(spec)
+        abstract = spec.abstract()
         network = fill(abstract, _random_tensors(abstract, seed), "random weights")
-        classifier = Classifier(network, spec.preprocessing)
+        classifier = Classifier(network, spec.preprocessing, CLASS_NAMES)
     else:
         path = find_weights(spec, weights)
         tensors, metadata = read_any(path, name)
-        abstract = abstract_network(spec, _count_classes(spec, tensors))
+        num_classes = _count_classes(spec, tensors)
+        abstract = spec.abstract(num_classes=num_classes)
         network = fill(abstract, tensors, f"{path} does not fit {name}")
-        classifier = Classifier(network, *_from_metadata(metadata, path))
+        classifier = Classifier(network, *_from_metadata(metadata, path, num_classes))
     if dtype is not None:
         classifier = jax.tree.map(lambda leaf: leaf.astype(dtype), classifier)
     return classifier
@@ -166,18 +169,18 @@ def _random_tensors(abstract: nnx.Module, seed: int) -> dict[str, np.ndarray]:
 
 
 def _from_metadata(
-    metadata: Mapping[str, str], path: Path
-) -> tuple[Preprocessing, tuple[str, ...] | None]:
-    """How images are normalised, and the names of the classes, if the file knows them."""
+    metadata: Mapping[str, str], path: Path, num_classes: int
+) -> tuple[Preprocessing, tuple[str, ...]]:
+    """How images are normalised, and the names of the classes: digits if the file has none."""
     try:
         fields = json.loads(metadata["preprocessing"])
         mean, std = (
             (float(red), float(green), float(blue))
             for red, green, blue in (fields["mean"], fields["std"])
         )
-        pixels = (int(fields[name]) for name in ("size", "resize", "min_size"))
-        names = json.loads(metadata.get("class_names", "null"))
-        return Preprocessing(mean, std, *pixels), None if names is None else tuple(names)
+        pixels = {name: int(fields[name]) for name in ("resize", "size", "min_size")}
+        names = json.loads(metadata.get("class_names", "null")) or range(num_classes)
+        return Preprocessing(mean, std, **pixels), tuple(map(str, names))
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(
             f"{path} does not say how images are normalised, or what classes it has: {error!r}"

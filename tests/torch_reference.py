@@ -16,8 +16,8 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
 from jax_excite.models import MODELS, Classifier, Preprocessing
-from jax_excite.weights import abstract_network, fill
-from weights_converter import convert_tensors
+from jax_excite.weights import fill
+from weights_converter.convert import fit
 
 try:
     import torchvision
@@ -50,10 +50,20 @@ class Normalised(nn.Module):
         return self.net(((x + 1) / 2 - self.mean) / self.std)
 
 
+def original(name: str, num_classes: int = 1000) -> nn.Module:
+    """The network as its authors build it, with their random weights."""
+    if MODELS[name].family == "efficientnet_lite":
+        # No image size: padding is computed from the input, not fixed for one size.
+        options = {"image_size": None, "num_classes": num_classes}
+        return EfficientNet.from_name(name.replace("_", "-"), **options)
+    return torchvision.models.get_model(name, weights=None, num_classes=num_classes)
+
+
 def reference(
     name: str,
     seed: int = 0,
     *,
+    num_classes: int = 1000,
     weights: Path | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> Normalised:
@@ -65,11 +75,7 @@ def reference(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if name == "efficientnet_lite0":
-            # No image size: padding is computed from the input, not fixed for 224x224.
-            net = EfficientNet.from_name("efficientnet-lite0", image_size=None)
-        else:
-            net = torchvision.models.get_model(name, weights=None)
+        net = original(name, num_classes)
         if weights is None:
             randomise(net)
         else:
@@ -89,14 +95,19 @@ def randomise(net: nn.Module) -> None:
     up 10^11 times, and no two correct implementations agree.
     """
     norms = [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)]
+    last = {"BasicBlock": "bn2", "Bottleneck": "bn3"}
+    ends = [
+        getattr(block, last[type(block).__name__])
+        for block in net.modules()
+        if type(block).__name__ in last
+    ]
     for parameter_name, parameter in net.named_parameters():
         if parameter_name.endswith("bias"):
             nn.init.normal_(parameter, std=0.1)
-    for name, norm in net.named_modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            ends_branch = name.endswith("bn3")
-            nn.init.uniform_(norm.weight, *((0.1, 0.3) if ends_branch else (0.5, 1.5)))
-            norm.momentum = None  # cumulative averages
+    for norm in norms:
+        ends_branch = any(norm is end for end in ends)
+        nn.init.uniform_(norm.weight, *((0.1, 0.3) if ends_branch else (0.5, 1.5)))
+        norm.momentum = None  # cumulative averages
     if norms:
         net.train()
         with torch.no_grad():
@@ -108,7 +119,8 @@ def to_jax(name: str, module: Normalised) -> Classifier:
     """The same network with the same weights and dtype for JAX; float64 needs `jax.enable_x64`."""
     spec = MODELS[name]
     state_dict = {key: tensor.numpy() for key, tensor in module.net.state_dict().items()}
-    network = fill(abstract_network(spec), convert_tensors(state_dict, name), name)
+    found = fit(state_dict, spec)
+    network = fill(spec.abstract(num_classes=found.num_classes), found.tensors, name)
     return Classifier(network, spec.preprocessing)
 
 

@@ -172,9 +172,7 @@ def _summary(found: Conversion, out: Path) -> dict[str, Any]:
     }
 
 
-def _print_conversion(
-    found: Conversion, source: Path, out: Path, checks: Sequence[Check]
-) -> None:
+def _print_conversion(found: Conversion, source: Path, out: Path, checks: Sequence[Check]) -> None:
     summary = _summary(found, out)
     typer.echo(f"{source} is a {found.spec.name} of {found.num_classes} classes")
     typer.echo(f"renamed from legacy names: {len(found.renamed)}")

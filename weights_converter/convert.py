@@ -1,7 +1,6 @@
 """From a PyTorch checkpoint to the names and layouts of `jax_excite.models`."""
 
 import functools
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,11 +11,12 @@ import numpy as np
 
 from jax_excite.errors import WeightsError
 from jax_excite.imagenet import CLASS_NAMES
-from jax_excite.models import MODELS, ModelSpec, model_spec
+from jax_excite.models import ModelSpec, model_spec
 from jax_excite.weight_files import LazyTensor, describe, split, write
-from jax_excite.weights import abstract_network, named_leaves, refuse
-from weights_converter.names import IGNORED, STATISTICS, TABLES, Rule
+from jax_excite.weights import check_fit, named_leaves, refuse
+from weights_converter.names import IGNORED, TABLES, Rule
 from weights_converter.reader import Checkpoint, read_checkpoint
+from weights_converter.recognise import count_classes, recognise
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,9 @@ class Conversion:
     renamed: dict[str, str]
 
 
-def convert(path: str | os.PathLike[str], model: str) -> tuple[dict[str, LazyTensor], dict[str, str]]:
+def convert(
+    path: str | os.PathLike[str], model: str
+) -> tuple[dict[str, LazyTensor], dict[str, str]]:
     """Read a PyTorch checkpoint, as `jax_excite.load` wants it.
 
     Args:
@@ -78,7 +80,7 @@ def convert_file(
         OSError: `out` cannot be written.
     """
     state_dict = read_checkpoint(path)
-    spec = recognise(state_dict, str(path)) if model is None else model_spec(model)
+    spec = model_spec(model or recognise(state_dict.shapes, str(path)))
     found = fit(state_dict, spec, str(path))
     names = name_classes(found.num_classes, class_names)
     write(out, found.tensors, describe(spec, source=Path(path), class_names=names))
@@ -96,13 +98,6 @@ def name_classes(number: int, given: Sequence[str] | None = None) -> Sequence[st
     if len(given) != number:
         raise WeightsError(f"{len(given)} class names are given for a network of {number} classes")
     return given
-
-
-def convert_tensors(
-    state_dict: Mapping[str, np.ndarray], model: str, what: str = "the state dict"
-) -> dict[str, LazyTensor]:
-    """The weights in a state dict by our dotted names, in our layouts; see `fit`."""
-    return fit(state_dict, model_spec(model), what).tensors
 
 
 def fit(
@@ -132,16 +127,17 @@ def fit(
             keys[name] = key
     renamed = {key: name for name, key in keys.items() if name != key}
 
-    num_classes = count_classes(shapes_of(state_dict, keys), spec)
+    described = {name: _describe(state_dict, key) for name, key in keys.items()}
+    num_classes = count_classes({name: shape for name, (shape, _) in described.items()}, spec)
+    abstract = spec.abstract(num_classes=num_classes)
     tensors: dict[str, LazyTensor] = {}
     missing, misshaped = [], []
-    for target, leaf in named_leaves(abstract_network(spec, num_classes)).items():
+    for target, leaf in named_leaves(abstract).items():
         rule, source = find_rule(target, leaf.ndim, table.rules)
         if source not in keys:
             missing.append(source)
             continue
-        key = keys.pop(source)
-        shape, dtype = describe_array(state_dict, key)
+        key, (shape, dtype) = keys.pop(source), described[source]
         wanted = _source_shape(rule, leaf.shape)
         if shape != wanted:
             misshaped.append(f"{key} is {list(shape)} for {list(wanted)}")
@@ -157,6 +153,7 @@ def fit(
             "there twice": twice,
         },
     )
+    check_fit(abstract, tensors, f"{what} does not fit {spec.name}")
     return Conversion(spec, num_classes, tensors, ignored, renamed)
 
 
@@ -168,6 +165,13 @@ def find_rule(target: str, rank: int, rules: tuple[Rule, ...]) -> tuple[Rule, st
         if rule.rank == rank and (match := re.fullmatch(rule.pattern, target))
     ]
     return rule, match.expand(rule.source)
+
+
+def _describe(state_dict: Mapping[str, np.ndarray], key: str) -> tuple[tuple[int, ...], np.dtype]:
+    """The shape and dtype of an array, which a checkpoint need not make for that."""
+    if isinstance(state_dict, Checkpoint):
+        return state_dict.shapes[key], state_dict.dtypes[key]
+    return state_dict[key].shape, state_dict[key].dtype
 
 
 def _source_shape(rule: Rule, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -80,4 +80,9 @@ GLOBALS: dict[tuple[str, str], Global] = {
     ("torch.storage", "UntypedStorage"): Global("UntypedStorage", dtype=np.dtype(np.uint8)),
     **{("torch", name): Global(name, dtype=dtype) for name, dtype in STORAGE_DTYPES.items()},
     **{("torch", name): Global(f"torch.{name}") for name in _DTYPES.split()},
+    **{  # the types of tensors in the tar archives of PyTorch 0.1
+        (module, name.replace("Storage", "Tensor")): Global(f"a tensor type of {module}")
+        for module in ("torch", "torch.cuda")
+        for name in STORAGE_DTYPES
+    },
 }

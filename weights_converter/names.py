@@ -1,6 +1,7 @@
 """How our weights are named and laid out in PyTorch checkpoints, as data."""
 
 import dataclasses
+import re
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The map of one architecture.
+    """The map of one family of architectures.
 
     Attributes:
         rules: each weight matches exactly one.
@@ -35,9 +36,16 @@ class Table:
     rules: tuple[Rule, ...]
     renames: tuple[tuple[str, str], ...] = ()
 
+    def rename(self, name: str) -> str:
+        """A checkpoint's name in its present form."""
+        for pattern, replacement in self.renames:
+            name = re.sub(pattern, replacement, name)
+        return name
+
 
 # Dropped: how many batches a BatchNorm layer has seen in training.
 IGNORED = r".+\.num_batches_tracked"
+UNTRAINED = r".+\.(num_batches_tracked|running_mean|running_var)"
 
 CONV = Rule(r"(.+)\.kernel", 4, r"\1.weight", (2, 3, 1, 0))  # OIHW to HWIO
 LINEAR = Rule(r"(.+)\.kernel", 2, r"\1.weight", (1, 0))
@@ -63,10 +71,11 @@ LEGACY_DENSENET = (r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.")
 
 UNDERSCORES = (r"(^|\.)_", r"\1")
 
+# By family, as in `jax_excite.models.ModelSpec`.
 TABLES: dict[str, Table] = {
-    "resnet50": Table(COMMON),
-    "vgg11_bn": Table(VGG),
-    "densenet121": Table(COMMON, renames=(LEGACY_DENSENET,)),
-    "squeezenet1_0": Table(COMMON),
-    "efficientnet_lite0": Table(COMMON, renames=(UNDERSCORES,)),
+    "resnet": Table(COMMON),
+    "vgg": Table(VGG),
+    "densenet": Table(COMMON, renames=(LEGACY_DENSENET,)),
+    "squeezenet": Table(COMMON),
+    "efficientnet_lite": Table(COMMON, renames=(UNDERSCORES,)),
 }

@@ -8,7 +8,7 @@ name, before its argument is read. Tensors and storages become descriptions, see
 import io
 import pickletools
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,22 +31,24 @@ class Pickle(NamedTuple):
     """Bytes up to and with its STOP."""
 
 
-def load_pickle(data: bytes | memoryview) -> Pickle:
+def load_pickle(data: bytes, objects: Mapping[str, object] | None = None) -> Pickle:
     """Read one pickle from the start of `data`; bytes after its STOP are left alone.
 
     Args:
         data: at most `MAX_PICKLE_BYTES` of them are read.
+        objects: what a persistent id that is a string stands for.
 
     Raises:
         CheckpointError: an opcode or global outside the tables, a limit passed, or a damaged
             pickle. The message names the opcode and its place.
     """
-    return _Machine(data[:MAX_PICKLE_BYTES]).run()
+    return _Machine(data[:MAX_PICKLE_BYTES], objects or {}).run()
 
 
 class _Machine:
-    def __init__(self, data: bytes | memoryview):
+    def __init__(self, data: bytes, objects: Mapping[str, object]):
         self.stream = io.BytesIO(data)
+        self.objects = objects
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []  # the stacks under each MARK
         self.memo: dict[int, Any] = {}
@@ -173,6 +175,8 @@ class _Machine:
 
     def persistent_id(self, _: None) -> None:
         match self.stack.pop():
+            case str(key) if key in self.objects:
+                return self.push(self.objects[key])
             case ("storage", Global(dtype=np.dtype() as dtype), str(key), str(), int(count)):
                 view = None
             case ("storage", Global(dtype=np.dtype() as dtype), str(key), str(), int(count), view):
@@ -200,7 +204,8 @@ def _name_of(code: bytes) -> str:
     return f"opcode {names.get(code.decode('latin-1'), code.hex())}"
 
 
-def _read_global(stream: io.BytesIO) -> tuple[str, str]:
+def read_global(stream: io.BytesIO) -> tuple[str, str]:
+    """The module and name behind a GLOBAL or INST opcode."""
     module, name = stream.readline(), stream.readline()
     if not name.endswith(b"\n"):
         raise CheckpointError("the name breaks off")
@@ -263,7 +268,7 @@ _HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
 
 def _reader_of(opcode: pickletools.OpcodeInfo) -> Callable[[io.BytesIO], Any] | None:
     if opcode.name == "GLOBAL":
-        return _read_global
+        return read_global
     return opcode.arg.reader if opcode.arg else None
 
 

@@ -1,77 +1,135 @@
-"""PyTorch checkpoints read without PyTorch, and without running anything they contain.
+"""Checkpoints read without PyTorch, and without running anything they contain.
 
-Two formats, told apart by their first bytes: the zip archive of PyTorch 1.6 and later, and the
-stream of pickles before it. Stored records are mapped into memory, so arrays are views of the file
-until their user copies them.
+Four formats, told apart by their first bytes and never by name: the zip archive of PyTorch 1.6 and
+later, the stream of pickles before it, the tar archive of PyTorch 0.1, and safetensors.
 """
 
-import mmap
 import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 from numpy.typing import NDArray
 
 from weights_converter.errors import CheckpointError
+from weights_converter.files import File, inflation_limit
 from weights_converter.legacy import open_legacy
-from weights_converter.tensors import Tensor, array_of, elements_of
+from weights_converter.safetensors_file import open_safetensors
+from weights_converter.tar import open_tar
+from weights_converter.tensors import Contents, Tensor, make_array
 from weights_converter.zipped import open_zip
 
-NESTED_IN = ("state_dict", "model")
+NESTED_IN = ("state_dict", "model_state_dict", "model")
 PREFIX = "module."
+_OPENERS: dict[str, Callable[[File], Contents]] = {
+    "zip": open_zip,
+    "legacy": open_legacy,
+    "tar": open_tar,
+    "safetensors": open_safetensors,
+}
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, NDArray]:
-    """Read the state dict of a PyTorch checkpoint.
+class Checkpoint(Mapping[str, NDArray]):
+    """The arrays of a state dict by name, each made when it is asked for and then forgotten.
 
-    A state dict inside a dict, under `state_dict` or `model`, is found there; the prefix `module.`
-    of `torch.nn.DataParallel` is taken off where all names have it.
+    Arrays are read-only. Large ones are views of the file, which must not change while they live;
+    one at a time, they need no more memory than the largest of them. The file is closed when the
+    checkpoint is no longer referenced, and its arrays outlive it.
+
+    Indexing raises `CheckpointError` where a deflated record is damaged, a bool is neither 0 nor 1,
+    or the file is no longer of the size that it had.
+
+    Attributes:
+        format: "zip", "legacy", "tar" or "safetensors".
+        metadata: that of a safetensors file, else empty.
+        shapes: the arrays' shapes by name.
+        dtypes: the arrays' dtypes by name.
+    """
+
+    def __init__(self, path: Path, file: File, contents: Contents, tensors: dict[str, Tensor]):
+        self.format = contents.format
+        self.metadata = contents.metadata
+        self.shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        self.dtypes: dict[str, np.dtype] = {
+            name: tensor.storage.dtype for name, tensor in tensors.items()
+        }
+        self._path, self._file, self._contents, self._tensors = path, file, contents, tensors
+
+    def __getitem__(self, name: str) -> NDArray:
+        tensor = self._tensors[name]
+        record = self._contents.records[tensor.storage.key]
+        try:
+            return make_array(self._file, tensor, record, self._contents.byteorder)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self._path}: {error}") from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read the state dict of a PyTorch checkpoint, or the tensors of a safetensors file.
+
+    A state dict inside a dict, under `state_dict`, `model_state_dict` or `model`, is found there;
+    the prefix `module.` of `torch.nn.DataParallel` is taken off where all names have it.
 
     Args:
-        path: a file that `torch.save` wrote, in either of its formats.
+        path: a file that `torch.save` wrote, in any of its formats, or a safetensors file.
 
     Returns:
         The arrays by name, in the file's order and with its shapes and dtypes, in this machine's
-        byte order. Most are read-only views of the file, which must not change while they live.
+        byte order. None of them has been made, but all are known to lie in the file.
 
     Raises:
         FileNotFoundError: there is no such file.
         CheckpointError: the file is no such checkpoint, is damaged, or holds something else than
-            tensors. The message names the global, opcode or record at fault.
+            tensors. The message names the global, opcode, record or tensor at fault.
     """
     path = Path(path)
+    file = File(path)
     try:
-        return _read(_map(path))
+        contents = _OPENERS[format_of(file)](file)
+        tensors = _find_state_dict(contents.value)
+        _check_total(file, contents, tensors)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
+    return Checkpoint(path, file, contents, tensors)
 
 
-def _map(path: Path) -> memoryview:
-    with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            raise CheckpointError("the file is empty")
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+def format_of(file: File) -> str:
+    """The format of a checkpoint, by its first bytes.
+
+    Raises:
+        CheckpointError: they are those of no checkpoint.
+    """
+    start = file.read(0, 512)
+    if start[5:9] == b"\0\0\0{":  # the end of the header's length, and its start
+        return "safetensors"
+    if start[:4] == b"PK\3\4":
+        return "zip"
+    if start[257:262] == b"ustar":
+        return "tar"
+    if start[:1] == b"\x80":
+        return "legacy"
+    what = f"it starts with {start[:8]!r}" if start else "the file is empty"
+    raise CheckpointError(f"no checkpoint: {what}")
 
 
-def _read(data: memoryview) -> dict[str, NDArray]:
-    if data[:4] == b"PK\3\4":
-        contents = open_zip(data)
-    elif data[8:9] == b"{" and int.from_bytes(data[:8], "little") < len(data):
-        raise CheckpointError("already a safetensors file, which needs no conversion")
-    elif data[257:262] == b"ustar":
-        raise CheckpointError("a tar archive of PyTorch 0.1, which is not read")
-    elif data[:1] == b"\x80":
-        contents = open_legacy(data)
-    else:
-        raise CheckpointError(f"no PyTorch checkpoint: it starts with {bytes(data[:8])!r}")
-    records: dict[str, NDArray] = {}
-    arrays = {}
-    for name, tensor in _find_state_dict(contents.value).items():
-        storage = contents.storages[tensor.storage.key]
-        if storage.key not in records:
-            record = contents.record(storage)
-            records[storage.key] = elements_of(storage, record, contents.byteorder)
-        arrays[name] = array_of(tensor, records[storage.key])
-    return arrays
+def _check_total(file: File, contents: Contents, tensors: dict[str, Tensor]) -> None:
+    """Bound the memory and time that all arrays together can take, however they share records."""
+    total = 0
+    for tensor in tensors.values():
+        record = contents.records[tensor.storage.key]
+        part = tensor.extent * tensor.storage.dtype.itemsize
+        total += record.size if record.deflated else part
+    if total > inflation_limit(file):
+        raise CheckpointError(f"tensors of {total} bytes in a file of {file.size} bytes")
 
 
 def _find_state_dict(value: object) -> dict[str, Tensor]:
@@ -84,6 +142,8 @@ def _find_state_dict(value: object) -> dict[str, Tensor]:
                 f"entry {name!a:.200} is a {type(tensor).__name__}; a state dict holds only "
                 f"tensors by name, at the top or under {' or '.join(NESTED_IN)}"
             )
+        if not name.isprintable():
+            raise CheckpointError(f"entry {name!a:.200} has a name that cannot be printed")
     if all(name.startswith(PREFIX) for name in entries):
         return {name.removeprefix(PREFIX): tensor for name, tensor in entries.items()}
     return entries

@@ -1,8 +1,10 @@
-"""What a checkpoint's pickle says of its storages and tensors, checked before any array exists."""
+"""What a checkpoint says of its storages and tensors, and the arrays that are made of it."""
 
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import ml_dtypes
@@ -10,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weights_converter.errors import CheckpointError
+from weights_converter.files import File, Record
 
 MAX_AXES = 64  # as many as NumPy has
 MAX_ELEMENTS = 2**40
+_NATIVE = "<" if sys.byteorder == "little" else ">"
 
 STORAGE_DTYPES = {
     "DoubleStorage": np.dtype(np.float64),
@@ -65,16 +69,27 @@ class Tensor:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
+    @property
+    def extent(self) -> int:
+        """Elements of the storage from the tensor's first to its last."""
+        if 0 in self.shape:
+            return 0
+        return 1 + sum(
+            (size - 1) * step for size, step in zip(self.shape, self.strides, strict=True)
+        )
+
 
 class Contents(NamedTuple):
-    """A checkpoint whose pickle has been read and whose storages are still in the file."""
+    """A checkpoint whose structure has been read and whose storages are still in the file."""
 
+    format: str
+    """One of "zip", "legacy", "tar" and "safetensors"."""
     value: object
-    storages: dict[str, Storage]
-    record: Callable[[Storage], memoryview]
-    """The bytes of a whole storage."""
-    byteorder: str
+    records: dict[str, Record]
+    """The records of the storages by key, each of its storage's size."""
+    byteorder: str = "<"
     """Of the storages: "<" or ">"."""
+    metadata: Mapping[str, str] = MappingProxyType({})
 
 
 def describe_tensor(storage: object, offset: object, shape: object, strides: object) -> Tensor:
@@ -94,15 +109,14 @@ def describe_tensor(storage: object, offset: object, shape: object, strides: obj
         raise CheckpointError(f"{where} has {len(shape)} axes but {len(strides)} strides")
     if math.prod(max(size, 1) for size in shape) > MAX_ELEMENTS:
         raise CheckpointError(f"{where} has sizes whose product overflows")
-    elements = math.prod(shape)
-    reach = sum((size - 1) * step for size, step in zip(shape, strides, strict=True))
-    end = offset + reach + 1 if elements else offset
+    tensor = Tensor(storage, offset, shape, strides)
+    elements, end = math.prod(shape), offset + tensor.extent
     if end > storage.count or elements > storage.count:
         raise CheckpointError(
             f"{where} has {elements} elements and ends at {end}, outside the storage's "
             f"{storage.count} elements"
         )
-    return Tensor(storage, offset, shape, strides)
+    return tensor
 
 
 def _counts(values: object, what: str) -> tuple[int, ...]:
@@ -113,34 +127,40 @@ def _counts(values: object, what: str) -> tuple[int, ...]:
     return values
 
 
-def elements_of(storage: Storage, record: memoryview, byteorder: str) -> NDArray:
-    """A record's elements as unsigned integers in this machine's byte order.
+def make_array(file: File, tensor: Tensor, record: Record, byteorder: str) -> NDArray:
+    """The array of a tensor, read-only and in this machine's byte order.
 
     Args:
-        storage: the whole record.
-        record: its bytes.
-        byteorder: "<" or ">".
+        file: the checkpoint.
+        tensor: lies inside its storage.
+        record: that of its storage, and of its size.
+        byteorder: of the record, "<" or ">".
 
     Returns:
-        A vector, without a copy where the byte order is this machine's.
+        A view of the file where it is large, stored as it is and of this machine's byte order.
 
     Raises:
-        CheckpointError: a bool that is neither 0 nor 1.
+        CheckpointError: a damaged record, a bool that is neither 0 nor 1, or a file that has
+            changed.
     """
-    width = storage.dtype.itemsize
-    elements = np.frombuffer(record, dtype=f"{byteorder}u{width}").astype(f"=u{width}", copy=False)
-    if storage.dtype == np.bool_ and (elements > 1).any():
-        raise CheckpointError(f"storage {storage.key!a:.80} has bools that are not 0 or 1")
-    return elements
-
-
-def array_of(tensor: Tensor, elements: NDArray) -> NDArray:
-    """The array of a tensor: a view of `elements`, those of the whole record of its storage."""
     dtype = tensor.storage.dtype
-    return np.ndarray(
-        tensor.shape,
-        dtype=dtype,
-        buffer=elements,
-        offset=(tensor.storage.start + tensor.offset) * dtype.itemsize,
-        strides=tuple(step * dtype.itemsize for step in tensor.strides),
-    )
+    width = dtype.itemsize
+    swapped = width > 1 and byteorder != _NATIVE
+    start = (tensor.storage.start + tensor.offset) * width
+    length = tensor.extent * width
+    if record.deflated:
+        raw = file.inflate(record)[start : start + length]
+    elif swapped:
+        raw = file.copy(record.start + start, length)
+    else:
+        raw = file.view(record.start + start, length)
+    if swapped:
+        raw.view(f"u{width}").byteswap(inplace=True)
+    if dtype == np.bool_ and raw.max(initial=0) > 1:
+        raise CheckpointError(f"storage {tensor.storage.key!a:.80} has bools that are not 0 or 1")
+    # Along an axis that takes no step, a file may give any stride, and NumPy does not take any.
+    steps = zip(tensor.shape, tensor.strides, strict=True)
+    strides = tuple(step * width if size > 1 and length else 0 for size, step in steps)
+    array = np.ndarray(tensor.shape, dtype, raw, strides=strides)
+    array.flags.writeable = False
+    return array

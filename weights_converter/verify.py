@@ -10,7 +10,7 @@ import numpy as np
 from jax_excite.errors import WeightsError
 from jax_excite.models import ModelSpec, model_spec
 from jax_excite.weight_files import DIGEST, Tensor, data_digest, read, split
-from jax_excite.weights import abstract_network, check_fit
+from jax_excite.weights import check_fit
 from weights_converter.convert import fit
 from weights_converter.reader import read_checkpoint
 from weights_converter.recognise import count_classes
@@ -63,7 +63,7 @@ def verify(
 def _names_and_shapes(spec: ModelSpec, tensors: Mapping[str, Tensor], path: str) -> Check:
     classes = count_classes({name: tensor.shape for name, tensor in tensors.items()}, spec)
     try:
-        check_fit(abstract_network(spec, classes), tensors, path)
+        check_fit(spec.abstract(num_classes=classes), tensors, path)
     except WeightsError as error:
         return Check("names and shapes", False, str(error))
     return Check("names and shapes", True, f"{len(tensors)} tensors of {spec.name}")

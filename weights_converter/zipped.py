@@ -2,54 +2,71 @@
 
 from weights_converter.archive import Archive
 from weights_converter.errors import CheckpointError
+from weights_converter.files import File, Record
 from weights_converter.pickles import MAX_PICKLE_BYTES, load_pickle
 from weights_converter.tensors import Contents, Storage
 
 _BYTE_ORDERS = {b"little": "<", b"big": ">"}
 
 
-def open_zip(data: memoryview) -> Contents:
+def open_zip(file: File) -> Contents:
     """Read the pickle of a zip archive, and check every storage it mentions against its record.
 
     Args:
-        data: the whole file.
+        file: the whole file.
 
     Raises:
         CheckpointError: see `weights_converter.reader.read_checkpoint`.
     """
-    archive = Archive(data)
-    pickles = [name for name in archive.members if name.endswith(".pkl")]
+    archive = Archive(file)
+    pickles = pickles_of(archive)
     if len(pickles) != 1 or pickles[0].rpartition("/")[2] != "data.pkl":
         raise CheckpointError(
             f"one record data.pkl and no other pickle is wanted, not {str(pickles)!a:.200}"
         )
     prefix = pickles[0].removesuffix("data.pkl")
-    if archive.size(pickles[0]) > MAX_PICKLE_BYTES:
-        raise CheckpointError(f"record {pickles[0]!a:.200} is larger than {MAX_PICKLE_BYTES} bytes")
-    encoded = archive.read(pickles[0])
+    encoded = read_pickle(archive, pickles[0])
     pickle = load_pickle(encoded)
     if pickle.length != len(encoded):
         raise CheckpointError(f"record {pickles[0]!a:.200} goes on after the pickle's STOP")
-    for storage in pickle.storages.values():
-        name = f"{prefix}data/{storage.key}"
-        if archive.size(name) != storage.nbytes:
-            raise CheckpointError(
-                f"record {name!a:.200} has {archive.size(name)} bytes, "
-                f"but its storage needs {storage.nbytes}"
-            )
+    records = {
+        key: _find_record(archive, f"{prefix}data/{key}", storage)
+        for key, storage in pickle.storages.items()
+    }
+    return Contents("zip", pickle.value, records, _byteorder(archive, prefix))
 
-    def record(storage: Storage) -> memoryview:
-        return archive.read(f"{prefix}data/{storage.key}")
 
-    return Contents(pickle.value, pickle.storages, record, _byteorder(archive, prefix))
+def pickles_of(archive: Archive) -> list[str]:
+    """The names of an archive's pickles."""
+    return [name for name in archive.records if name.endswith(".pkl")]
+
+
+def read_pickle(archive: Archive, name: str) -> bytes:
+    """The bytes of one of an archive's pickles.
+
+    Raises:
+        CheckpointError: they are too many, or damaged.
+    """
+    if archive.find(name).size > MAX_PICKLE_BYTES:
+        raise CheckpointError(f"record {name!a:.200} is larger than {MAX_PICKLE_BYTES} bytes")
+    return archive.read(name)
+
+
+def _find_record(archive: Archive, name: str, storage: Storage) -> Record:
+    record = archive.find(name)
+    if record.size != storage.nbytes:
+        raise CheckpointError(
+            f"record {name!a:.200} has {record.size} bytes, but its storage needs {storage.nbytes}"
+        )
+    return record
 
 
 def _byteorder(archive: Archive, prefix: str) -> str:
     name = f"{prefix}byteorder"
-    if name not in archive.members:
+    if name not in archive.records:
         return "<"  # before PyTorch 2.1
-    record = archive.read(name)
-    for word, order in _BYTE_ORDERS.items():
-        if record == word:
-            return order
+    if archive.find(name).size <= max(map(len, _BYTE_ORDERS)):
+        record = archive.read(name)
+        if record in _BYTE_ORDERS:
+            return _BYTE_ORDERS[record]
     raise CheckpointError(f"record {name!a:.200} says neither little nor big")

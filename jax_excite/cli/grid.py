@@ -17,11 +17,12 @@ from jax_excite.cli.console import announce, errors_in_one_line, with_progress
 from jax_excite.cli.manifest import appear_together, describe_file, describe_run, save_arrays
 from jax_excite.errors import ExciteError
 from jax_excite.gating import GATES, Gating
-from jax_excite.imagenet import CLASS_NAMES, class_index
+from jax_excite.imagenet import class_index
 from jax_excite.images import load_images
 from jax_excite.models import Classifier, model_spec
+from jax_excite.pretrained import PRETRAINED, find_weights
 from jax_excite.pullback import pullback_grid
-from jax_excite.weights import load, pretrained_path
+from jax_excite.weights import load
 
 
 class What(enum.StrEnum):
@@ -52,7 +53,10 @@ def grid(
     out: Annotated[Path, typer.Option(help="PNG file; the arrays go beside it, as .npz.")],
     model: Annotated[str, typer.Option(help="A name that `models` lists.")] = "efficientnet_lite0",
     weights: Annotated[
-        Path | None, typer.Option(help="A .pth or .safetensors file; else the pretrained ones.")
+        str | None,
+        typer.Option(
+            help="A .pth or .safetensors file, or IMAGENET1K_V2; else the first published."
+        ),
     ] = None,
     what: Annotated[What, typer.Option(help="Gradient ascent, or the pullback itself.")] = (
         What.ASCENT
@@ -85,17 +89,20 @@ def grid(
 
         _check_out(out, images)
         spec = model_spec(model)
-        indices = [class_index(name.strip()) for name in classes.split(",")]
         gating, ascent = _recipe(
             recipe, spec.temperature, temperature, pool_temperature=pool_temperature, gate=gate
         )
         ascent |= _ascent(what, steps=steps, step_size=step_size, radius=radius)
         if batch_size is not None and batch_size < 1:
             raise ExciteError(f"--batch-size is {batch_size}: give a number of at least 1")
-        photographs = load_images(images, spec.preprocessing.size)
+        announce(f"Loading {model}")
+        path = find_weights(spec, weights or PRETRAINED)
+        network = load(model, weights=path)
+        names = network.class_names
+        indices = [class_index(name.strip(), names) for name in classes.split(",")]
+        size, resize = network.preprocessing.size, network.preprocessing.resize
+        photographs = load_images(images, size, resize=resize)
         with appear_together(out, out.with_suffix(".npz")) as (picture, archive):
-            announce(f"Loading {model}")
-            network = load(model, weights=weights or "pretrained")
             manifest = {
                 "what": what,
                 "recipe": recipe,
@@ -103,9 +110,9 @@ def grid(
                 "ascent": ascent if what is What.ASCENT else None,
                 "skip": skip or [],
                 "model": model,
-                "weights": describe_file(weights or pretrained_path(spec)),
+                "weights": describe_file(path),
                 "images": [describe_file(path) for path in images],
-                "classes": [{"index": index, "name": CLASS_NAMES[index]} for index in indices],
+                "classes": [{"index": index, "name": names[index]} for index in indices],
                 **describe_run(),
             }
             options = {"gating": gating, "skip": skip or (), "batch_size": batch_size}
@@ -113,7 +120,7 @@ def grid(
                 arrays = _climb(network, photographs, indices, **ascent, **options)
             else:
                 arrays = _pull_back(network, photographs, indices, **options)
-            titles = ["original", *(CLASS_NAMES[index] for index in indices)]
+            titles = ["original", *(names[index] for index in indices)]
             _draw(viz, picture, arrays, [path.stem for path in images], titles)
             save_arrays(archive, arrays, manifest)
         typer.echo(f"{out}\n{out.with_suffix('.npz')}")

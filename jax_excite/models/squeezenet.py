@@ -3,6 +3,8 @@
 Attribute names are torchvision's, so that weights map by name.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -21,8 +23,24 @@ FIRES = (
     (64, 256),
 )
 
-# Channels and kernel size of the stem, and the fire modules that have a max-pool before them.
-VERSIONS = {"1_0": (96, 7, (0, 3, 7)), "1_1": (64, 3, (0, 2, 4))}
+
+@dataclasses.dataclass(frozen=True)
+class SqueezeNetConfig:
+    """A member of the family.
+
+    Attributes:
+        stem: channels of the first convolution.
+        kernel: its size.
+        pooled: the fire modules, counted from 0, that have a max-pool before them.
+    """
+
+    stem: int
+    kernel: int
+    pooled: tuple[int, int, int]
+
+    def build(self, *, num_classes: int = 1000, rngs: nnx.Rngs) -> "SqueezeNet":
+        """The network with random weights."""
+        return SqueezeNet(self, num_classes=num_classes, rngs=rngs)
 
 
 class Fire(nnx.Module):
@@ -43,12 +61,12 @@ class Fire(nnx.Module):
 class SqueezeNet(nnx.Module):
     """Fire modules between ceil-mode max-pools; the logits are means of a 1x1 convolution."""
 
-    def __init__(self, version: str, *, num_classes: int, rngs: nnx.Rngs):
-        stem, size, pooled = VERSIONS[version]
-        features: list[Block] = [conv(3, stem, size, stride=2, bias=True, rngs=rngs), jax.nn.relu]
-        inputs = stem
+    def __init__(self, config: SqueezeNetConfig, *, num_classes: int, rngs: nnx.Rngs):
+        stem = conv(3, config.stem, config.kernel, stride=2, bias=True, rngs=rngs)
+        features: list[Block] = [stem, jax.nn.relu]
+        inputs = config.stem
         for i, (squeeze, expand) in enumerate(FIRES):
-            if i in pooled:
+            if i in config.pooled:
                 features.append(MaxPool(3, 2, ceil_mode=True))
             features.append(Fire(inputs, squeeze, expand, rngs=rngs))
             inputs = 2 * expand
@@ -61,6 +79,7 @@ class SqueezeNet(nnx.Module):
         return run("classifier", self.classifier, run("features", self.features, x))
 
 
-def squeezenet1_0(*, num_classes: int = 1000, rngs: nnx.Rngs) -> SqueezeNet:
-    """SqueezeNet 1.0, torchvision's `squeezenet1_0`."""
-    return SqueezeNet("1_0", num_classes=num_classes, rngs=rngs)
+SQUEEZENETS = {
+    "squeezenet1_0": SqueezeNetConfig(stem=96, kernel=7, pooled=(0, 3, 7)),
+    "squeezenet1_1": SqueezeNetConfig(stem=64, kernel=3, pooled=(0, 2, 4)),
+}

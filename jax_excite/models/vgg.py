@@ -4,6 +4,8 @@ Attribute names are torchvision's, so that weights map by name. The first matrix
 its rows in the order height, width, channel, where torchvision's takes channel, height, width.
 """
 
+import dataclasses
+
 import jax
 from flax import nnx
 
@@ -17,22 +19,37 @@ from jax_excite.models.blocks import (
     scoped,
 )
 
-# The number of 3x3 convolutions in each of the five stages, by depth.
-DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 WIDTHS = (64, 128, 256, 512, 512)
 HEAD = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class VGGConfig:
+    """A member of the family.
+
+    Attributes:
+        depths: 3x3 convolutions in each of the five stages.
+        norm: is each of them followed by BatchNorm.
+    """
+
+    depths: tuple[int, int, int, int, int]
+    norm: bool = False
+
+    def build(self, *, num_classes: int = 1000, rngs: nnx.Rngs) -> "VGG":
+        """The network with random weights."""
+        return VGG(self, num_classes=num_classes, rngs=rngs)
 
 
 class VGG(nnx.Module):
     """Five stages of 3x3 convolutions, each ended by a max-pool, and a head of three matrices."""
 
-    def __init__(self, depth: int, *, norm: bool, num_classes: int, rngs: nnx.Rngs):
+    def __init__(self, config: VGGConfig, *, num_classes: int, rngs: nnx.Rngs):
         self.features = nnx.List()
         inputs = 3
-        for repeats, width in zip(DEPTHS[depth], WIDTHS, strict=True):
+        for repeats, width in zip(config.depths, WIDTHS, strict=True):
             for _ in range(repeats):
                 self.features.append(conv(inputs, width, 3, padding=1, bias=True, rngs=rngs))
-                if norm:
+                if config.norm:
                     self.features.append(batch_norm(width, rngs=rngs))
                 self.features.append(jax.nn.relu)
                 inputs = width
@@ -57,6 +74,13 @@ class VGG(nnx.Module):
         return run("classifier", self.classifier, x)
 
 
-def vgg11_bn(*, num_classes: int = 1000, rngs: nnx.Rngs) -> VGG:
-    """VGG11 with BatchNorm, torchvision's `vgg11_bn`."""
-    return VGG(11, norm=True, num_classes=num_classes, rngs=rngs)
+VGGS = {
+    "vgg11": VGGConfig((1, 1, 2, 2, 2)),
+    "vgg11_bn": VGGConfig((1, 1, 2, 2, 2), norm=True),
+    "vgg13": VGGConfig((2, 2, 2, 2, 2)),
+    "vgg13_bn": VGGConfig((2, 2, 2, 2, 2), norm=True),
+    "vgg16": VGGConfig((2, 2, 3, 3, 3)),
+    "vgg16_bn": VGGConfig((2, 2, 3, 3, 3), norm=True),
+    "vgg19": VGGConfig((2, 2, 4, 4, 4)),
+    "vgg19_bn": VGGConfig((2, 2, 4, 4, 4), norm=True),
+}

@@ -10,12 +10,12 @@ import torch
 
 from jax_excite import WeightsError, load
 from jax_excite.imagenet import CLASS_NAMES
-from jax_excite.models import MODELS
-from jax_excite.weights import read
+from jax_excite.weight_files import read
 from tests import torch_reference as reference
 from weights_converter import convert_file
 
-FILES = [(name, True) for name in MODELS] + [("densenet121", False), ("squeezenet1_0", False)]
+FAMILIES = ["resnet50", "vgg11_bn", "densenet121", "squeezenet1_0", "efficientnet_lite0"]
+FILES = [(name, True) for name in FAMILIES] + [("densenet121", False), ("squeezenet1_0", False)]
 
 
 @pytest.mark.parametrize(("name", "zipped"), FILES)
@@ -24,7 +24,7 @@ def test_load_from_a_checkpoint_and_from_its_conversion(name, zipped, tmp_path):
     checkpoint, converted = tmp_path / "weights.bin", tmp_path / "weights.safetensors"
     torch.save(module.net.state_dict(), checkpoint, _use_new_zipfile_serialization=zipped)
     wanted = jax.tree.leaves(reference.to_jax(name, module))
-    convert_file(checkpoint, name, converted)
+    convert_file(checkpoint, converted, model=name)
     for path in (checkpoint, converted):
         model = load(name, weights=path)
         assert jax.tree.structure(model) == jax.tree.structure(load(name, weights=None))
@@ -46,6 +46,6 @@ def test_checkpoint_of_another_model_is_refused(tmp_path):
         WeightsError, match=r"squeezenet.pth does not fit resnet50: \d+ missing.*\d+ unexpected"
     ):
         load("resnet50", weights=tmp_path / "squeezenet.pth")
-    convert_file(tmp_path / "squeezenet.pth", "squeezenet1_0", tmp_path / "s.safetensors")
+    convert_file(tmp_path / "squeezenet.pth", tmp_path / "s.safetensors")
     with pytest.raises(WeightsError, match="weights of 'squeezenet1_0', not of resnet50"):
         load("resnet50", weights=tmp_path / "s.safetensors")

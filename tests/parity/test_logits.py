@@ -26,7 +26,7 @@ def logits(classifier, x):
     return classifier(x)
 
 
-@pytest.fixture(params=MODELS, scope="module")
+@pytest.fixture(params=BLOCKS, scope="module")
 def original(request):
     return request.param, reference.reference(request.param, seed=1)
 

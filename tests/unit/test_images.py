@@ -49,6 +49,21 @@ def test_square_is_not_cropped_and_the_rest_is():
     assert load_image(wide, 56).min() == 1  # the short side becomes 64, the crop takes 4 off it
 
 
+def test_the_short_side_before_the_crop():
+    wide = np.zeros((60, 120, 3), np.uint8)
+    wide[5:-5, 35:-35] = 255
+    assert load_image(wide, 50, resize=60).min() == 1  # the crop takes 5 off the short side
+    assert load_image(wide, 50).min() == -1  # 57 before the crop, which takes less off
+    np.testing.assert_array_equal(load_image(wide, 56), load_image(wide, 56, resize=64))
+    np.testing.assert_array_equal(
+        load_images([wide], 50, resize=60)[0], load_image(wide, 50, resize=60)
+    )
+    square = noise(60, 60)
+    np.testing.assert_array_equal(load_image(square, 50, resize=60), load_image(square, 50))
+    with pytest.raises(ImageError, match="resize is 49: give at least as many pixels as size, 50"):
+        load_image(wide, 50, resize=49)
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
 def test_other_modes_become_rgb(tmp_path, mode):
     image = Image.fromarray(noise(6, 6)).convert(mode)

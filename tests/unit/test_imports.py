@@ -20,7 +20,13 @@ LAYERS = [
     {"viz"},
     {"cli"},
 ]
-MODELS = {"models", "weights"}  # know nothing of pullbacks, and pullbacks nothing of them
+MODELS = {
+    "models",
+    "weights",
+    "weight_files",
+    "pretrained",
+    "downloads",
+}  # know nothing of pullbacks, and pullbacks nothing of them
 
 
 def imports(path):

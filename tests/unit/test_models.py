@@ -1,21 +1,48 @@
+"""What every network by name must be; what costs a compilation is shown on one of each family."""
+
+import functools
+import importlib.util
+import math
+import re
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from flax import nnx
 
 from jax_excite.errors import ImageError, WeightsError
+from jax_excite.imagenet import CLASS_NAMES
 from jax_excite.models import MODELS, Classifier, model_spec
 from jax_excite.models.blocks import MaxPool, adaptive_avg_pool, halve
 from jax_excite.weights import load, named_leaves
+from tests.torch_reference import EfficientNet, original, torchvision
+from weights_converter.convert import find_rule
+from weights_converter.names import IGNORED, TABLES
 
-EVERY_MODEL = pytest.mark.parametrize("name", MODELS)
 SMALL = "squeezenet1_0"
+MEMBERS = [SMALL, "resnet50", "vgg11_bn", "densenet121", "efficientnet_lite0"]
+TORCHVISIONS = [name for name, spec in MODELS.items() if spec.family != "efficientnet_lite"]
+PACKAGED = [name for name, spec in MODELS.items() if spec.published[0].package]
+EVERY_MODEL = pytest.mark.parametrize("name", MODELS)
+EACH_FAMILY = pytest.mark.parametrize("name", MEMBERS)
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@functools.cache
+def abstract(name):
+    return MODELS[name].abstract()
+
+
+@functools.cache
+def random_classifier(name):
+    return load(name, weights=None)
+
+
+@pytest.fixture(scope="module", params=MEMBERS)
 def classifier(request):
-    return load(request.param, weights=None)
+    return random_classifier(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +53,159 @@ def x():
 @jax.jit
 def logits(classifier, x):
     return classifier(x)
+
+
+def original_shapes(name, num_classes=1000):
+    """The original's parameters and buffers, and how many numbers the parameters are."""
+    with torch.device("meta"):
+        net = original(name, num_classes)
+    shapes = {
+        name: tuple(tensor.shape)
+        for name, tensor in net.state_dict().items()
+        if not re.fullmatch(IGNORED, name)
+    }
+    return shapes, sum(parameter.numel() for parameter in net.parameters())
+
+
+def shapes_by_table(name, net):
+    """What our weights are called and shaped in a checkpoint, by the family's table."""
+    found = {}
+    for target, leaf in named_leaves(net).items():
+        rule, source = find_rule(target, leaf.ndim, TABLES[MODELS[name].family].rules)
+        found[source] = tuple(leaf.shape[rule.order.index(axis)] for axis in range(leaf.ndim))
+    return found
+
+
+# Every model
+
+
+@EVERY_MODEL
+def test_weights_are_named_and_shaped_as_the_originals(name):
+    table = TABLES[MODELS[name].family]
+    wanted, parameters = original_shapes(name)
+    for pattern, replacement in table.renames:
+        wanted = {re.sub(pattern, replacement, key): shape for key, shape in wanted.items()}
+    assert shapes_by_table(name, abstract(name)) == wanted
+    trained = jax.tree.leaves(nnx.state(abstract(name), nnx.Param))
+    assert sum(math.prod(leaf.shape) for leaf in trained) == parameters
+
+
+@EVERY_MODEL
+def test_another_number_of_classes_changes_the_head_alone(name):
+    thousand, seven = (named_leaves(MODELS[name].abstract(num_classes=n)) for n in (1000, 7))
+    head = MODELS[name].head
+    assert thousand[f"{head}.bias"].shape == (1000,)
+    assert seven[f"{head}.bias"].shape == (7,)
+    changed = {key for key, leaf in seven.items() if leaf.shape != thousand[key].shape}
+    assert changed == {f"{head}.kernel", f"{head}.bias"}
+    assert seven[f"{head}.kernel"].shape == (*thousand[f"{head}.kernel"].shape[:-1], 7)
+
+
+@EVERY_MODEL
+def test_takes_every_size_from_the_smallest(name):
+    preprocessing = model_spec(name).preprocessing
+    smallest = preprocessing.min_size
+    classifier = Classifier(abstract(name), preprocessing)
+
+    def shape(*size):
+        x = jax.ShapeDtypeStruct((*size, 3), np.float32)
+        return jax.eval_shape(lambda classifier, x: classifier(x), classifier, x).shape
+
+    assert shape(smallest, smallest + 3) == (1000,)
+    if smallest > 1:
+        with pytest.raises(ImageError, match=f"takes images of {smallest} x {smallest} pixels"):
+            shape(smallest + 3, smallest - 1)
+
+
+@EVERY_MODEL
+def test_two_of_a_kind_are_one_compilation(name):
+    first, second = jax.tree.structure(abstract(name)), jax.tree.structure(MODELS[name].abstract())
+    assert first == second
+    assert hash(first) == hash(second)
+
+
+def test_no_two_models_are_the_same():
+    assert len({jax.tree.structure(abstract(name)) for name in MODELS}) == len(MODELS) == 27
+    files = [published.file for spec in MODELS.values() for published in spec.published]
+    assert len(set(files)) == len(files) == 34
+
+
+def test_an_unknown_model():
+    with pytest.raises(WeightsError, match=r"'resnet51': there are resnet18, resnet34, resnet50"):
+        model_spec("resnet51")
+
+
+# Published weights
+
+
+def test_every_member_of_torchvisions_families_is_there():
+    names = torchvision.models.list_models(module=torchvision.models)
+    families = r"(wide_)?resne[x]?t.*|vgg.*|densenet.*|squeezenet.*"
+    assert {name for name in names if re.fullmatch(families, name)} == set(TORCHVISIONS)
+
+
+@pytest.mark.parametrize("name", TORCHVISIONS)
+def test_published_weights_are_torchvisions(name):
+    wanted = {
+        weights.name: weights
+        for weights in torchvision.models.get_model_weights(name)
+        if weights.name != "IMAGENET1K_FEATURES"  # VGG16 without a head
+    }
+    assert [published.name for published in MODELS[name].published] == list(wanted)
+    for published in MODELS[name].published:
+        weights = wanted[published.name]
+        assert published.url == weights.url
+        assert published.package == ""
+        assert re.fullmatch(r"[0-9a-f]{8}", published.sha256_prefix)
+        assert published.file == f"{name}-{published.sha256_prefix}.pth"
+        ours, theirs = published.preprocessing, weights.transforms()
+        assert list(ours.mean) == theirs.mean
+        assert list(ours.std) == theirs.std
+        assert [ours.resize] == theirs.resize_size
+        assert [ours.size] == theirs.crop_size
+        assert theirs.interpolation == torchvision.transforms.InterpolationMode.BILINEAR
+        assert (ours.min_size, ours.min_size) == weights.meta["min_size"]
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_packaged_weights(name):
+    (published,) = MODELS[name].published
+    assert published.url == ""
+    size = published.preprocessing.size
+    assert size == EfficientNet.get_image_size(name.replace("_", "-"))
+    assert published.preprocessing.resize == size + 32
+    package = importlib.util.find_spec(published.package)
+    if package is None:
+        pytest.skip(f"the package {published.package} is not installed")
+    assert package.origin is not None
+    assert (Path(package.origin).parent / "models" / published.file).is_file()
+
+
+def test_pretrained_means_the_first_weights():
+    spec = MODELS["resnet50"]
+    assert [published.name for published in spec.published] == ["IMAGENET1K_V1", "IMAGENET1K_V2"]
+    assert spec.preprocessing == spec.published[0].preprocessing
+    assert (spec.preprocessing.resize, spec.published[1].preprocessing.resize) == (256, 232)
+
+
+def test_temperatures():
+    found = {}
+    for spec in MODELS.values():
+        found.setdefault(spec.family, set()).add(spec.temperature)
+    paper = {"resnet": {0.3}, "vgg": {0.3}, "densenet": {0.3}}
+    assert found == paper | {"squeezenet": {60.0}, "efficientnet_lite": {1.0}}
+
+
+def test_normalisation():
+    x = jnp.asarray([[[-1.0, 0.0, 1.0]]])
+    efficientnet = MODELS["efficientnet_lite0"].preprocessing.normalise(x)
+    np.testing.assert_allclose(efficientnet, [[[-127 / 128, 0.5 / 128, 1.0]]], rtol=1e-6)
+    resnet = MODELS["resnet50"].preprocessing.normalise(x)
+    wanted = [[[-0.485 / 0.229, (0.5 - 0.456) / 0.224, (1 - 0.406) / 0.225]]]
+    np.testing.assert_allclose(resnet, wanted, rtol=1e-6)
+
+
+# One of each family
 
 
 def test_a_batch_equals_its_images(classifier, x):
@@ -42,36 +222,26 @@ def test_images_matter(classifier, x):
     assert not np.allclose(first, second, rtol=1e-3)
 
 
-@EVERY_MODEL
-def test_takes_every_size_from_the_smallest(name):
-    smallest = model_spec(name).preprocessing.min_size
-    classifier = load(name, weights=None)
-    shape = jax.eval_shape(classifier, jnp.zeros((smallest, smallest + 3, 3)))
-    assert shape.shape == (1000,)
-    if smallest > 1:
-        with pytest.raises(ImageError, match=f"takes images of {smallest} x {smallest} pixels"):
-            jax.eval_shape(classifier, jnp.zeros((smallest + 3, smallest - 1, 3)))
-
-
-@EVERY_MODEL
+@EACH_FAMILY
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
 def test_the_dtype_is_kept(name, dtype, x64, strict_promotion):
-    classifier = load(name, weights=None, dtype=dtype)
-    found = jax.eval_shape(classifier, jax.ShapeDtypeStruct((64, 64, 3), dtype))
-    assert found.dtype == dtype
+    weights = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), abstract(name))
+    classifier = Classifier(weights, MODELS[name].preprocessing)
+    image = jax.ShapeDtypeStruct((64, 64, 3), dtype)
+    assert jax.eval_shape(lambda classifier, x: classifier(x), classifier, image).dtype == dtype
 
 
 def test_bfloat16_is_near_float32(x):
-    wide = logits(load(SMALL, weights=None), x)
+    wide = logits(random_classifier(SMALL), x)
     narrow = logits(load(SMALL, weights=None, dtype="bfloat16"), jnp.asarray(x, "bfloat16"))
     assert narrow.dtype == "bfloat16"
     error = np.linalg.norm(narrow.astype("float32") - wide) / np.linalg.norm(wide)
     assert error < 0.05
 
 
-@EVERY_MODEL
+@EACH_FAMILY
 def test_two_loads_are_one_compilation(name):
-    first, second = load(name, weights=None, seed=1), load(name, weights=None, seed=2)
+    first, second = random_classifier(name), load(name, weights=None, seed=2)
     assert jax.tree.structure(first) == jax.tree.structure(second)
     assert hash(jax.tree.structure(first)) == hash(jax.tree.structure(second))
     assert all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(first))
@@ -79,27 +249,17 @@ def test_two_loads_are_one_compilation(name):
 
 def test_builders_agree_with_load():
     spec = MODELS[SMALL]
-    built = jax.eval_shape(lambda: Classifier(spec.build(rngs=nnx.Rngs(0)), spec.preprocessing))
-    assert jax.tree.structure(built) == jax.tree.structure(load(SMALL, weights=None))
-
-
-@EVERY_MODEL
-def test_the_number_of_classes(name):
-    net = jax.eval_shape(lambda: MODELS[name].build(num_classes=7, rngs=nnx.Rngs(0)))
-    logits = jax.eval_shape(lambda net, x: net(x), net, jnp.zeros((64, 64, 3)))
-    assert logits.shape == (7,)
-
-
-def test_names_are_torchvisions():
-    names = named_leaves(load("resnet50", weights=None).net)
-    assert {"conv1.kernel", "layer1.0.bn3.scale", "layer4.2.conv2.kernel", "fc.bias"} <= set(names)
-    assert "layer2.0.downsample.1.var" in names
+    built = Classifier(spec.build(rngs=nnx.Rngs(0)), spec.preprocessing, CLASS_NAMES)
+    assert jax.tree.structure(built) == jax.tree.structure(random_classifier(SMALL))
+    kernels = [leaf for name, leaf in named_leaves(built).items() if name.endswith("kernel")]
+    spread = {float(np.std(kernel)) for kernel in kernels}
+    assert len(spread) == len(kernels)  # each is drawn anew
+    assert min(spread) > 0
 
 
 def test_scopes_carry_module_paths():
     def scopes(name):
-        net = load(name, weights=None).net
-        eqns = jax.make_jaxpr(net)(jnp.zeros((64, 64, 3))).eqns
+        eqns = jax.make_jaxpr(random_classifier(name).net)(jnp.zeros((64, 64, 3))).eqns
         return {str(eqn.source_info.name_stack) for eqn in eqns}
 
     assert {"relu", "maxpool", "layer1.0", "layer4.2", "fc"} <= scopes("resnet50")
@@ -108,15 +268,6 @@ def test_scopes_carry_module_paths():
     )
     assert {"stem", "blocks.4", "head"} <= scopes("efficientnet_lite0")
     assert {"features.3", "classifier.4"} <= scopes("vgg11_bn")
-
-
-def test_preprocessing():
-    x = jnp.asarray([[[-1.0, 0.0, 1.0]]])
-    efficientnet = MODELS["efficientnet_lite0"].preprocessing.normalise(x)
-    np.testing.assert_allclose(efficientnet, [[[-127 / 128, 0.5 / 128, 1.0]]], rtol=1e-6)
-    torchvision = MODELS["resnet50"].preprocessing.normalise(x)
-    wanted = [[[-0.485 / 0.229, (0.5 - 0.456) / 0.224, (1 - 0.406) / 0.225]]]
-    np.testing.assert_allclose(torchvision, wanted, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -129,12 +280,10 @@ def test_preprocessing():
 )
 def test_refuses_what_are_no_images(x, message):
     with pytest.raises(ImageError, match=message):
-        load(SMALL, weights=None)(x)
+        random_classifier(SMALL)(x)
 
 
-def test_an_unknown_model():
-    with pytest.raises(WeightsError, match=r"'resnet51': there are resnet50, vgg11_bn, densenet12"):
-        model_spec("resnet51")
+# Blocks
 
 
 def test_max_pool_in_ceil_mode():

@@ -1,7 +1,9 @@
 """Checkpoints built byte by byte, for those that PyTorch no longer writes or never would."""
 
 import io
+import json
 import struct
+import tarfile
 import zipfile
 
 SIX_FLOATS = struct.pack("<6f", *range(6))
@@ -76,6 +78,58 @@ def legacy(
     head = pickled(integer(0x1950A86A20F9469CFC6C)) + pickled(integer(1001))
     system = pickled(b"}" + text("little_endian") + b"\x88s")
     return head + system + pickle + pickled(b"](" + b"".join(map(text, keys)) + b"e") + data
+
+
+TAR_STORAGES = (
+    pickled(integer(1))
+    + pickled(group(integer(7), text("cpu"), named("torch", "FloatStorage")))
+    + struct.pack("<q", 6)
+    + SIX_FLOATS
+    + pickled(b"]" + group(integer(8), integer(7), integer(1), integer(4)) + b"a")
+)
+
+
+def tar_tensor(
+    key: int,
+    of: int,
+    shape: tuple[int, ...] = (6,),
+    strides: tuple[int, ...] = (1,),
+    offset: int = 0,
+    axes: int | None = None,
+) -> bytes:
+    head = pickled(group(integer(key), integer(of), named("torch", "FloatTensor")))
+    head += struct.pack("<2i", len(shape) if axes is None else axes, 0)
+    return head + struct.pack(f"<{2 * len(shape) + 1}q", *shape, *strides, offset)
+
+
+TAR_TENSORS = pickled(integer(2)) + tar_tensor(1, 7) + tar_tensor(2, 8, (2,), (3,))
+TAR_PICKLE = pickled(b"}(" + text("w") + text("1") + b"Q" + text("v") + text("2") + b"Q" + b"u")
+TAR_MEMBERS = {
+    "sys_info": pickled(b"}"),
+    "pickle": TAR_PICKLE,
+    "tensors": TAR_TENSORS,
+    "storages": TAR_STORAGES,
+}
+
+
+def tar(*, mtime: float = 1.5, **changes: bytes) -> bytes:
+    """A checkpoint as PyTorch 0.1 wrote it: `w` of 0 to 5, and `v` of 1 and 4 as a view."""
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w:", format=tarfile.PAX_FORMAT) as file:
+        for name, data in (TAR_MEMBERS | changes).items():
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime = len(data), mtime  # a fraction has a header of its own
+            file.addfile(info, io.BytesIO(data))
+    return target.getvalue()
+
+
+def entry(begin: int, end: int, shape: tuple = (6,), dtype: str = "F32") -> dict:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+def safetensors(header: dict | bytes, data: bytes = SIX_FLOATS) -> bytes:
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(raw)) + raw + data
 
 
 def patched(data: bytes, *, directory: dict[int, bytes], local: dict[int, bytes]) -> bytes:

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.unit.weights_converter import hostile_formats
 from tests.unit.weights_converter.crafted import (
     SIX_FLOATS,
     archive,
@@ -36,6 +37,7 @@ def corpus(sentinel: Path) -> Iterator[tuple[str, bytes, str]]:
     yield from _archives()
     yield from _streams()
     yield from _strangers()
+    yield from hostile_formats.corpus(f"touch {sentinel}")
 
 
 def _programs(command: str) -> Iterator[tuple[str, bytes, str]]:
@@ -265,12 +267,5 @@ def _streams() -> Iterator[tuple[str, bytes, str]]:
 
 def _strangers() -> Iterator[tuple[str, bytes, str]]:
     yield "empty file", b"", "empty"
-    yield "html", b"<html>404</html>", "no PyTorch checkpoint"
-    yield "tar", bytes(257) + b"ustar" + bytes(250), "tar archive"
-    header = b'{"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'
-    yield (
-        "safetensors",
-        struct.pack("<Q", len(header)) + header + b"\0",
-        "already a safetensors file",
-    )
-    yield "zip of nothing", b"PK\5\6" + bytes(18), "no PyTorch checkpoint"
+    yield "html", b"<html>404</html>", "no checkpoint"
+    yield "zip of nothing", b"PK\5\6" + bytes(18), "no checkpoint"

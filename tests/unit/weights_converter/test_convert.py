@@ -8,19 +8,24 @@ import pytest
 
 from jax_excite.errors import WeightsError
 from jax_excite.models import MODELS, model_spec
-from jax_excite.weights import abstract_network, fill, named_leaves
-from weights_converter import convert_tensors
-from weights_converter.convert import find_rule
+from jax_excite.weights import fill, named_leaves
+from weights_converter.convert import find_rule, fit
 from weights_converter.names import TABLES
 
 SMALL = "squeezenet1_0"
+
+
+def convert_tensors(source, name):
+    return {
+        key: np.asarray(tensor) for key, tensor in fit(source, model_spec(name)).tensors.items()
+    }
 
 
 def state_dict(name, seed=0):
     """What PyTorch would call and lay out random weights, by rules written out independently."""
     rng = np.random.default_rng(seed)
     found = {}
-    for ours, leaf in named_leaves(abstract_network(model_spec(name))).items():
+    for ours, leaf in named_leaves(model_spec(name).abstract()).items():
         module, _, kind = ours.rpartition(".")
         shape = leaf.shape
         if kind == "kernel":
@@ -35,10 +40,10 @@ def state_dict(name, seed=0):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_each_weight_matches_one_rule_and_has_one_source(name):
-    leaves = named_leaves(abstract_network(model_spec(name)))
-    sources = [
-        find_rule(target, leaf.ndim, TABLES[name].rules)[1] for target, leaf in leaves.items()
-    ]
+    spec = model_spec(name)
+    leaves = named_leaves(spec.abstract())
+    rules = TABLES[spec.family].rules
+    sources = [find_rule(target, leaf.ndim, rules)[1] for target, leaf in leaves.items()]
     assert len(set(sources)) == len(leaves)
 
 
@@ -88,7 +93,7 @@ def test_a_state_dict_that_does_not_fit():
     source["head.weight"] = np.zeros((2, 2), np.float32)
     source["features.0.weight"] = np.zeros((96, 3, 3, 3), np.float32)
     with pytest.raises(WeightsError) as caught:
-        convert_tensors(source, SMALL, "FILE")
+        fit(source, model_spec(SMALL), "FILE")
     assert str(caught.value) == (
         "FILE does not fit squeezenet1_0: 1 missing: classifier.1.bias; 1 unexpected: head.weight; "
         "1 mis-shaped: features.0.weight is [96, 3, 3, 3] for [96, 3, 7, 7]"
@@ -97,9 +102,7 @@ def test_a_state_dict_that_does_not_fit():
 
 def test_bfloat16_checkpoints():
     source = {name: a.astype(ml_dtypes.bfloat16) for name, a in state_dict(SMALL).items()}
-    filled = fill(
-        abstract_network(model_spec(SMALL)), convert_tensors(source, SMALL), "half the bytes"
-    )
+    filled = fill(model_spec(SMALL).abstract(), convert_tensors(source, SMALL), "half the bytes")
     assert {leaf.dtype for leaf in jax.tree.leaves(filled)} == {jnp.dtype("bfloat16")}
 
 
@@ -107,7 +110,7 @@ def test_densenet_layers_are_filled_by_name():
     source = state_dict("densenet121")
     found = named_leaves(
         fill(
-            abstract_network(model_spec("densenet121")),
+            model_spec("densenet121").abstract(),
             dict(sorted(convert_tensors(source, "densenet121").items())),
             "a shuffled file",
         )

@@ -16,6 +16,8 @@ SMALL = {
     "zip": crafted.archive(crafted.state_dict(crafted.tensor())),
     "deflated": crafted.archive(crafted.state_dict(crafted.tensor()), method=8),
     "legacy": crafted.legacy(crafted.state_dict(crafted.tensor())),
+    "tar": crafted.tar(mtime=1),
+    "safetensors": crafted.safetensors({"w": crafted.entry(0, 24)}),
 }
 LIMITED = """
 import json, pathlib, resource, sys, time
@@ -28,7 +30,8 @@ resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
     start = time.perf_counter()
     try:
-        read_checkpoint(path)
+        for array in read_checkpoint(path).values():
+            array.sum()
         message = "read without complaint"
     except CheckpointError as error:
         message = str(error).removeprefix(f"{path}: ")
@@ -45,7 +48,7 @@ def test_hostile_corpus_is_refused_without_running_quickly_in_little_memory(tmp_
         assert name not in wanted
         wanted[name] = words
         (directory / name).write_bytes(data)
-    assert len(wanted) >= 40
+    assert len(wanted) > 350
 
     command = [sys.executable, "-c", LIMITED, str(directory)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -70,10 +73,14 @@ def test_truncation_at_every_byte_is_refused(tmp_path, data):
     path = tmp_path / "cut.pth"
     path.write_bytes(data)
     assert read_checkpoint(path)["w"].tolist() == [0, 1, 2, 3, 4, 5]
-    for length in range(len(data)):
-        path.write_bytes(data[:length])
-        with pytest.raises(CheckpointError):
-            read_checkpoint(path)
+    unread = []
+    for length in reversed(range(len(data))):
+        os.truncate(path, length)
+        try:
+            dict(read_checkpoint(path))
+        except CheckpointError:
+            unread.append(length)
+    assert len(unread) == len(data)
 
 
 @pytest.mark.parametrize("data", SMALL.values(), ids=SMALL)
@@ -89,7 +96,7 @@ def test_any_change_is_read_or_refused(tmp_path_factory, data):
             changed[place] = value
         path.write_bytes(changed)
         try:
-            arrays = read_checkpoint(path)
+            arrays = dict(read_checkpoint(path))
         except CheckpointError:
             return
         assert sum(array.nbytes for array in arrays.values()) <= len(data)
@@ -109,6 +116,6 @@ def test_any_program_is_read_or_refused(tmp_path_factory, wrap, parts):
     path = tmp_path_factory.getbasetemp() / "program.pth"
     path.write_bytes(wrap(crafted.state_dict(b"".join(parts))))
     try:
-        read_checkpoint(path)
+        dict(read_checkpoint(path))
     except CheckpointError:
         return

@@ -1,0 +1,73 @@
+"""A network together with the preprocessing that its weights were trained with."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jax_excite.errors import ImageError
+from jax_excite.images import check_images
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """What a network's weights expect of its input.
+
+    Attributes:
+        mean: subtracted from pixels in [0, 1], by channel.
+        std: what the difference is divided by, by channel.
+        resize: pixels of an image's short side before the centre crop.
+        size: height and width in pixels of the crop, the images that the weights are meant for.
+        min_size: the smallest height and width that the network takes.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize: int = 256
+    size: int = 224
+    min_size: int = 1
+
+    def normalise(self, x: jax.Array) -> jax.Array:
+        """Images `[..., 3]` in [-1, 1] to the network's input."""
+        mean = jnp.asarray(self.mean, x.dtype)
+        std = jnp.asarray(self.std, x.dtype)
+        return ((x + 1) / 2 - mean) / std
+
+
+class Classifier(nnx.Module):
+    """A network that takes images in [-1, 1]. A pytree whose leaves are its weights.
+
+    Attributes:
+        net: the network.
+        preprocessing: how images are normalised, the first operation of a call.
+        class_names: a name for each logit; empty if they are not known.
+    """
+
+    def __init__(
+        self,
+        net: nnx.Module,
+        preprocessing: Preprocessing,
+        class_names: tuple[str, ...] = (),
+    ):
+        self.net = net
+        self.preprocessing = preprocessing
+        self.class_names = class_names
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Images `[H, W, 3]` or `[N, H, W, 3]` in [-1, 1] to logits `[K]` or `[N, K]`.
+
+        Raises:
+            ImageError: `x` is something else, or too small for the network.
+        """
+        check_images(x, bounds=None)
+        height, width = x.shape[-3:-1]
+        smallest = self.preprocessing.min_size
+        if min(height, width) < smallest:
+            raise ImageError(
+                f"x has shape {x.shape}: this network takes images of {smallest} x {smallest} "
+                "pixels and more"
+            )
+        with jax.named_scope("preprocessing"):
+            x = self.preprocessing.normalise(jnp.asarray(x))
+        return self.net(x)

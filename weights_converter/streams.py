@@ -1,0 +1,72 @@
+"""Pickles and raw bytes that follow each other in a file, as PyTorch wrote them before 1.6."""
+
+import struct
+from collections.abc import Mapping
+
+import numpy as np
+
+from weights_converter.errors import CheckpointError
+from weights_converter.files import File, Record
+from weights_converter.pickles import MAX_PICKLE_BYTES, Pickle, load_pickle
+from weights_converter.tensors import Storage
+
+MAX_SMALL_BYTES = 4 << 10
+
+
+class Stream:
+    """Bytes `place` to `end` of a file, read one thing after the other.
+
+    Its methods raise `CheckpointError` where there are too few of them.
+    """
+
+    def __init__(self, file: File, place: int, end: int):
+        self.file = file
+        self.place = place
+        self.end = end
+
+    @property
+    def left(self) -> int:
+        """Bytes that have not been read yet."""
+        return self.end - self.place
+
+    def pickle(self, objects: Mapping[str, object] | None = None) -> Pickle:
+        """The next pickle; `objects` as for `load_pickle`."""
+        return self._pickle(MAX_PICKLE_BYTES, objects)
+
+    def small_pickle(self) -> object:
+        """The value of the next pickle, of at most `MAX_SMALL_BYTES`."""
+        return self._pickle(MAX_SMALL_BYTES, None).value
+
+    def _pickle(self, limit: int, objects: Mapping[str, object] | None) -> Pickle:
+        pickle = load_pickle(self.file.read(self.place, min(limit, self.left)), objects)
+        self.place += pickle.length
+        return pickle
+
+    def integers(self, form: str) -> tuple[int, ...]:
+        """The next integers, of a form for `struct`."""
+        length = struct.calcsize(form)
+        if length > self.left:
+            raise CheckpointError(f"{length} bytes are wanted where {self.left} are left")
+        self.place += length
+        return struct.unpack(form, self.file.read(self.place - length, length))
+
+    def record(self, key: str, dtype: np.dtype, count: int | None = None) -> tuple[Storage, Record]:
+        """The next storage and its record: how many elements it has, and the elements.
+
+        Args:
+            key: the storage's name.
+            dtype: the elements'.
+            count: how many they must be, where that is known.
+        """
+        needs = f"storage {key!a:.80} needs {'some' if count is None else count} elements"
+        if self.left < 8:
+            raise CheckpointError(f"{needs}, but the file goes on for {self.left} bytes")
+        (found,) = self.integers("<q")
+        storage = Storage(key, dtype, found)
+        if found < 0 or storage.nbytes > self.left or found != (found if count is None else count):
+            raise CheckpointError(
+                f"{needs}, but the file says {found} and goes on for {self.left} bytes"
+            )
+        self.place += storage.nbytes
+        start = self.place - storage.nbytes
+        return storage, Record(key, start, self.place, storage.nbytes)
