@@ -68,13 +68,17 @@ Tensor = np.ndarray | LazyTensor
 
 
 def split(array: np.ndarray) -> Iterator[np.ndarray]:
-    """The parts of an array along its first axis that have some 16 MB each, in order."""
+    """The parts of an array, in C order, that have at most some 16 MB each."""
     if array.nbytes <= _BLOCK_BYTES or array.ndim == 0:
         yield array
         return
-    rows = max(1, _BLOCK_BYTES * len(array) // array.nbytes)
-    for start in range(0, len(array), rows):
-        yield array[start : start + rows]
+    rows = _BLOCK_BYTES * len(array) // array.nbytes
+    if rows == 0:
+        for row in array:
+            yield from split(row)
+    else:
+        for start in range(0, len(array), rows):
+            yield array[start : start + rows]
 
 
 def write(
@@ -105,7 +109,7 @@ def write(
                 blocks = tensor.blocks() if isinstance(tensor, LazyTensor) else (tensor,)
                 for block in blocks:
                     # The reshape copies what does not lie in C order.
-                    elements = memoryview(np.asarray(block).reshape(-1).view(np.uint8))
+                    elements = np.asarray(block).reshape(-1).view(np.uint8).data
                     digest.update(elements)
                     file.write(elements)
             file.seek(0)

@@ -44,12 +44,14 @@ def fill(abstract: Tree, tensors: Mapping[str, Tensor], what: str) -> Tree:
     )
 
 
-def check_fit(abstract: Any, tensors: Mapping[str, Tensor], what: str) -> None:
+def check_fit(
+    abstract: Any, tensors: Mapping[str, Tensor | jax.ShapeDtypeStruct], what: str
+) -> None:
     """Raise unless the tensors are the leaves of `abstract`.
 
     Args:
         abstract: a pytree whose leaves have a shape.
-        tensors: one of a float dtype for each dotted name.
+        tensors: one of a float dtype for each dotted name, or its shape and dtype.
         what: where they come from, for the error.
 
     Raises:

@@ -180,7 +180,7 @@ def _source_shape(rule: Rule, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _blocks(state_dict: Mapping[str, np.ndarray], key: str, rule: Rule) -> Iterator[np.ndarray]:
     """The weight in our layout, part by part, each checked to be finite."""
-    for block in split(_arrange(rule, state_dict[key])):
+    for block in map(np.ascontiguousarray, split(_arrange(rule, state_dict[key]))):
         if not np.isfinite(block).all():
             raise WeightsError(f"{key} holds NaN or infinity")
         yield block

@@ -5,14 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from jax_excite.errors import WeightsError
 from jax_excite.models import ModelSpec, model_spec
-from jax_excite.weight_files import DIGEST, Tensor, data_digest, read, split
+from jax_excite.weight_files import DIGEST, data_digest, read_metadata, split
 from jax_excite.weights import check_fit
 from weights_converter.convert import fit
-from weights_converter.reader import read_checkpoint
+from weights_converter.reader import Checkpoint, read_checkpoint
 from weights_converter.recognise import count_classes
 
 
@@ -47,7 +48,8 @@ def verify(
     Raises:
         WeightsError: `path` is no such file, or `against` is no checkpoint of its model.
     """
-    tensors, metadata = read(path)
+    metadata = read_metadata(path)
+    tensors = read_checkpoint(path)
     spec = model_spec(metadata.get("model", ""))
     checks = [
         _names_and_shapes(spec, tensors, str(path)),
@@ -60,16 +62,20 @@ def verify(
     return checks
 
 
-def _names_and_shapes(spec: ModelSpec, tensors: Mapping[str, Tensor], path: str) -> Check:
-    classes = count_classes({name: tensor.shape for name, tensor in tensors.items()}, spec)
+def _names_and_shapes(spec: ModelSpec, tensors: Checkpoint, path: str) -> Check:
+    abstract = spec.abstract(num_classes=count_classes(tensors.shapes, spec))
+    found = {
+        name: jax.ShapeDtypeStruct(shape, tensors.dtypes[name])
+        for name, shape in tensors.shapes.items()
+    }
     try:
-        check_fit(spec.abstract(num_classes=classes), tensors, path)
+        check_fit(abstract, found, path)
     except WeightsError as error:
         return Check("names and shapes", False, str(error))
     return Check("names and shapes", True, f"{len(tensors)} tensors of {spec.name}")
 
 
-def _finite(tensors: Mapping[str, np.ndarray]) -> Check:
+def _finite(tensors: Checkpoint) -> Check:
     wrong = [
         name
         for name, array in tensors.items()
@@ -84,7 +90,7 @@ def _checksum(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> Chec
     return Check("checksum", found == wanted, detail)
 
 
-def _same_tensors(spec: ModelSpec, tensors: Mapping[str, np.ndarray], checkpoint: Path) -> Check:
+def _same_tensors(spec: ModelSpec, tensors: Checkpoint, checkpoint: Path) -> Check:
     wanted = fit(read_checkpoint(checkpoint), spec, str(checkpoint)).tensors
     wrong = [
         name
@@ -96,7 +102,7 @@ def _same_tensors(spec: ModelSpec, tensors: Mapping[str, np.ndarray], checkpoint
 
 
 def _identical(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
+    return a.shape == b.shape and a.dtype == b.dtype and bool((a == b).all())
 
 
 def _same_logits(spec: ModelSpec, path: Path, checkpoint: Path) -> Check:
