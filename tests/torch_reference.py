@@ -5,6 +5,7 @@ The only file of the project that imports torch.
 
 import copy
 import functools
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
 from jax_excite.models import MODELS, Classifier, Preprocessing
-from jax_excite.weights import fill
+from jax_excite.weights import fill, load
+from weights_converter import convert_file
 from weights_converter.convert import fit
 
 try:
@@ -122,6 +124,15 @@ def to_jax(name: str, module: Normalised) -> Classifier:
     found = fit(state_dict, spec)
     network = fill(spec.abstract(num_classes=found.num_classes), found.tensors, name)
     return Classifier(network, spec.preprocessing)
+
+
+def through_file(name: str, module: Normalised) -> Classifier:
+    """The same by way of `torch.save`, the converter and `load`, as users come by it."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint, converted = Path(folder, "weights.pth"), Path(folder, "weights.safetensors")
+        torch.save(module.net.state_dict(), checkpoint)
+        convert_file(checkpoint, converted)
+        return load(name, weights=converted)
 
 
 def images(seed: int, n: int, height: int, width: int) -> np.ndarray:

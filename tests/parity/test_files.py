@@ -1,4 +1,4 @@
-"""Files of the real `torch.save`, through `load`, and through a converted file."""
+"""Files of the real `torch.save`, converted where there is no torch, tensor by tensor."""
 
 import hashlib
 import json
@@ -10,33 +10,77 @@ import torch
 
 from jax_excite import WeightsError, load
 from jax_excite.imagenet import CLASS_NAMES
+from jax_excite.models import MODELS
 from jax_excite.weight_files import read
+from jax_excite.weights import named_leaves
 from tests import torch_reference as reference
+from tests import without_torch
 from weights_converter import convert_file
 
-FAMILIES = ["resnet50", "vgg11_bn", "densenet121", "squeezenet1_0", "efficientnet_lite0"]
-FILES = [(name, True) for name in FAMILIES] + [("densenet121", False), ("squeezenet1_0", False)]
+# One of each family, at its real size.
+FAMILIES = {spec.family: name for name, spec in reversed(MODELS.items())}
+FAMILIES |= {"resnet": "resnet50", "vgg": "vgg11_bn"}
+CONVERT = """
+import importlib.util, pathlib, sys
+from weights_converter.cli import app
+
+assert importlib.util.find_spec("torch") is None
+app(["convert", sys.argv[1], "-o", sys.argv[2], "--json"])
+"""
 
 
-@pytest.mark.parametrize(("name", "zipped"), FILES)
-def test_load_from_a_checkpoint_and_from_its_conversion(name, zipped, tmp_path):
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    return without_torch.make_environment(tmp_path_factory.mktemp("packages"))
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("name", FAMILIES.values())
+def test_converted_without_torch(name, zipped, tmp_path, environment):
     module = reference.reference(name, seed=3, dtype=torch.float32)
     checkpoint, converted = tmp_path / "weights.bin", tmp_path / "weights.safetensors"
     torch.save(module.net.state_dict(), checkpoint, _use_new_zipfile_serialization=zipped)
-    wanted = jax.tree.leaves(reference.to_jax(name, module))
-    convert_file(checkpoint, converted, model=name)
-    for path in (checkpoint, converted):
-        model = load(name, weights=path)
-        assert jax.tree.structure(model) == jax.tree.structure(load(name, weights=None))
-        for found, leaf in zip(jax.tree.leaves(model), wanted, strict=True):
-            np.testing.assert_array_equal(found, leaf)
+    without_torch.run(environment, "-c", CONVERT, str(checkpoint), str(converted))
 
-    _, metadata = read(converted)
+    wanted = named_leaves(reference.to_jax(name, module).net)
+    tensors, metadata = read(converted)
+    assert tensors.keys() == wanted.keys()
+    for key, leaf in wanted.items():
+        np.testing.assert_array_equal(tensors[key], leaf)
+        assert tensors[key].dtype == leaf.dtype
     assert metadata["model"] == name
     assert metadata["source"] == "weights.bin"
     assert metadata["source_sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     assert json.loads(metadata["class_names"]) == list(CLASS_NAMES)
-    assert json.loads(metadata["preprocessing"])["size"] == 224
+    assert json.loads(metadata["preprocessing"])["size"] == MODELS[name].preprocessing.size
+
+    for path in (checkpoint, converted):
+        model = load(name, weights=path)
+        assert jax.tree.structure(model) == jax.tree.structure(load(name, weights=None))
+        for found, leaf in zip(jax.tree.leaves(model), wanted.values(), strict=True):
+            np.testing.assert_array_equal(found, leaf)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11", "squeezenet1_1", "efficientnet_lite0"])
+def test_a_fine_tuned_head(name, tmp_path):
+    module = reference.reference(name, seed=3, dtype=torch.float32, num_classes=7)
+    checkpoint, converted = tmp_path / "weights.pth", tmp_path / "weights.safetensors"
+    nested = {
+        "epoch": 3,
+        "state_dict": {f"module.{k}": v for k, v in module.net.state_dict().items()},
+    }
+    torch.save(nested, checkpoint)
+    names = ["daisy", "tulip", "rose", "iris", "lily", "poppy", "aster"]
+    found = convert_file(checkpoint, converted, class_names=names)
+    assert (found.spec.name, found.num_classes) == (name, 7)
+    model = load(name, weights=converted)
+    assert model.class_names == tuple(names)
+    assert load(name, weights=checkpoint).class_names == tuple("0123456")
+
+    x = reference.images(0, 1, 65, 97).astype(np.float32)
+    with torch.no_grad():
+        theirs = module(reference.to_torch(x)).numpy()
+    assert reference.relative_error(jax.jit(lambda m, x: m(x))(model, x), theirs) < 1e-5
 
 
 def test_checkpoint_of_another_model_is_refused(tmp_path):

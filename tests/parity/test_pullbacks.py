@@ -45,8 +45,8 @@ def checkpoint(name):
 
 
 def ours(module, name, x, classes, temperature, skip):
-    """Our network, and its logits, gradient and pullback."""
-    model = reference.to_jax(name, module)
+    """Our network from a converted file, and its logits, gradient and pullback."""
+    model = reference.through_file(name, module)
     x = jnp.asarray(x)
     soft = Gating(temperature, temperature)
     logits, field = value_and_pullback(model, x, classes, gating=soft, skip=skip)
