@@ -65,11 +65,8 @@ def test_converted_without_torch(name, zipped, tmp_path, environment):
 def test_a_fine_tuned_head(name, tmp_path):
     module = reference.reference(name, seed=3, dtype=torch.float32, num_classes=7)
     checkpoint, converted = tmp_path / "weights.pth", tmp_path / "weights.safetensors"
-    nested = {
-        "epoch": 3,
-        "state_dict": {f"module.{k}": v for k, v in module.net.state_dict().items()},
-    }
-    torch.save(nested, checkpoint)
+    state_dict = {f"module.{key}": value for key, value in module.net.state_dict().items()}
+    torch.save({"epoch": 3, "state_dict": state_dict}, checkpoint)
     names = ["daisy", "tulip", "rose", "iris", "lily", "poppy", "aster"]
     found = convert_file(checkpoint, converted, class_names=names)
     assert (found.spec.name, found.num_classes) == (name, 7)

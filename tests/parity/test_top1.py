@@ -15,18 +15,27 @@ SAMPLES = Path(__file__).parents[3] / "shared" / "data" / "imagenet_samples"
 
 
 @pytest.mark.skipif(not SAMPLES.exists(), reason=f"{SAMPLES} is not there: no photographs")
-@pytest.mark.parametrize(("name", "right"), [("squeezenet1_0", 61), ("efficientnet_lite0", 89)])
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("squeezenet1_0", 61),
+        ("efficientnet_lite0", 89),
+        ("efficientnet_lite1", 89),
+        ("efficientnet_lite2", 89),
+    ],
+)
 def test_right_answers(name, right, record_property):
     paths = sorted(SAMPLES.glob("*.jpg"))
     labels = np.array([int(path.name[:4]) for path in paths])
     assert len(labels) == 100
     weights = checkpoint(name)
     model = load(name, weights=weights)
+    size, resize = model.preprocessing.size, model.preprocessing.resize
     module = reference.reference(name, weights=weights, dtype=torch.float32)
     apply = jax.jit(lambda model, x: model(x).argmax(axis=1))
     ours, theirs = [], []
     for start in range(0, 100, 20):
-        images = load_images(paths[start : start + 20])
+        images = load_images(paths[start : start + 20], size, resize=resize)
         ours.append(apply(model, images))
         with torch.no_grad():
             theirs.append(module(reference.to_torch(images)).argmax(dim=1).numpy())
