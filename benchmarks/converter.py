@@ -1,0 +1,73 @@
+"""Prints the table of docs/weights.md: `python -m benchmarks.converter [MODEL ...]`.
+
+For each model a checkpoint of the real `torch.save` at its real size, with random weights, is
+converted by the command line in a process that has no torch, and then compared with PyTorch.
+"""
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from jax_excite.models import MODELS, ModelSpec
+from jax_excite.weight_files import read
+from jax_excite.weights import named_leaves
+from tests import torch_reference as reference
+from tests import without_torch
+from weights_converter.outputs import compare_logits
+
+HEADER = (
+    "| model | parameters | checkpoint, MB | s | peak memory, MB | peak / tensors "
+    "| tensors that differ | logits, relative L2 |\n|---|---|---|---|---|---|---|---|"
+)
+
+
+def main() -> None:
+    """Print a row for each model named on the command line, or for all."""
+    print(HEADER)
+    with tempfile.TemporaryDirectory() as folder:
+        packages = Path(folder, "packages")
+        packages.mkdir()
+        environment = without_torch.make_environment(packages)
+        for name in sys.argv[1:] or MODELS:
+            print(row(MODELS[name], Path(folder), environment), flush=True)
+
+
+def row(spec: ModelSpec, folder: Path, environment: dict[str, str]) -> str:
+    """Convert and compare one model."""
+    checkpoint, converted = folder / "checkpoint.pth", folder / "converted.safetensors"
+    module = reference.reference(spec.name, dtype=torch.float32)
+    torch.save(module.net.state_dict(), checkpoint)
+    seconds, peak = convert(checkpoint, converted, environment)
+    tensors, _ = read(converted)
+    wanted = named_leaves(reference.to_jax(spec.name, module).net)
+    different = sum(not np.array_equal(tensors[name], leaf) for name, leaf in wanted.items())
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    error = compare_logits(spec, converted, checkpoint)
+    converted.unlink()
+    return (
+        f"| `{spec.name}` | {spec.parameters:,} | {checkpoint.stat().st_size / 1e6:.1f} "
+        f"| {seconds:.1f} | {peak / 1e6:.0f} | {peak / size:.2f} | {different} | {error:.1e} |"
+    )
+
+
+def convert(checkpoint: Path, out: Path, environment: dict[str, str]) -> tuple[float, int]:
+    """Wall-clock seconds and peak resident bytes of the process, Python and JAX included."""
+    command = ["-S", "-m", "weights_converter", "convert", str(checkpoint), "-o", str(out)]
+    quiet = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
+    start = time.perf_counter()
+    child = os.posix_spawn(
+        sys.executable, [sys.executable, *command], environment, file_actions=quiet
+    )
+    _, status, usage = os.wait4(child, 0)
+    if status:
+        raise SystemExit(f"converting {checkpoint} failed")
+    return time.perf_counter() - start, usage.ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    main()
