@@ -4,7 +4,6 @@ For each model a checkpoint of the real `torch.save` at its real size, with rand
 converted by the command line in a process that has no torch, and then compared with PyTorch.
 """
 
-import os
 import sys
 import tempfile
 import time
@@ -24,6 +23,15 @@ HEADER = (
     "| model | parameters | checkpoint, MB | s | peak memory, MB | peak / tensors "
     "| tensors that differ | logits, relative L2 |\n|---|---|---|---|---|---|---|---|"
 )
+
+CONVERT = """
+import pathlib, sys
+from weights_converter.cli import app
+
+app(["convert", *sys.argv[1:]], standalone_mode=False)
+status = pathlib.Path("/proc/self/status").read_text()
+print(status.partition("VmHWM:")[2].split("\\n")[0], file=sys.stderr)
+"""
 
 
 def main() -> None:
@@ -56,17 +64,10 @@ def row(spec: ModelSpec, folder: Path, environment: dict[str, str]) -> str:
 
 
 def convert(checkpoint: Path, out: Path, environment: dict[str, str]) -> tuple[float, int]:
-    """Wall-clock seconds and peak resident bytes of the process, Python and JAX included."""
-    command = ["-S", "-m", "weights_converter", "convert", str(checkpoint), "-o", str(out)]
-    quiet = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
+    """Wall-clock seconds, and peak resident bytes of the process, Python and JAX included."""
     start = time.perf_counter()
-    child = os.posix_spawn(
-        sys.executable, [sys.executable, *command], environment, file_actions=quiet
-    )
-    _, status, usage = os.wait4(child, 0)
-    if status:
-        raise SystemExit(f"converting {checkpoint} failed")
-    return time.perf_counter() - start, usage.ru_maxrss * 1024
+    result = without_torch.run(environment, "-c", CONVERT, str(checkpoint), "-o", str(out))
+    return time.perf_counter() - start, int(result.stderr.split()[-2]) * 1024
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def compare_logits(spec: ModelSpec, converted: Path, checkpoint: Path) -> float:
     image = np.random.default_rng(0).uniform(-1, 1, (size, size, 3))
     with jax.enable_x64(True):
         classifier = load(spec.name, weights=converted, dtype=np.float64)
-        normalised = np.asarray(classifier.preprocessing.normalise(jax.numpy.asarray(image)))
+        normalised = np.array(classifier.preprocessing.normalise(jax.numpy.asarray(image)))
         ours = np.asarray(jax.jit(lambda params, x: params(x))(classifier, image))
 
     state_dict = _state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
