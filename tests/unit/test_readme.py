@@ -10,6 +10,11 @@ from pathlib import Path
 
 import matplotlib.image
 import pytest
+import torch
+from typer.testing import CliRunner
+
+from tests import torch_reference as reference
+from weights_converter.cli import app
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -34,7 +39,12 @@ def folder(tmp_path, monkeypatch):
 
 def test_every_kind_of_block_is_run_here():
     assert set(re.findall(r"```(\w+)", README)) == {"bash", "python", "bibtex"}
-    assert {command.split()[0] for command in COMMANDS} == {"make", "pip", "jax-excite"}
+    assert {command.split()[0] for command in COMMANDS} == {
+        "make",
+        "pip",
+        "jax-excite",
+        "weights-converter",
+    }
 
 
 @pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.split("\n")[0])
@@ -52,6 +62,18 @@ def test_command(command, folder):
     if "--out" in arguments:
         picture = matplotlib.image.imread(folder / arguments[arguments.index("--out") + 1])
         assert picture.std() > 0.05
+
+
+def test_weights_converter(folder):
+    """One after the other, as the second verifies what the first wrote."""
+    module = reference.reference("resnet18", num_classes=5, dtype=torch.float32)
+    torch.save(module.net.state_dict(), folder / "flowers.pth")
+    commands = [c for c in COMMANDS if c.startswith("weights-converter")]
+    assert len(commands) == 3
+    for command in commands:
+        result = CliRunner().invoke(app, shlex.split(command)[1:])
+        assert result.exit_code == 0, result.output
+    assert (folder / "flowers.safetensors").exists()
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make")])
