@@ -13,7 +13,7 @@ test: .venv/test.stamp
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 parity: .venv/test.stamp
-	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/parity
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow or not slow" tests/parity
 
 check: .venv/test.stamp
 	$(BIN)/ruff format --check .
