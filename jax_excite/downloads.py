@@ -157,8 +157,8 @@ def _without_credentials(address: str) -> str:
 def _unavailable(url: str, path: Path, reason: str) -> WeightsError:
     return WeightsError(
         f"cannot download {url}: {reason}. To go on without a network, get that file by other "
-        f"means and put it at {path}, or give its place: weights=FILE (--weights FILE on the "
-        "command line)"
+        f"means and put it at {path}, or give its place: load(name, weights=FILE), "
+        "jax-excite grid --weights FILE"
     )
 
 

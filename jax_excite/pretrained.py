@@ -7,7 +7,7 @@ from pathlib import Path
 from jax_excite.downloads import cache_folder, download, locked
 from jax_excite.errors import WeightsError
 from jax_excite.models import ModelSpec, Published
-from jax_excite.weight_files import read_any, write
+from jax_excite.weight_files import PARTIAL, is_ours, read_any, write
 
 PRETRAINED = "pretrained"
 
@@ -29,16 +29,26 @@ def find_weights(spec: ModelSpec, weights: str | os.PathLike[str]) -> Path:
 
 
 def find_published(spec: ModelSpec, weights: str | os.PathLike[str]) -> Published | None:
-    """The published weights of that name, the first ones for "pretrained"; None for a path."""
+    """The published weights of that name, the first ones for "pretrained"; None for a path.
+
+    Raises:
+        WeightsError: a name such as published weights have, but this model has none of that name.
+    """
     if weights == PRETRAINED:
         return spec.published[0]
-    return next((published for published in spec.published if published.name == weights), None)
+    found = {published.name: published for published in spec.published}
+    if str(weights).startswith("IMAGENET1K_") and weights not in found:
+        raise WeightsError(f"{spec.name} has no weights {weights}: there are {', '.join(found)}")
+    return found.get(str(weights))
 
 
 def at_hand(published: Published) -> Path | None:
     """The file that holds published weights, if an installed package or the cache has it."""
-    path = _in_package(published) if published.package else _converted(published)
-    return path if path is not None and path.is_file() else None
+    if published.package:
+        path = _in_package(published)
+        return path if path is not None and path.is_file() else None
+    converted = _converted(published)
+    return converted if converted.is_file() and is_ours(converted) else None
 
 
 def _in_package(published: Published) -> Path | None:
@@ -62,13 +72,25 @@ def _fetch(spec: ModelSpec, published: Published) -> Path:
         )
     converted = _converted(published)
     with locked(converted):
-        if not converted.is_file():
-            checkpoint = converted.with_name(published.file)
-            by_hand = checkpoint.exists()
-            download(published.url, checkpoint, published.sha256_prefix)
-            for abandoned in converted.parent.glob(f".{converted.name}.*"):
+        if at_hand(published) is None:
+            for abandoned in converted.parent.glob(f".{converted.name}.*{PARTIAL}"):
                 abandoned.unlink()  # by a conversion that was killed
+            checkpoint, by_hand = _checkpoint(published, converted.parent)
             write(converted, *read_any(checkpoint, spec.name))
             if not by_hand:
                 checkpoint.unlink()
     return converted
+
+
+def _checkpoint(published: Published, folder: Path) -> tuple[Path, bool]:
+    """The checked PyTorch file, and whether the user put it there, whose it then stays."""
+    place = folder / published.file
+    downloaded = folder / "downloaded" / published.file
+    if not place.exists():
+        if not downloaded.exists():
+            download(published.url, place, published.sha256_prefix)
+            downloaded.parent.mkdir(exist_ok=True)
+            place.rename(downloaded)
+        return downloaded, False
+    download(published.url, place, published.sha256_prefix)
+    return place, True

@@ -25,6 +25,7 @@ from jax_excite.models import ModelSpec
 
 FORMAT = "jax_excite 1"
 DIGEST = "data_sha256"  # of all bytes behind the header
+PARTIAL = ".partial"  # ends the name of a file that is being written
 
 _DTYPES = {
     np.dtype(np.float64): "F64",
@@ -101,7 +102,7 @@ def write(
     # Wide elements first, so that each is aligned.
     ordered = dict(sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize))
     digest = hashlib.sha256()
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
         with partial.open("xb") as file:
             file.write(_header(ordered, metadata, digest.hexdigest()))
@@ -114,6 +115,8 @@ def write(
                     file.write(elements)
             file.seek(0)
             file.write(_header(ordered, metadata, digest.hexdigest()))
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -222,7 +225,7 @@ def read_any(path: Path, model: str) -> tuple[Mapping[str, Tensor], dict[str, st
     """
     if not path.is_file():
         raise WeightsError(f"{path} is no file: give a PyTorch checkpoint or a safetensors file")
-    if _is_ours(path):
+    if is_ours(path):
         tensors, metadata = read(path)
         if metadata.get("model") != model:
             raise WeightsError(f"{path} holds weights of {metadata.get('model')!r}, not of {model}")
@@ -237,8 +240,8 @@ def read_any(path: Path, model: str) -> tuple[Mapping[str, Tensor], dict[str, st
     return next(iter(found)).load()(path, model)
 
 
-def _is_ours(path: Path) -> bool:
-    """Whether the file is of a format of this library: its present one, or one yet to come."""
+def is_ours(path: Path) -> bool:
+    """Whether the file is whole and of a format of this library, this one or one yet to come."""
     with path.open("rb") as file:
         if file.read(9)[8:] != b"{":  # eight bytes of length, then a JSON object
             return False

@@ -7,7 +7,6 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import jax
@@ -142,7 +141,7 @@ def load(
         num_classes = _count_classes(spec, tensors)
         abstract = spec.abstract(num_classes=num_classes)
         network = fill(abstract, tensors, f"{path} does not fit {name}")
-        classifier = Classifier(network, *_from_metadata(metadata, path, num_classes))
+        classifier = Classifier(network, *read_settings(metadata, num_classes, str(path)))
     if dtype is not None:
         classifier = jax.tree.map(lambda leaf: leaf.astype(dtype), classifier)
     return classifier
@@ -170,10 +169,14 @@ def _random_tensors(abstract: nnx.Module, seed: int) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _from_metadata(
-    metadata: Mapping[str, str], path: Path, num_classes: int
+def read_settings(
+    metadata: Mapping[str, str], num_classes: int, what: str
 ) -> tuple[Preprocessing, tuple[str, ...]]:
-    """How images are normalised, and the names of the classes: digits if the file has none."""
+    """How images are normalised, and the names of the classes: digits if the file has none.
+
+    Raises:
+        WeightsError: the metadata of `what` do not say it, or name another number of classes.
+    """
     try:
         fields = json.loads(metadata["preprocessing"])
         mean, std = (
@@ -182,8 +185,11 @@ def _from_metadata(
         )
         pixels = {name: int(fields[name]) for name in ("resize", "size", "min_size")}
         names = json.loads(metadata.get("class_names", "null")) or range(num_classes)
-        return Preprocessing(mean, std, **pixels), tuple(map(str, names))
+        class_names = tuple(map(str, names))
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(
-            f"{path} does not say how images are normalised, or what classes it has: {error!r}"
+            f"{what} does not say how images are normalised, or what classes it has: {error!r}"
         ) from error
+    if len(class_names) != num_classes:
+        raise WeightsError(f"{what} names {len(class_names)} classes, but has {num_classes}")
+    return Preprocessing(mean, std, **pixels), class_names

@@ -130,7 +130,7 @@ def download_command(
         spec = model_spec(model)
         if find_published(spec, weights) is None:
             names = ", ".join(published.name for published in spec.published)
-            raise WeightsError(f"{model} has no published weights {weights!r}: there are {names}")
+            raise WeightsError(f"{model} has no weights {weights}: there are {names}")
         typer.echo(find_weights(spec, weights))
 
 
@@ -146,7 +146,10 @@ def _check_out(out: Path, source: Path, force: bool) -> None:
 
 
 def _read_names(path: Path) -> list[str]:
-    text = path.read_text("utf-8")
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise WeightsError(f"{path} is no text in UTF-8: {error}") from error
     try:
         names = json.loads(text)
     except ValueError:
@@ -192,9 +195,15 @@ def _print_inspection(found: Inspection) -> None:
     total = sum(tensor.nbytes for tensor in found.tensors)
     typer.echo(f"{found.format}: {len(found.tensors)} tensors, {total:,} bytes")
     for key, value in found.metadata.items():
-        typer.echo(f"metadata {key}: {value if len(value) < 200 else value[:200] + ' ...'}")
+        cut = value if len(value) < 200 else value[:200] + " ..."
+        typer.echo(f"metadata {_shown(key)}: {_shown(cut)}")
     for name, allowed in found.globals:
-        typer.echo(f"global {name}: {'known' if allowed else 'REFUSED'}")
+        typer.echo(f"global {_shown(name)}: {'known' if allowed else 'REFUSED'}")
+
+
+def _shown(text: str) -> str:
+    """Text of a stranger's file, escaped if it could disturb the terminal or forge a line."""
+    return text if text.isprintable() else ascii(text)
 
 
 def _print_checks(checks: Sequence[Check]) -> None:

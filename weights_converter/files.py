@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import stat
 import threading
 import weakref
 import zlib
@@ -47,10 +48,13 @@ class File:
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: on each use, where the file no longer has the size that it had.
+        CheckpointError: it is no regular file; on each use, where it no longer has the size that
+            it had.
     """
 
     def __init__(self, path: Path):
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never open
+            raise CheckpointError(f"{path} is no regular file")
         self._file = path.open("rb", buffering=0)
         weakref.finalize(self, self._file.close)
         self._lock = threading.Lock()

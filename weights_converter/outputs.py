@@ -63,8 +63,10 @@ def _original(spec: ModelSpec, state_dict: dict[str, Any]) -> Any:
             spec.name.replace("_", "-"), image_size=None, num_classes=classes
         )
     else:
-        import torchvision
-
+        try:
+            import torchvision
+        except RuntimeError as error:  # its operators are not there
+            raise ImportError(str(error)) from error
         network = torchvision.models.get_model(spec.name, weights=None, num_classes=classes)
     names = {rename(name): name for name in network.state_dict()}
     # Our reader has compared the names; only counters of batches may be missing.

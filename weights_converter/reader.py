@@ -21,6 +21,7 @@ from weights_converter.zipped import open_zip
 
 NESTED_IN = ("state_dict", "model_state_dict", "model")
 PREFIX = "module."
+MAX_NAME = 512  # characters
 _OPENERS: dict[str, Callable[[File], Contents]] = {
     "zip": open_zip,
     "legacy": open_legacy,
@@ -142,6 +143,8 @@ def _find_state_dict(value: object) -> dict[str, Tensor]:
                 f"entry {name!a:.200} is a {type(tensor).__name__}; a state dict holds only "
                 f"tensors by name, at the top or under {' or '.join(NESTED_IN)}"
             )
+        if len(name) > MAX_NAME:
+            raise CheckpointError(f"entry {name[:40]!a} ... has a name of {len(name)} characters")
         if not name.isprintable():
             raise CheckpointError(f"entry {name!a:.200} has a name that cannot be printed")
     if all(name.startswith(PREFIX) for name in entries):

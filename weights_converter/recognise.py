@@ -24,9 +24,12 @@ def recognise(shapes: Mapping[str, Shape], what: str = "the state dict") -> str:
     Raises:
         WeightsError: no model has such a head and as many trained parameters.
     """
+    renamed = {
+        family: {table.rename(name): shape for name, shape in shapes.items()}
+        for family, table in TABLES.items()
+    }
     for spec in MODELS.values():
-        renamed = {TABLES[spec.family].rename(name): shape for name, shape in shapes.items()}
-        if _parameters_for_imagenet(renamed, spec) == spec.parameters:
+        if _parameters_for_imagenet(renamed[spec.family], spec) == spec.parameters:
             return spec.name
     raise WeightsError(
         f"{what} is of no known model, by the number of its parameters: choose one with --model "
