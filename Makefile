@@ -10,10 +10,10 @@ demo: .venv/demo.stamp
 	$(BIN)/jax-excite demo --out out
 
 test: .venv/test.stamp
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 parity: .venv/test.stamp
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow or not slow" tests/parity
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow" tests/parity
 
 check: .venv/test.stamp
 	$(BIN)/ruff format --check .

@@ -42,6 +42,7 @@ def logits(name, model, x):
     return jax.jit(lambda model, x: model(x), compiler_options=options)(model, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOGITS)
 def test_logits(name, x, x64, record_property):
     module = reference.reference(name, seed=1)

@@ -112,10 +112,7 @@ every_case = pytest.mark.parametrize(
             *case,
             size,
             id="-".join((*map(str, case), "x".join(map(str, size)))),
-            marks=[
-                pytest.mark.xdist_group(f"parity {case} {size}"),
-                *([pytest.mark.slow] if size == SIZES[0] else []),
-            ],
+            marks=[pytest.mark.slow] if size == SIZES[0] or case[3] else [],
         )
         for case in CASES
         for size in SIZES

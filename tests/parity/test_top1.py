@@ -20,8 +20,8 @@ SAMPLES = Path(__file__).parents[3] / "shared" / "data" / "imagenet_samples"
     [
         ("squeezenet1_0", 61),
         ("efficientnet_lite0", 89),
-        ("efficientnet_lite1", 87),
-        ("efficientnet_lite2", 92),
+        pytest.param("efficientnet_lite1", 87, marks=pytest.mark.slow),
+        pytest.param("efficientnet_lite2", 92, marks=pytest.mark.slow),
     ],
 )
 def test_right_answers(name, right, record_property):
