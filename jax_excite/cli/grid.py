@@ -14,12 +14,13 @@ import typer
 from jax_excite import recipes
 from jax_excite.ascent import pga_grid
 from jax_excite.cli.console import announce, errors_in_one_line, with_progress
+from jax_excite.cli.gatings import excitation_gating
 from jax_excite.cli.manifest import appear_together, describe_file, describe_run, save_arrays
 from jax_excite.errors import ExciteError
 from jax_excite.gating import GATES, Gating
 from jax_excite.imagenet import class_index
 from jax_excite.images import load_images
-from jax_excite.models import Classifier, model_spec
+from jax_excite.models import Classifier, ModelSpec, model_spec
 from jax_excite.pretrained import PRETRAINED, find_weights
 from jax_excite.pullback import pullback_grid
 from jax_excite.weights import load
@@ -90,7 +91,7 @@ def grid(
         _check_out(out, images)
         spec = model_spec(model)
         gating, ascent = _recipe(
-            recipe, spec.temperature, temperature, pool_temperature=pool_temperature, gate=gate
+            recipe, spec, temperature=temperature, pool_temperature=pool_temperature, gate=gate
         )
         ascent |= _ascent(what, steps=steps, step_size=step_size, radius=radius)
         if batch_size is not None and batch_size < 1:
@@ -137,19 +138,15 @@ def _check_out(out: Path, images: Sequence[Path]) -> None:
         raise ExciteError(f"--out is {out}: give another file than a photograph")
 
 
-def _recipe(
-    recipe: Recipe, model: float, temperature: float | None, **given: Any
-) -> tuple[Gating, dict[str, Any]]:
+def _recipe(recipe: Recipe, spec: ModelSpec, **given: Any) -> tuple[Gating, dict[str, Any]]:
     """The gating and the ascent of a recipe, with the caller's settings or the model's."""
     base, ascent = _GATINGS[recipe]
     settings = {name: value for name, value in given.items() if value is not None}
-    if temperature is not None:
-        settings["temperature"] = temperature
     if recipe is Recipe.VANILLA and settings:
         raise ExciteError(f"--recipe vanilla is the plain gradient: leave out {_option(settings)}")
     if recipe is Recipe.EXCITATION:
-        settings = {"temperature": model, "pool_temperature": model, **settings}
-    return Gating(**{**vars(base), **settings}), dict(ascent)
+        return excitation_gating(spec, **settings), dict(ascent)
+    return dataclasses.replace(base, **settings), dict(ascent)
 
 
 def _ascent(

@@ -51,3 +51,8 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], manifest: dict[str
     """Write arrays as `.npz`, and with them the manifest: JSON text, under `manifest`."""
     everything: dict[str, Any] = {"manifest": np.asarray(json.dumps(manifest)), **arrays}
     np.savez_compressed(path, **everything)
+
+
+def save_manifest(path: Path, manifest: dict[str, Any]) -> None:
+    """Write a manifest as a JSON file of its own."""
+    path.write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")

@@ -1,0 +1,115 @@
+"""A class grid of section 5.1: pullbacks, and ascents that go on where they stopped."""
+
+import enum
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from optax.projections import projection_box, projection_l2_ball
+
+from jax_excite import recipes
+from jax_excite.ascent import pga
+from jax_excite.cli.console import with_progress
+from jax_excite.gating import Gating
+from jax_excite.models import Classifier
+from jax_excite.pullback import pullback_grid
+
+
+class Along(enum.StrEnum):
+    """The vector fields that figures compare."""
+
+    EXCITATION = "excitation pullbacks"
+    VANILLA = "vanilla gradients"
+
+
+class _Climbed(NamedTuple):
+    images: np.ndarray
+    seconds: float
+
+
+class ClassGrid:
+    """Photographs (rows) and target classes (columns) of a network.
+
+    Ascents are kept, and go on where they stopped: five steps are the first half of ten.
+
+    Attributes:
+        network: the network.
+        photographs: `[N, H, W, 3]` in [-1, 1].
+        targets: C class indices.
+        gatings: how gates are softened, by what the figures compare.
+        skip: sites to leave hard.
+    """
+
+    def __init__(
+        self,
+        network: Classifier,
+        photographs: np.ndarray,
+        targets: Sequence[int],
+        gatings: Mapping[Along, Gating],
+        skip: Sequence[str] = (),
+    ):
+        self.network = network
+        self.photographs = photographs
+        self.targets = np.asarray(targets)
+        self.gatings = gatings
+        self.skip = skip
+        cells = np.repeat(photographs[:, None], len(targets), axis=1)
+        self._climbed = {along: {0: _Climbed(cells, 0.0)} for along in gatings}
+
+    def pull_back(self, along: Along) -> tuple[np.ndarray, float]:
+        """The vector fields `[N, C, H, W, 3]`, and the seconds that they took."""
+        began = time.perf_counter()
+        fields = [
+            np.asarray(
+                pullback_grid(
+                    self.network,
+                    image,
+                    self.targets,
+                    gating=self.gatings[along],
+                    skip=self.skip,
+                )
+            )
+            for image in with_progress(list(self.photographs), f"Computing {along}")
+        ]
+        return np.stack(fields), time.perf_counter() - began
+
+    def climb(self, along: Along, steps: int) -> tuple[np.ndarray, float]:
+        """The perturbed images `[N, C, H, W, 3]` after so many steps, and the seconds they took."""
+        climbed = self._climbed[along]
+        done = max(number for number in climbed if number <= steps)
+        began = time.perf_counter()
+        cells = climbed[done].images.copy()
+        jobs = [row for row in range(len(cells)) for _ in range(done, steps)]
+        for row in with_progress(jobs, f"Climbing along {along}"):
+            cells[row] = self._step(along, cells[row], self.photographs[row])
+        seconds = climbed[done].seconds + time.perf_counter() - began
+        climbed[steps] = _Climbed(cells, seconds)
+        return climbed[steps]
+
+    def _step(self, along: Along, x: np.ndarray, photograph: np.ndarray) -> jax.Array:
+        """One step of the paper's ascent, from images `[C, H, W, 3]` that may have left the first.
+
+        `pga` draws its ball around the images that it starts from, so that is left to `_project`.
+        """
+        ahead = pga(
+            self.network,
+            x,
+            self.targets,
+            steps=1,
+            step_size=recipes.EXCITATION_PGA["step_size"],
+            radius=None,
+            bounds=None,
+            gating=self.gatings[along],
+            skip=self.skip,
+        )
+        return _project(ahead, photograph)
+
+
+@jax.jit
+def _project(x: jax.Array, photograph: jax.Array) -> jax.Array:
+    """Onto the ball around the photograph, then into [-1, 1], as `pga` does after each step."""
+    radius = recipes.EXCITATION_PGA["radius"]
+    inside = jax.vmap(lambda delta: projection_l2_ball(delta, radius))(x - photograph)
+    return projection_box(photograph + inside, -1.0, 1.0)

@@ -1,0 +1,226 @@
+"""`jax-excite figures`: the class grids of the paper's Figures 1 to 4, for any of the networks.
+
+Section 5.1: one photograph of each of five classes (rows), pulled towards these classes and one
+more (columns). As the authors do, every cell is scaled on its own, photographs too.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from jax_excite import recipes
+from jax_excite.cli.class_grid import Along, ClassGrid
+from jax_excite.cli.console import announce, errors_in_one_line
+from jax_excite.cli.gatings import excitation_gating
+from jax_excite.cli.manifest import appear_together, describe_file, describe_run, save_manifest
+from jax_excite.datasets import Example, image_folder, imagenette, select
+from jax_excite.errors import ExciteError
+from jax_excite.gating import Gating
+from jax_excite.imagenet import CLASS_NAMES, class_index
+from jax_excite.images import load_images
+from jax_excite.models import Classifier, ModelSpec, model_spec
+from jax_excite.pretrained import PRETRAINED, find_weights
+from jax_excite.weights import load
+
+TARGETS = ("tench", "cassette player", "church", "garbage truck", "golf ball", "ostrich")
+PHOTOGRAPHED = TARGETS[:5]
+SEED = 314  # the authors'; they draw with PyTorch, so other images
+
+# Published figures keep these sites hard: torchvision's DenseNet writes its last ReLU as a function
+# call, which the authors' replacement of modules does not see.
+HARD_AS_PUBLISHED = {"densenet": ("final/relu",)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A figure of the paper, as it is for one network.
+
+    Attributes:
+        shows: what the cells are.
+        along: the vector fields, from top to bottom.
+        steps: steps of projected gradient ascent along them; None for the fields themselves.
+        perturbed: the perturbed images stand to the left of what was added.
+    """
+
+    shows: str
+    along: tuple[Along, ...]
+    steps: int | None = None
+    perturbed: bool = False
+
+
+FIGURES = {
+    1: Figure("what 5 steps along excitation pullbacks add", (Along.EXCITATION,), 5),
+    2: Figure(
+        "vanilla gradients (top) and excitation pullbacks (bottom)",
+        (Along.VANILLA, Along.EXCITATION),
+    ),
+    3: Figure(
+        "10 steps along excitation pullbacks: perturbed images (left), differences (right)",
+        (Along.EXCITATION,),
+        10,
+        perturbed=True,
+    ),
+    4: Figure(
+        "10 steps along vanilla gradients: perturbed images (left), differences (right)",
+        (Along.VANILLA,),
+        10,
+        perturbed=True,
+    ),
+}
+
+
+def figures(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Names that `models` lists; by commas or repeated [efficientnet_lite0]."),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="A .pth or .safetensors file, or IMAGENET1K_V2; else the first published."
+        ),
+    ] = None,
+    figure: Annotated[
+        list[int] | None, typer.Option(help="1, 2, 3 or 4; may be repeated [all].")
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of photographs; else Imagenette's validation split."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the choice of photographs.")] = SEED,
+    temperature: Annotated[float | None, typer.Option(help="Of ReLUs; else the model's.")] = None,
+    pool_temperature: Annotated[
+        float | None, typer.Option(help="Of max-pools; else the model's.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for pictures and manifests.")] = Path("out"),
+) -> None:
+    """Draw the paper's Figures 1 to 4 for a network, each with a manifest beside it."""
+    with errors_in_one_line():
+        from jax_excite import viz
+
+        wanted = _figures(figure or list(FIGURES))
+        specs = _specs(model or ["efficientnet_lite0"], weights)
+        gatings = [
+            excitation_gating(spec, temperature=temperature, pool_temperature=pool_temperature)
+            for spec in specs
+        ]
+        files = [find_weights(spec, weights or PRETRAINED) for spec in specs]
+        examples = _examples(images, seed)
+        out.mkdir(parents=True, exist_ok=True)
+        for spec, gating, file in zip(specs, gatings, files, strict=True):
+            announce(f"Loading {spec.name}")
+            grid = _class_grid(load(spec.name, weights=file), spec, gating, examples)
+            about = {
+                "model": spec.name,
+                "weights": describe_file(file),
+                "images": [_describe(example) for example in examples],
+                "source": "Imagenette, validation split" if images is None else str(images),
+                "seed": seed,
+                **describe_run(),
+            }
+            for number in wanted:
+                announce(f"Figure {number} of {spec.name}")
+                path = out / f"figure{number}_{spec.name}.png"
+                with appear_together(path, path.with_suffix(".json")) as (picture, manifest):
+                    title = f"Figure {number}, {spec.name}, seed {seed}: {FIGURES[number].shows}"
+                    seconds = _draw(viz, picture, FIGURES[number], grid, examples, title)
+                    run = {"figure": number, **_describe_grid(FIGURES[number], grid)}
+                    save_manifest(manifest, {**run, **about, "seconds": round(seconds, 1)})
+                typer.echo(path)
+
+
+def _figures(numbers: Sequence[int]) -> list[int]:
+    for number in numbers:
+        if number not in FIGURES:
+            raise ExciteError(f"--figure is {number}: give {', '.join(map(str, FIGURES))}")
+    return sorted(set(numbers))
+
+
+def _specs(models: Sequence[str], weights: str | None) -> list[ModelSpec]:
+    names = dict.fromkeys(name.strip() for names in models for name in names.split(","))
+    if weights is not None and len(names) > 1:
+        raise ExciteError(f"--weights is {weights}, of one model: give one --model with it")
+    return [model_spec(name) for name in names]
+
+
+def _examples(folder: Path | None, seed: int) -> list[Example]:
+    """One photograph of each of the five classes, in their order."""
+    data = imagenette() if folder is None else image_folder(folder)
+    return select(data, [class_index(name) for name in PHOTOGRAPHED], seed=seed)
+
+
+def _class_grid(
+    network: Classifier, spec: ModelSpec, gating: Gating, examples: Sequence[Example]
+) -> ClassGrid:
+    size, resize = network.preprocessing.size, network.preprocessing.resize
+    photographs = load_images([example.image for example in examples], size, resize=resize)
+    return ClassGrid(
+        network,
+        photographs,
+        [class_index(name, network.class_names) for name in TARGETS],
+        {Along.EXCITATION: gating, Along.VANILLA: recipes.VANILLA},
+        HARD_AS_PUBLISHED.get(spec.family, ()),
+    )
+
+
+def _draw(
+    viz: Any,
+    path: Path,
+    figure: Figure,
+    grid: ClassGrid,
+    examples: Sequence[Example],
+    title: str,
+) -> float:
+    """Write the picture; return the seconds that the computation of what it shows took."""
+    photographs = grid.photographs[:, None]
+    blocks, row_titles, total = [], [], 0.0
+    for along in figure.along:
+        if figure.steps is None:
+            shown, seconds = grid.pull_back(along)
+        else:
+            perturbed, seconds = grid.climb(along, figure.steps)
+            shown = perturbed - photographs
+            if figure.perturbed:
+                shown = np.concatenate([perturbed, shown], axis=1)
+        blocks.append(np.concatenate([photographs, shown], axis=1))
+        row_titles += [_row_title(example, along, figure) for example in examples]
+        total += seconds
+    column_titles = ["photograph", *TARGETS]
+    if figure.perturbed:
+        column_titles += [f"{name}\n(difference)" for name in TARGETS]
+    viz.draw_grid(path, viz.scale(np.concatenate(blocks)), row_titles, column_titles, title=title)
+    return total
+
+
+def _row_title(example: Example, along: Along, figure: Figure) -> str:
+    name = example.name if example.label is None else CLASS_NAMES[example.label]
+    return name if len(figure.along) == 1 else f"{name}\n{along}"
+
+
+def _describe(example: Example) -> dict[str, Any]:
+    """A photograph as it came: its bytes are those of `[H, W, 3]`, before any resizing."""
+    return {
+        "name": example.name,
+        "class": example.label,
+        "shape": example.image.shape,
+        "sha256_of_pixels": hashlib.sha256(example.image.tobytes()).hexdigest(),
+    }
+
+
+def _describe_grid(figure: Figure, grid: ClassGrid) -> dict[str, Any]:
+    ascent = {**recipes.EXCITATION_PGA, "steps": figure.steps, "bounds": (-1.0, 1.0)}
+    return {
+        "shows": figure.shows,
+        "gatings": {along: dataclasses.asdict(grid.gatings[along]) for along in figure.along},
+        "ascent": None if figure.steps is None else ascent,
+        "skip": list(grid.skip),
+        "targets": [
+            {"index": int(index), "name": name}
+            for index, name in zip(grid.targets, TARGETS, strict=True)
+        ],
+    }
