@@ -8,9 +8,10 @@ from jax_excite.ascent import pga, pga_grid
 from jax_excite.errors import ExciteError, GatingError, ImageError, TargetError, WeightsError
 from jax_excite.gating import Gating
 from jax_excite.images import load_image, load_images
+from jax_excite.plan import Site
 from jax_excite.pullback import pullback, pullback_grid, value_and_pullback
 from jax_excite.surrogates import gated_relu, surrogate_max_pool
-from jax_excite.transform import Site, excite, sites
+from jax_excite.transform import excite, sites
 from jax_excite.weights import load
 
 __all__ = [

@@ -14,6 +14,7 @@ from optax.projections import projection_box, projection_l2_ball
 from jax_excite import targets
 from jax_excite.callables import as_floats, as_pytree
 from jax_excite.gating import Gating, check_gating
+from jax_excite.plan import SiteSelection
 from jax_excite.pullback import (
     Bounds,
     Params,
@@ -26,7 +27,6 @@ from jax_excite.pullback import (
 from jax_excite.recipes import EXCITATION
 from jax_excite.surrogates import compute_dtype
 from jax_excite.targets import Target
-from jax_excite.transform import SiteSelection
 
 
 class AscentOptions(TypedDict, total=False):

@@ -4,17 +4,13 @@ Built on `jax.extend.core` alone. Every value has one number across a graph and 
 an operand is such a number or a `Constant`.
 """
 
-import contextlib
 import dataclasses
-import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.extend.core as jex
-import jax.numpy as jnp
-from jax import lax
 
 # What rounds nothing, so that it gives the same bits compiled alone or together with others.
 _EXACT = {
@@ -74,6 +70,11 @@ class Node:
     bodies: list["Graph"]
     scope: str
     tracebacks: tuple[Any, ...]  # its own, then those of the calls around it, innermost first
+
+    @property
+    def number(self) -> int:
+        """One that no other node with outputs has, here and in nested bodies; else -1."""
+        return self.outputs[0] if self.outputs else -1
 
     @property
     def name(self) -> str:
@@ -209,67 +210,15 @@ def passed_on(node: Node) -> list[list[Operand | None]]:
     if node.name == "cond":
         return [list(node.inputs[1:]) for _ in node.bodies]
     if node.name == "scan":
-        consts, init, xs = _scan_operands(node, node.inputs)
+        consts, init, xs = scan_operands(node, node.inputs)
         return [[*consts, *(None for _ in init), *xs]]
     if node.name == "while":
-        test, step, init = _while_operands(node, node.inputs)
+        test, step, init = while_operands(node, node.inputs)
         return [[*consts, *(None for _ in init)] for consts in (test, step)]
     return [list(node.inputs)]
 
 
-Read = Callable[[Operand], Any]
-Run = Callable[[list[Any]], list[Any]]
-Around = Callable[[Node, list[Any], Run, Read], list[Any]]
-
-
-def evaluate(
-    graph: Graph, args: Sequence[Any], entered: Callable[[Node], bool], around: Around
-) -> list[Any]:
-    """Run a graph.
-
-    Args:
-        graph: what to run.
-        args: values of its inputs.
-        entered: whether to run a node's bodies, rather than the node as it is.
-        around: runs one node: given the node, its inputs, the function that computes its outputs
-            from inputs, and a function that reads any operand so far, returns the outputs that
-            the rest of the graph sees.
-
-    Returns:
-        The values of the graph's outputs.
-    """
-    env: dict[int, Any] = dict(zip(graph.inputs, args, strict=True))
-
-    def read(operand: Operand) -> Any:
-        return operand.value if isinstance(operand, Constant) else env[operand]
-
-    def inside(body: Graph, values: Sequence[Any]) -> list[Any]:
-        return evaluate(body, values, entered, around)
-
-    for node in graph.nodes:
-        if node.bodies and entered(node):
-            run = functools.partial(_RUN[node.name], node, inside)
-        else:
-            run = functools.partial(_bind, node)
-        with jax.named_scope(node.scope) if node.scope else contextlib.nullcontext():
-            outputs = around(node, [read(operand) for operand in node.inputs], run, read)
-        env |= zip(node.outputs, outputs, strict=True)
-    return [read(operand) for operand in graph.outputs]
-
-
-def _bind(node: Node, inputs: list[Any]) -> list[Any]:
-    outputs = node.primitive.bind(*inputs, **node.primitive.get_bind_params(node.params))
-    return list(outputs) if node.primitive.multiple_results else [outputs]
-
-
-Inside = Callable[[Graph, Sequence[Any]], list[Any]]
-
-
-def _run_body(node: Node, inside: Inside, inputs: list[Any]) -> list[Any]:
-    return inside(node.bodies[0], inputs)
-
-
-def _scan_operands(node: Node, inputs: list[Any]) -> list[list[Any]]:
+def scan_operands(node: Node, inputs: list[Any]) -> list[list[Any]]:
     """The constants, initial carry and scanned arrays of a scan, as flat lists."""
     if "ft_in" in node.params:  # jax 0.12
         return [list(part) for part in node.params["ft_in"].update(inputs).unpack()]
@@ -278,70 +227,8 @@ def _scan_operands(node: Node, inputs: list[Any]) -> list[list[Any]]:
     return [inputs[:consts], inputs[consts:carry], inputs[carry:]]
 
 
-def _run_jit(node: Node, inside: Inside, inputs: list[Any]) -> list[Any]:
-    return list(jax.jit(lambda *args: inside(node.bodies[0], args))(*inputs))
-
-
-def _run_scan(node: Node, inside: Inside, inputs: list[Any]) -> list[Any]:
-    consts, init, xs = _scan_operands(node, inputs)
-
-    def step(carry: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
-        outputs = inside(node.bodies[0], [*consts, *carry, *x])
-        return outputs[: len(init)], outputs[len(init) :]
-
-    options = {name: node.params[name] for name in ("length", "reverse", "unroll")}
-    carry, ys = lax.scan(step, init, xs, **options)
-    return [*carry, *ys]
-
-
-def _while_operands(node: Node, inputs: list[Any]) -> list[list[Any]]:
+def while_operands(node: Node, inputs: list[Any]) -> list[list[Any]]:
     """The constants of the test, those of the step, and the initial carry of a while loop."""
     test = node.params["cond_nconsts"]
     step = test + node.params["body_nconsts"]
     return [inputs[:test], inputs[test:step], inputs[step:]]
-
-
-def _run_while(node: Node, inside: Inside, inputs: list[Any]) -> list[Any]:
-    test_consts, step_consts, init = _while_operands(node, inputs)
-    test, step = node.bodies
-    return lax.while_loop(
-        lambda carry: inside(test, [*test_consts, *carry])[0],
-        lambda carry: inside(step, [*step_consts, *carry]),
-        init,
-    )
-
-
-def _run_cond(node: Node, inside: Inside, inputs: list[Any]) -> list[Any]:
-    branches = [lambda *args, body=body: inside(body, args) for body in node.bodies]
-    return lax.switch(inputs[0].astype(jnp.int32), branches, *inputs[1:])
-
-
-def _run_checkpoint(node: Node, inside: Inside, inputs: list[Any]) -> list[Any]:
-    options = {name: node.params[name] for name in ("prevent_cse", "policy")}
-    return jax.checkpoint(lambda *args: inside(node.bodies[0], args), **options)(*inputs)
-
-
-def _run_shard_map(node: Node, inside: Inside, inputs: list[Any]) -> list[Any]:
-    mapped = jax.shard_map(
-        lambda *args: tuple(inside(node.bodies[0], args)),
-        mesh=node.params["mesh"],
-        in_specs=node.params["in_specs"],
-        out_specs=node.params["out_specs"],
-        axis_names=set(node.params["newly_manual_axes"]),
-        check_vma=node.params["check_vma"],
-    )
-    return list(mapped(*inputs))
-
-
-_RUN: dict[str, Callable[[Node, Inside, list[Any]], list[Any]]] = {
-    "jit": _run_jit,
-    "custom_jvp_call": _run_body,
-    "custom_vjp_call": _run_body,
-    "scan": _run_scan,
-    "while": _run_while,
-    "cond": _run_cond,
-    "checkpoint": _run_checkpoint,
-    "remat": _run_checkpoint,
-    "remat2": _run_checkpoint,
-    "shard_map": _run_shard_map,
-}

@@ -15,9 +15,10 @@ from jax_excite.callables import as_floats, as_pytree
 from jax_excite.errors import TargetError
 from jax_excite.gating import Gating, check_gating
 from jax_excite.images import check_images
+from jax_excite.plan import SiteSelection
 from jax_excite.recipes import EXCITATION
 from jax_excite.targets import Target
-from jax_excite.transform import SiteSelection, excite
+from jax_excite.transform import excite
 
 Bounds = tuple[float, float]
 Params = Callable[[jax.Array], jax.Array]

@@ -7,9 +7,7 @@ derivative; `excite` puts them behind every site of a function. `gated_relu` and
 
 import dataclasses
 import functools
-import itertools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import jax
@@ -29,9 +27,7 @@ from jax_excite.gating import (
     gate_values,
     is_zero,
 )
-
-# Beyond this many cells in a window the backward pass loops instead of being written out.
-_UNROLLED_CELLS = 64
+from jax_excite.windows import PoolConfig, Window, cell_weights, pooled_once
 
 
 def gated_relu(
@@ -159,6 +155,25 @@ class ReluConfig:
     upper: UpperGate = "pass"
 
 
+def relu_gate(
+    config: ReluConfig, z: jax.Array, temperature: jax.Array, slope: jax.Array
+) -> tuple[jax.Array, jax.Array | None]:
+    """The gate of a ReLU at `z`, and of a clipped one the share that its upper bound has stopped.
+
+    Arguments are those of `soften_relu`; the results have the shape of `z`.
+    """
+    gate = gate_values(config.gate, z, temperature, slope)
+    if config.bound is None:
+        return gate, None
+    bound = jnp.asarray(config.bound, z.dtype)
+    below = (z < bound).astype(z.dtype)
+    if config.gate != "hard" and config.upper == "soft":
+        below = gate_values(config.gate, bound - z, temperature, slope)
+    elif config.gate != "hard" and config.upper == "pass":
+        below = jnp.where(is_zero(temperature), below, jnp.ones_like(below))
+    return gate * below, 1 - below
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def soften_relu(
     config: ReluConfig, hard: jax.Array, z: jax.Array, temperature: jax.Array, slope: jax.Array
@@ -181,16 +196,7 @@ def _soften_relu_fwd(
 def _soften_relu_bwd(config: ReluConfig, residuals: Any, cotangent: jax.Array) -> tuple[Any, ...]:
     stored, temperature, slope = residuals
     z = stored.astype(temperature.dtype)
-    gate = gate_values(config.gate, z, temperature, slope)
-    if config.bound is not None:
-        bound = jnp.asarray(config.bound, z.dtype)
-        below = (z < bound).astype(z.dtype)
-        if config.gate == "hard" or config.upper == "hard":
-            gate = gate * below
-        elif config.upper == "soft":
-            gate = gate * gate_values(config.gate, bound - z, temperature, slope)
-        else:
-            gate = jnp.where(is_zero(temperature), gate * below, gate)
+    gate, _ = relu_gate(config, z, temperature, slope)
     product = cotangent.astype(z.dtype) * gate
     return None, product.astype(stored.dtype), None, None
 
@@ -211,25 +217,6 @@ def check_broadcasts(temperature: jax.Array, shape: tuple[int, ...]) -> None:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Window:
-    """A pooling window, one entry for each axis of the input, batch and channels included."""
-
-    dimensions: tuple[int, ...]
-    strides: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
-    dilation: tuple[int, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class PoolConfig:
-    """The static part of a softened max-pool."""
-
-    window: Window
-    weights: PoolWeights = "through"
-    padding: PoolPadding = "zero"
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def soften_max_pool(
     config: PoolConfig, hard: jax.Array, x: jax.Array, temperature: jax.Array
@@ -238,10 +225,7 @@ def soften_max_pool(
 
     `temperature` has `compute_dtype(x.dtype)` and extent 1 along the pooled axes.
     """
-    pooled_once = tuple(
-        extent if d == 1 else 1 for extent, d in zip(x.shape, config.window.dimensions, strict=True)
-    )
-    check_broadcasts(temperature, pooled_once)
+    check_broadcasts(temperature, pooled_once(config.window, x.shape))
     return _batched_with(hard, temperature)
 
 
@@ -254,127 +238,17 @@ def _soften_max_pool_fwd(
 def _soften_max_pool_bwd(
     config: PoolConfig, residuals: Any, cotangent: jax.Array
 ) -> tuple[Any, ...]:
-    """The derivative of `sum_k w_k x_k`, `w = softmax(x / T)`, over the cells k of each window.
-
-    `w_k * (1 + (x_k - pooled) / T)` with the softmax weights differentiated, `w_k` without;
-    at T = 0 the indicator of the first largest cell.
-    """
-    stored_hard, stored, temperature = residuals
+    hard, stored, temperature = residuals
     x = stored.astype(temperature.dtype)
-    hard = stored_hard.astype(x.dtype)
     g = cotangent.astype(x.dtype)
-    cells = _Cells(config.window, x.shape, hard.shape)
-    padded = lax.pad(x, jnp.zeros((), x.dtype), cells.pads)
-    zero = is_zero(temperature)
-    divisor = jnp.where(zero, jnp.ones_like(temperature), temperature)
-
-    # A common shift of each window's softmax: its largest participant.
-    shift = hard
-    if cells.any_padding is not None and config.padding == "zero":
-        shift = jnp.where(cells.any_padding, jnp.maximum(hard, 0), hard)
-
-    def participant(k: Any) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        x_k = cells.take(padded, k)
-        inside = cells.inside(k)
-        e_k = jnp.exp((x_k - shift) / divisor)
-        if inside is not None and config.padding == "-inf":
-            e_k = jnp.where(inside, e_k, jnp.zeros_like(e_k))
-        return x_k, e_k, inside
-
-    def accumulate(k: Any, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        total, weighted, largest, best = sums
-        x_k, e_k, inside = participant(k)
-        first = (x_k > best) | (largest == cells.count)
-        if inside is not None:
-            first = first & inside
-        largest, best = jnp.where(first, k, largest), jnp.where(first, x_k, best)
-        return total + e_k, weighted + e_k * x_k, largest, best
-
-    nothing = jnp.zeros_like(hard)
-    unknown = jnp.full(hard.shape, cells.count, jnp.int32)
-    total, weighted, largest, _ = cells.loop(accumulate, (nothing, nothing, unknown, nothing))
-    pooled = weighted / total
+    cells, weight = cell_weights(config, hard.astype(x.dtype), x, temperature)
 
     def scatter(k: Any, gradient: jax.Array) -> jax.Array:
-        x_k, e_k, _ = participant(k)
-        soft = e_k / total
-        if config.weights == "through":
-            soft = soft * (1 + (x_k - pooled) / divisor)
-        weight = jnp.where(zero, (largest == k).astype(soft.dtype), soft)
-        return cells.put(gradient, k, g * weight)
+        return cells.put(gradient, k, g * weight(k))
 
     # Last cell first: an input cell then sums its windows in the order in which XLA does.
-    gradient = cells.loop(scatter, jnp.zeros_like(padded), reverse=True)
-    unpad = [(-low, -high, 0) for low, high, _ in cells.pads]
-    gradient = lax.pad(gradient, jnp.zeros((), x.dtype), unpad)
+    gradient = cells.unpad(cells.loop(scatter, jnp.zeros(cells.padded, x.dtype), reverse=True))
     return None, gradient.astype(stored.dtype), None
 
 
 soften_max_pool.defvjp(_soften_max_pool_fwd, _soften_max_pool_bwd)
-
-
-class _Cells:
-    """The cells of a pooling window: for cell k, a strided slice of the padded input."""
-
-    def __init__(self, window: Window, shape: tuple[int, ...], pooled: tuple[int, ...]):
-        self.strides = window.strides
-        self.pads = [(low, high, 0) for low, high in window.padding]
-        self.extents = [(n - 1) * s + 1 for n, s in zip(pooled, window.strides, strict=True)]
-        index = np.array(list(itertools.product(*map(range, window.dimensions))), np.int32)
-        self.count = math.prod(window.dimensions)
-        self.starts = index * np.array(window.dilation, np.int32)
-        # Per axis, [cell offset, output position]: is that cell inside the unpadded input?
-        self._masks = []
-        for axis, (low, _) in enumerate(window.padding):
-            cell = np.arange(window.dimensions[axis]) * window.dilation[axis]
-            at = cell[:, None] + np.arange(pooled[axis]) * window.strides[axis] - low
-            self._masks.append((at >= 0) & (at < shape[axis]))
-        self._index = index
-        self._padded_axes = [a for a, mask in enumerate(self._masks) if not mask.all()]
-        self.any_padding = None
-        if self._padded_axes:
-            whole = np.ones((1,) * len(pooled), bool)
-            for axis in self._padded_axes:
-                whole = whole & self._along(axis, self._masks[axis].all(axis=0))
-            self.any_padding = ~whole
-
-    def _along(self, axis: int, mask: Any) -> Any:
-        return mask.reshape([-1 if a == axis else 1 for a in range(len(self._masks))])
-
-    def inside(self, k: Any) -> Any:
-        """Where cell k is not padding, broadcastable to the output; None where it never is."""
-        if not self._padded_axes:
-            return None
-        inside: Any = True
-        for axis in self._padded_axes:
-            cell = jnp.asarray(self._index)[k, axis]
-            inside = inside & self._along(axis, jnp.asarray(self._masks[axis])[cell])
-        return inside
-
-    def take(self, padded: jax.Array, k: Any) -> jax.Array:
-        """Cell k of every window, shaped like the output."""
-        block = lax.dynamic_slice(padded, self._start(k), self.extents)
-        return lax.slice(block, [0] * block.ndim, block.shape, self.strides)
-
-    def put(self, gradient: jax.Array, k: Any, values: jax.Array) -> jax.Array:
-        """Add `values`, shaped like the output, to cell k of every window."""
-        spread = lax.pad(values, jnp.zeros((), values.dtype), [(0, 0, s - 1) for s in self.strides])
-        start = self._start(k)
-        block = lax.dynamic_slice(gradient, start, self.extents)
-        return lax.dynamic_update_slice(gradient, block + spread, start)
-
-    def _start(self, k: Any) -> list[Any]:
-        if isinstance(k, int):
-            return [int(s) for s in self.starts[k]]
-        return list(jnp.asarray(self.starts)[k])
-
-    def loop(self, body: Callable[[Any, Any], Any], carry: Any, reverse: bool = False) -> Any:
-        """Fold `body` over the cells, in row-major order or in its reverse."""
-        last = self.count - 1
-        if self.count <= _UNROLLED_CELLS:
-            for k in range(self.count):
-                carry = body(last - k if reverse else k, carry)
-            return carry
-        return lax.fori_loop(
-            0, self.count, lambda k, carry: body(last - k if reverse else k, carry), carry
-        )

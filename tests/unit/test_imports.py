@@ -12,11 +12,14 @@ ROOT = Path(__file__).parents[2]
 LAYERS = [
     {"errors"},
     {"gating", "imagenet", "images", "callables"},
-    {"recipes", "surrogates", "graph"},
-    {"matching"},
+    {"recipes", "windows", "graph"},
+    {"surrogates"},
+    {"matching", "evaluation"},
+    {"plan"},
     {"transform", "targets"},
     {"pullback"},
-    {"ascent"},
+    {"ascent", "paths", "path_space", "calibration"},
+    {"path_kernel"},
     {"viz"},
     {"cli"},
 ]

@@ -1,0 +1,197 @@
+"""Windows of max-pooling: their cells, and the weights that softmax-pooling gives to each."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jax_excite.gating import PoolPadding, PoolWeights, is_zero
+
+# Beyond this many cells in a window a loop runs over them instead of being written out.
+_UNROLLED_CELLS = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """A pooling window, one entry for each axis of the input, batch and channels included."""
+
+    dimensions: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+
+
+def pooled_once(window: Window, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of an input with 1 for the pooled axes."""
+    return tuple(n if d == 1 else 1 for n, d in zip(shape, window.dimensions, strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class PoolConfig:
+    """The static part of a softened max-pool."""
+
+    window: Window
+    weights: PoolWeights = "through"
+    padding: PoolPadding = "zero"
+
+
+def cell_weights(
+    config: PoolConfig, hard: jax.Array, x: jax.Array, temperature: jax.Array
+) -> tuple["Cells", Callable[[Any], jax.Array]]:
+    """The cells of a max-pool's windows, and the weight of cell k in each: the derivative by it.
+
+    The derivative of `sum_k w_k x_k`, `w = softmax(x / T)`, by `x_k` is
+    `w_k * (1 + (x_k - pooled) / T)` with the softmax weights differentiated, `w_k` without; at
+    T = 0 it is the indicator of the first largest cell.
+
+    Args:
+        config: the window, and which of these weights.
+        hard: the max-pool of `x`.
+        x: what is pooled.
+        temperature: has extent 1 along the pooled axes.
+
+    Returns:
+        The cells, and a function from k to the weights, shaped like `hard`.
+    """
+    cells = Cells(config.window, x.shape, hard.shape)
+    padded = cells.pad(x)
+    zero = is_zero(temperature)
+    divisor = jnp.where(zero, jnp.ones_like(temperature), temperature)
+
+    # A common shift of each window's softmax: its largest participant.
+    shift = hard
+    if cells.any_padding is not None and config.padding == "zero":
+        shift = jnp.where(cells.any_padding, jnp.maximum(hard, 0), hard)
+
+    def participant(k: Any) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        x_k = cells.take(padded, k)
+        inside = cells.inside(k)
+        e_k = jnp.exp((x_k - shift) / divisor)
+        if inside is not None and config.padding == "-inf":
+            e_k = jnp.where(inside, e_k, jnp.zeros_like(e_k))
+        return x_k, e_k, inside
+
+    def accumulate(k: Any, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        total, weighted, largest, best = sums
+        x_k, e_k, inside = participant(k)
+        first = (x_k > best) | (largest == cells.count)
+        if inside is not None:
+            first = first & inside
+        largest, best = jnp.where(first, k, largest), jnp.where(first, x_k, best)
+        return total + e_k, weighted + e_k * x_k, largest, best
+
+    nothing = jnp.zeros_like(hard)
+    unknown = jnp.full(hard.shape, cells.count, jnp.int32)
+    total, weighted, largest, _ = cells.loop(accumulate, (nothing, nothing, unknown, nothing))
+    pooled = weighted / total
+
+    def weight(k: Any) -> jax.Array:
+        x_k, e_k, _ = participant(k)
+        soft = e_k / total
+        if config.weights == "through":
+            soft = soft * (1 + (x_k - pooled) / divisor)
+        return jnp.where(zero, (largest == k).astype(soft.dtype), soft)
+
+    return cells, weight
+
+
+def pool_gate(
+    config: PoolConfig, hard: jax.Array, x: jax.Array, temperature: jax.Array
+) -> jax.Array:
+    """The weights of `cell_weights` for all cells, `[cells, *hard.shape]`."""
+    cells, weight = cell_weights(config, hard, x, temperature)
+    return lax.map(weight, jnp.arange(cells.count))
+
+
+def weighted_pool(window: Window, x: jax.Array, weights: jax.Array) -> jax.Array:
+    """`sum_k weights[k] x_k` over the cells k of each window, padding being 0; linear in `x`."""
+    cells = Cells(window, x.shape, weights.shape[1:])
+    padded = cells.pad(x)
+    return cells.loop(
+        lambda k, total: total + weights[k] * cells.take(padded, k),
+        jnp.zeros(weights.shape[1:], x.dtype),
+    )
+
+
+class Cells:
+    """The cells of a pooling window: for cell k, a strided slice of the padded input."""
+
+    def __init__(self, window: Window, shape: tuple[int, ...], pooled: tuple[int, ...]):
+        self.strides = window.strides
+        self._pads = [(low, high, 0) for low, high in window.padding]
+        sizes = zip(shape, window.padding, strict=True)
+        self.padded = tuple(size + low + high for size, (low, high) in sizes)
+        self.extents = [(n - 1) * s + 1 for n, s in zip(pooled, window.strides, strict=True)]
+        index = np.array(list(itertools.product(*map(range, window.dimensions))), np.int32)
+        self.count = math.prod(window.dimensions)
+        self.starts = index * np.array(window.dilation, np.int32)
+        # Per axis, [cell offset, output position]: is that cell inside the unpadded input?
+        self._masks = []
+        for axis, (low, _) in enumerate(window.padding):
+            cell = np.arange(window.dimensions[axis]) * window.dilation[axis]
+            at = cell[:, None] + np.arange(pooled[axis]) * window.strides[axis] - low
+            self._masks.append((at >= 0) & (at < shape[axis]))
+        self._index = index
+        self._padded_axes = [a for a, mask in enumerate(self._masks) if not mask.all()]
+        self.any_padding = None
+        if self._padded_axes:
+            whole = np.ones((1,) * len(pooled), bool)
+            for axis in self._padded_axes:
+                whole = whole & self._along(axis, self._masks[axis].all(axis=0))
+            self.any_padding = ~whole
+
+    def _along(self, axis: int, mask: Any) -> Any:
+        return mask.reshape([-1 if a == axis else 1 for a in range(len(self._masks))])
+
+    def inside(self, k: Any) -> Any:
+        """Where cell k is not padding, broadcastable to the output; None where it never is."""
+        if not self._padded_axes:
+            return None
+        inside: Any = True
+        for axis in self._padded_axes:
+            cell = jnp.asarray(self._index)[k, axis]
+            inside = inside & self._along(axis, jnp.asarray(self._masks[axis])[cell])
+        return inside
+
+    def pad(self, x: jax.Array) -> jax.Array:
+        """The input with zeros around it, as the other methods take it."""
+        return lax.pad(x, jnp.zeros((), x.dtype), self._pads)
+
+    def unpad(self, padded: jax.Array) -> jax.Array:
+        """The inverse of `pad`."""
+        unpad = [(-low, -high, 0) for low, high, _ in self._pads]
+        return lax.pad(padded, jnp.zeros((), padded.dtype), unpad)
+
+    def take(self, padded: jax.Array, k: Any) -> jax.Array:
+        """Cell k of every window, shaped like the output."""
+        block = lax.dynamic_slice(padded, self._start(k), self.extents)
+        return lax.slice(block, [0] * block.ndim, block.shape, self.strides)
+
+    def put(self, gradient: jax.Array, k: Any, values: jax.Array) -> jax.Array:
+        """Add `values`, shaped like the output, to cell k of every window."""
+        spread = lax.pad(values, jnp.zeros((), values.dtype), [(0, 0, s - 1) for s in self.strides])
+        start = self._start(k)
+        block = lax.dynamic_slice(gradient, start, self.extents)
+        return lax.dynamic_update_slice(gradient, block + spread, start)
+
+    def _start(self, k: Any) -> list[Any]:
+        if isinstance(k, int):
+            return [int(s) for s in self.starts[k]]
+        return list(jnp.asarray(self.starts)[k])
+
+    def loop(self, body: Callable[[Any, Any], Any], carry: Any, reverse: bool = False) -> Any:
+        """Fold `body` over the cells, in row-major order or in its reverse."""
+        last = self.count - 1
+        if self.count <= _UNROLLED_CELLS:
+            for k in range(self.count):
+                carry = body(last - k if reverse else k, carry)
+            return carry
+        return lax.fori_loop(
+            0, self.count, lambda k, carry: body(last - k if reverse else k, carry), carry
+        )
