@@ -1,0 +1,1 @@
+"""Experiments on the paper's claims: one command each, see `README.md`."""

@@ -1,0 +1,172 @@
+"""One training of one network: how well fixed gates reproduce its logits, step by step."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from experiments import measures
+from experiments.training import Images, cross_entropy, logits
+from jax_excite.gating import Gating
+from jax_excite.paths import Gates, gates, induced
+
+Row = dict[str, Any]
+HARD = Gating(temperature=0.0)
+SCALE = 0.6
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """The snapshots of one training, measured on one set of images.
+
+    Attributes:
+        snapshots: the network in evaluation form, by step.
+        times: the steps to measure, ascending; the last one is T.
+        stable: the steps whose hard gates are averaged.
+        images: the images X.
+        temperatures: those of the excitation function Gamma(T).
+        scales: the same in units of each site's spread.
+        seed: of the permutations of images.
+    """
+
+    snapshots: Mapping[int, nnx.Module]
+    times: Sequence[int]
+    stable: Sequence[int]
+    images: Images
+    temperatures: Sequence[float]
+    scales: Sequence[float]
+    seed: int
+
+    @property
+    def final(self) -> int:
+        """T, the last step."""
+        return self.times[-1]
+
+    def logits(self) -> dict[int, np.ndarray]:
+        """f^(t)(X), `[N, K]`, by step t."""
+        return {t: np.asarray(logits(self.snapshots[t], self.images.x)) for t in self.times}
+
+    def gates(self, t: int, gating: Gating = HARD) -> Gates:
+        """The gates of step t at X, G^(t) unless another gating is given."""
+        return gates(self.snapshots[t], self.images.x, gating)
+
+    def induced(self, t: int, given: Gates) -> np.ndarray:
+        """f_Lambda^(t)(X), `[N, K]`: the given gates with the weights of step t."""
+        return np.asarray(induced(self.snapshots[t], self.images.x, given))
+
+    def by_spread(self, t: int, scale: float) -> Gating:
+        """One temperature a site: `scale` times the deviation of its pre-activations at step t."""
+        spread = measures.spreads(self.snapshots[t], self.images.x)
+        return Gating(site_temperatures={site: scale * value for site, value in spread.items()})
+
+    def learning(self) -> Iterator[Row]:
+        """Accuracy and cross-entropy at each step."""
+        for t, values in self.logits().items():
+            accuracy = float(np.mean(values.argmax(axis=1) == self.images.y))
+            yield {"step": t, "accuracy": accuracy, "loss": cross_entropy(values, self.images.y)}
+
+    def correlations(self) -> Iterator[Row]:
+        """The correlation of f^(t) with f_Lambda^(t), for gates Lambda that time does not change.
+
+        `correlation` is the mean over classes of Pearson's coefficient over X, `least` the
+        smallest of them; `accuracy` is that of f_Lambda^(t), `agreement` the share of X on which
+        its largest logit is that of f^(t).
+        """
+        values = self.logits()
+
+        def rows(name: str, temperature: float, others: Mapping[int, np.ndarray]) -> Iterator[Row]:
+            for t in self.times:
+                by_class = measures.pearson(values[t], others[t])
+                chosen = others[t].argmax(axis=1)
+                yield {
+                    "gates": name,
+                    "temperature": temperature,
+                    "step": t,
+                    "correlation": float(by_class.mean()),
+                    "least": float(by_class.min()),
+                    "accuracy": float(np.mean(chosen == self.images.y)),
+                    "agreement": float(np.mean(chosen == values[t].argmax(axis=1))),
+                }
+
+        for name, temperature, given in self._gatings():
+            yield from rows(name, temperature, {t: self.induced(t, given) for t in self.times})
+        averaged = [self.gates(s) for s in self.stable]
+        means = {t: np.mean([self.induced(t, each) for each in averaged], 0) for t in self.times}
+        yield from rows("averaged", 0.0, means)
+        yield from rows("f(T) itself", 0.0, dict.fromkeys(self.times, values[self.final]))
+
+    def _softened(self) -> Iterator[tuple[str, float, Gates]]:
+        for temperature in self.temperatures:
+            yield "final", temperature, self.gates(self.final, Gating(temperature=temperature))
+        for scale in self.scales:
+            gating = self.by_spread(self.final, scale)
+            yield "final, by spread", scale, self.gates(self.final, gating)
+
+    def _gatings(self) -> Iterator[tuple[str, float, Gates]]:
+        """Gates that time does not change: what they are, their temperature, and they."""
+        yield from self._softened()
+        yield "untrained", 0.0, self.gates(0)
+        hard = self.gates(self.final)
+        soft = self.gates(self.final, self.by_spread(self.final, SCALE))
+        for name, images in (("other image", self._others()), ("same digit", self._same_digit())):
+            yield name, 0.0, measures.select_images(hard, images)
+            yield f"{name}, by spread", SCALE, measures.select_images(soft, images)
+
+    def _others(self) -> np.ndarray:
+        """For each image another one, of any digit."""
+        order = np.random.default_rng(self.seed).permutation(len(self.images.y))
+        others = np.empty_like(order)
+        others[order] = np.roll(order, 1)
+        return others
+
+    def _same_digit(self) -> np.ndarray:
+        """For each image another one of the same digit."""
+        others = np.arange(len(self.images.y))
+        for digit in np.unique(self.images.y):
+            (members,) = np.nonzero(self.images.y == digit)
+            others[members] = np.roll(members, 1)
+        return others
+
+    def pairs(self) -> Iterator[Row]:
+        """The correlation of f^(t) with f_Lambda^(t) for the gates of every step s.
+
+        They are hard (`temperature` 0), or soft in units of their own step's spread.
+        """
+        values = self.logits()
+        for s in self.times:
+            for scale, gating in ((0.0, HARD), (SCALE, self.by_spread(s, SCALE))):
+                given = self.gates(s, gating)
+                for t in self.times:
+                    by_class = measures.pearson(values[t], self.induced(t, given))
+                    row = {"gates of": s, "temperature": scale, "step": t}
+                    yield {**row, "correlation": float(by_class.mean())}
+
+    def stability(self) -> Iterator[Row]:
+        """How far the gates of each step and layer are those of step T.
+
+        `equal` is the share of equal hard gates, `cosine` that of soft gates by spread (at step
+        T). The rows of step "other image" compare step T with itself on other images: chance.
+        """
+        soft = self.by_spread(self.final, SCALE)
+        finals = self.gates(self.final), self.gates(self.final, soft)
+        compared = [(t, self.gates(t), self.gates(t, soft)) for t in self.times]
+        chance = [measures.select_images(each, self._others()) for each in finals]
+        for t, hard, softened in [*compared, ("other image", *chance)]:
+            equal = measures.equal_share(hard, finals[0])
+            cosine = measures.cosine(softened, finals[1])
+            for layer, site in enumerate(equal, start=1):
+                yield {"layer": layer, "step": t, "equal": equal[site], "cosine": cosine[site]}
+
+    def paths(self) -> Iterator[Row]:
+        """Correlations in path space, for multilayer perceptrons: their means over images.
+
+        Of the final gates, at each temperature, with the averaged hard gates and with G(T).
+        """
+        averaged, hard = [self.gates(s) for s in self.stable], [self.gates(self.final)]
+        for name, temperature, given in self._softened():
+            if np.isfinite(temperature):
+                means = [measures.path_correlation([given], f).mean() for f in (averaged, hard)]
+                row = {"gates": name, "temperature": temperature}
+                yield {**row, "with averaged": float(means[0]), "with hard": float(means[1])}

@@ -1,0 +1,181 @@
+"""The tables of `docs/hypothesis-1.md`, from the rows that a run measured."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from experiments.curves import SCALE, Row
+from experiments.hypothesis_1 import Results
+
+THRESHOLD = 0.9
+# Gates that time does not change: their name and temperature in the rows, and in the tables.
+COMPARED: dict[tuple[str, float], str] = {
+    ("final", 0.0): "final, hard: G(T)",
+    ("final", 0.3): "final, T = 0.3",
+    ("final, by spread", SCALE): f"final, {SCALE} of the spread",
+    ("averaged", 0.0): "hard, averaged over training",
+    ("untrained", 0.0): "untrained, hard: G(0)",
+    ("same digit", 0.0): "G(T) of another image of the digit",
+    ("other image", 0.0): "G(T) of any other image",
+    ("f(T) itself", 0.0): "f(T) in place of f_Lambda",
+}
+
+
+def series(rows: Sequence[Row], value: str, **where: object) -> np.ndarray:
+    """A value over time, one line a seed: `[seeds, steps]`, of the rows with these entries.
+
+    Raises:
+        ValueError: there are no such rows.
+    """
+    by_seed: dict[int, list[float]] = {}
+    for row in rows:
+        if all(row[key] == wanted for key, wanted in where.items()):
+            by_seed.setdefault(row["seed"], []).append(row[value])
+    if not by_seed:
+        raise ValueError(f"no rows have {where}")
+    return np.array(list(by_seed.values()))
+
+
+def emergence(times: Sequence[int], curve: np.ndarray, threshold: float = THRESHOLD) -> int | None:
+    """The first measured step from which on a curve `[steps]` stays above a threshold, or None."""
+    below = np.nonzero(np.asarray(curve) <= threshold)[0]
+    first = below[-1] + 1 if len(below) else 0
+    return times[first] if first < len(times) else None
+
+
+def markdown(results: Results) -> str:
+    """All tables, in Markdown; figures are means over seeds, +- their standard deviation."""
+    sections = {
+        "t_pi: the step from which on the correlation stays above 0.9": _emergence_table(results),
+        "Correlation over training": _curve_table(results),
+        "Correlation by temperature": _temperature_table(results),
+        "Equal hard gates": _stability_table(results),
+        "Gates of one step, weights of another": _pairs_table(results),
+        "Path space": _path_table(results),
+    }
+    return "\n".join(f"## {title}\n\n{table}\n" for title, table in sections.items() if table)
+
+
+def _emergence_table(results: Results) -> str:
+    times, rows = results.settings.times(), []
+    for network in results.settings.networks:
+        accuracies = series(results.learning, "accuracy", network=network, images="training")
+        accuracy = dict(zip(times, accuracies.T, strict=True))
+        for (gates, temperature), title in COMPARED.items():
+            cells = []
+            for images in ("training", "held out"):
+                curves = _curves(results, network, images, gates, temperature)
+                steps = [emergence(times, curve) for curve in curves]
+                cells.append(", ".join("never" if t is None else str(t) for t in steps))
+                if images == "training":
+                    reached = [accuracy[t][i] for i, t in enumerate(steps) if t is not None]
+                    cells.append(f"{np.mean(reached):.2f}" if reached else "")
+            rows.append([network, title, *cells])
+    return _table(["network", "gates", "step", "accuracy then", "step, held out"], rows)
+
+
+def _curve_table(results: Results) -> str:
+    times, rows = results.settings.times(), []
+    shown = _spaced(times, 8)
+    for network in results.settings.networks:
+        for (gates, temperature), title in COMPARED.items():
+            curves = _curves(results, network, "training", gates, temperature)
+            rows.append([network, title, *(_mean(curves[:, times.index(t)]) for t in shown)])
+        for images in ("training", "held out"):
+            curves = series(results.learning, "accuracy", network=network, images=images)
+            cells = [_mean(curves[:, times.index(t)]) for t in shown]
+            rows.append([network, f"*accuracy, {images}*", *cells])
+    return _table(["network", "gates", *(f"t = {t}" for t in shown)], rows)
+
+
+def _temperature_table(results: Results) -> str:
+    times, rows = np.array(results.settings.times()), []
+    early = (times >= results.settings.steps / 100) & (times <= results.settings.steps / 10)
+    late = times > results.settings.steps / 10
+    for network in results.settings.networks:
+        hard = _curves(results, network, "training", "final", 0.0)
+        for gates, temperatures, title in (
+            ("final", results.settings.temperatures, "T = {:g}"),
+            ("final, by spread", results.settings.scales, "{:g} of the spread"),
+        ):
+            for temperature in temperatures:
+                curves = _curves(results, network, "training", gates, temperature)
+                cells = []
+                for phase in (early, late):
+                    cells.append(_mean(curves[:, phase].mean(axis=1)))
+                    cells.append(_mean((curves - hard)[:, phase].mean(axis=1), signed=True))
+                rows.append([network, title.format(temperature), *cells])
+    phases = [f"t in [{times[phase][0]}, {times[phase][-1]}]" for phase in (early, late)]
+    return _table(["network", "gates", phases[0], "less G(T)", phases[1], "less G(T)"], rows)
+
+
+def _stability_table(results: Results) -> str:
+    times, rows = results.settings.times(), []
+    shown = _spaced(times, 6)[:-1]
+    for network in results.settings.networks:
+        layers = {row["layer"] for row in results.stability if row["network"] == network}
+        for layer in sorted(layers):
+            shares = series(results.stability, "equal", network=network, layer=layer)
+            cells = [_mean(shares[:, times.index(t)]) for t in shown]
+            rows.append([network, str(layer), *cells, _mean(shares[:, -1])])
+    return _table(["network", "layer", *(f"t = {t}" for t in shown), "other image"], rows)
+
+
+def _pairs_table(results: Results) -> str:
+    times, rows = results.settings.times(), []
+    shown = _spaced(times, 8)
+    for network in results.settings.networks:
+        for temperature, title in ((0.0, "hard"), (SCALE, f"{SCALE} of the spread")):
+            final = {
+                s: series(
+                    results.pairs,
+                    "correlation",
+                    network=network,
+                    temperature=temperature,
+                    **{"gates of": s},
+                )[:, -1]
+                for s in shown
+            }
+            rows.append([network, title, *(_mean(values) for values in final.values())])
+    return _table(["network", "gates", *(f"s = {s}" for s in shown)], rows)
+
+
+def _path_table(results: Results) -> str:
+    names = dict.fromkeys((row["gates"], row["temperature"]) for row in results.paths)
+    rows = []
+    for gates, temperature in names:
+        found = [
+            series(results.paths, value, gates=gates, temperature=temperature)[:, 0]
+            for value in ("with averaged", "with hard")
+        ]
+        rows.append([gates, f"{temperature:g}", *map(_mean, found)])
+    return _table(["gates", "temperature", "with averaged", "with G(T)"], rows) if rows else ""
+
+
+def _curves(
+    results: Results, network: str, images: str, gates: str, temperature: float
+) -> np.ndarray:
+    return series(
+        results.correlations,
+        "correlation",
+        network=network,
+        images=images,
+        gates=gates,
+        temperature=temperature,
+    )
+
+
+def _spaced(times: Sequence[int], count: int) -> list[int]:
+    """Some of the steps, evenly spaced among those measured, the first and last among them."""
+    chosen = np.unique(np.linspace(0, len(times) - 1, count).round().astype(int))
+    return [times[i] for i in chosen]
+
+
+def _mean(values: np.ndarray, signed: bool = False) -> str:
+    text = f"{np.mean(values):+.2f}" if signed else f"{np.mean(values):.2f}"
+    return f"{text} +- {np.std(values):.2f}" if len(values) > 1 else text
+
+
+def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
