@@ -10,11 +10,13 @@ from flax import nnx
 from experiments import measures
 from experiments.training import Images, cross_entropy, logits
 from jax_excite.gating import Gating
+from jax_excite.path_kernel import gram
 from jax_excite.paths import Gates, gates, induced
 
 Row = dict[str, Any]
 HARD = Gating(temperature=0.0)
 SCALE = 0.6
+KERNEL_IMAGES = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +160,27 @@ class Training:
             cosine = measures.cosine(softened, finals[1])
             for layer, site in enumerate(equal, start=1):
                 yield {"layer": layer, "step": t, "equal": equal[site], "cosine": cosine[site]}
+
+    def kernels(self) -> Iterator[Row]:
+        """The alignment of the path kernel of each step (equation 23), of unit feature vectors.
+
+        `with final` is that with the kernel of step T, `with digits` that with the kernel that is 1
+        for two images of one digit and else 0. Gates are hard, or soft by spread (at step T). The
+        row of step "pixels" has the cosine between images.
+        """
+        x, y = self.images.x[:KERNEL_IMAGES], self.images.y[:KERNEL_IMAGES]
+        digits = (y[:, None] == y).astype(np.float64)
+        for scale, gating in ((0.0, HARD), (SCALE, self.by_spread(self.final, SCALE))):
+            by_step = {
+                t: gram(self.snapshots[t], x, gating=gating, batch_size=len(x)) for t in self.times
+            }
+            final = by_step[self.final].normalised()
+            kernels: dict[int | str, np.ndarray] = {t: k.normalised() for t, k in by_step.items()}
+            kernels["pixels"] = by_step[self.final].cosines()[0]
+            for t, kernel in kernels.items():
+                row = {"step": t, "temperature": scale}
+                row["with final"] = measures.alignment(kernel, final)
+                yield {**row, "with digits": measures.alignment(kernel, digits)}
 
     def paths(self) -> Iterator[Row]:
         """Correlations in path space, for multilayer perceptrons: their means over images.

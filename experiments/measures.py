@@ -49,6 +49,12 @@ def cosine(a: Gates, b: Gates) -> dict[str, float]:
     return cosines
 
 
+def alignment(a: np.ndarray, b: np.ndarray) -> float:
+    """The cosine between two Gram matrices `[N, N]`, both centred in their feature space."""
+    a, b = (k - k.mean(axis=0) - k.mean(axis=1)[:, None] + k.mean() for k in (a, b))
+    return float((a * b).sum() / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+
 def path_correlation(a: Sequence[Gates], b: Sequence[Gates]) -> np.ndarray:
     """The Pearson correlation of two tensor fields over all paths of a multilayer perceptron.
 

@@ -90,7 +90,7 @@ def draw_temperatures(results: Results) -> Figure:
     first = next(iter(axes.values()))
     for axis in first:
         axis.set_ylabel("correlation with $f^{(t)}(X)$")
-    _legend(figure, first[0], columns=6)
+    _legend(figure, first[0], columns=len(shown))
     return figure
 
 
@@ -109,19 +109,19 @@ def draw_stability(results: Results) -> Figure:
                 chance = curves[:, -1].mean()
                 axis.axhline(chance, color=colour, linestyle=":", linewidth=0.9)
             _steps(axis, times)
-            axis.set_ylim(0.2, 1.03)
+            axis.set_ylim(0.4, 1.03)
         cells[1].set_xlabel("step t")
     deepest = max(axes.values(), key=lambda cells: len(cells[0].get_legend_handles_labels()[0]))
     first = next(iter(axes.values()))
     first[0].set_ylabel("gates equal to G(T)")
-    first[1].set_ylabel(f"cosine with soft gates of T ({SCALE} of spread)")
-    _legend(figure, deepest[0], columns=5)
+    first[1].set_ylabel(f"cosine of soft gates ({SCALE} of spread)")
+    _legend(figure, deepest[0], columns=layers)
     return figure
 
 
 def draw_pairs(results: Results) -> Figure:
     """Correlation of f^(t) with the gates of step s and the weights of step t, for all s and t."""
-    figure, axes = _figure(results, 2, 8.0)
+    figure, axes = _figure(results, 2, 7.0)
     times = results.settings.times()
     norm = Normalize(0, 1)
     for network, cells in axes.items():

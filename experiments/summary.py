@@ -51,6 +51,7 @@ def markdown(results: Results) -> str:
         "Correlation by temperature": _temperature_table(results),
         "Equal hard gates": _stability_table(results),
         "Gates of one step, weights of another": _pairs_table(results),
+        "Alignment of the path kernel": _kernel_table(results),
         "Path space": _path_table(results),
     }
     return "\n".join(f"## {title}\n\n{table}\n" for title, table in sections.items() if table)
@@ -59,19 +60,25 @@ def markdown(results: Results) -> str:
 def _emergence_table(results: Results) -> str:
     times, rows = results.settings.times(), []
     for network in results.settings.networks:
-        accuracies = series(results.learning, "accuracy", network=network, images="training")
-        accuracy = dict(zip(times, accuracies.T, strict=True))
+        accuracy = series(results.learning, "accuracy", network=network, images="training")
         for (gates, temperature), title in COMPARED.items():
-            cells = []
+            agreement = _curves(results, network, "training", gates, temperature, "agreement")
+            steps = {}
             for images in ("training", "held out"):
                 curves = _curves(results, network, images, gates, temperature)
-                steps = [emergence(times, curve) for curve in curves]
-                cells.append(", ".join("never" if t is None else str(t) for t in steps))
-                if images == "training":
-                    reached = [accuracy[t][i] for i, t in enumerate(steps) if t is not None]
-                    cells.append(f"{np.mean(reached):.2f}" if reached else "")
-            rows.append([network, title, *cells])
-    return _table(["network", "gates", "step", "accuracy then", "step, held out"], rows)
+                steps[images] = [emergence(times, curve) for curve in curves]
+            places = [(i, times.index(t)) for i, t in enumerate(steps["training"]) if t is not None]
+            then = [
+                f"{np.mean([values[place] for place in places]):.2f}" if places else ""
+                for values in (accuracy, agreement)
+            ]
+            listed = [
+                ", ".join("never" if t is None else str(t) for t in found)
+                for found in steps.values()
+            ]
+            rows.append([network, title, listed[0], *then, listed[1]])
+    titles = ["network", "gates", "step", "accuracy of f then", "agreement then", "step, held out"]
+    return _table(titles, rows)
 
 
 def _curve_table(results: Results) -> str:
@@ -89,22 +96,27 @@ def _curve_table(results: Results) -> str:
 
 
 def _temperature_table(results: Results) -> str:
-    times, rows = np.array(results.settings.times()), []
-    early = (times >= results.settings.steps / 100) & (times <= results.settings.steps / 10)
-    late = times > results.settings.steps / 10
-    for network in results.settings.networks:
+    settings, times, rows = results.settings, np.array(results.settings.times()), []
+    early = (times >= settings.steps / 100) & (times <= settings.steps / 10)
+    late = times > settings.steps / 10
+    shown = {
+        **{("final", t): f"G(T), Gamma(T): T = {t:g}" for t in settings.temperatures},
+        **{("final, by spread", t): f"Gamma(T): {t:g} of the spread" for t in settings.scales},
+        ("same digit", 0.0): "another image of the digit: hard",
+        ("same digit, by spread", SCALE): f"another image of the digit: {SCALE} of the spread",
+        ("other image", 0.0): "any other image: hard",
+        ("other image, by spread", SCALE): f"any other image: {SCALE} of the spread",
+        ("untrained", 0.0): "untrained: hard",
+    }
+    for network in settings.networks:
         hard = _curves(results, network, "training", "final", 0.0)
-        for gates, temperatures, title in (
-            ("final", results.settings.temperatures, "T = {:g}"),
-            ("final, by spread", results.settings.scales, "{:g} of the spread"),
-        ):
-            for temperature in temperatures:
-                curves = _curves(results, network, "training", gates, temperature)
-                cells = []
-                for phase in (early, late):
-                    cells.append(_mean(curves[:, phase].mean(axis=1)))
-                    cells.append(_mean((curves - hard)[:, phase].mean(axis=1), signed=True))
-                rows.append([network, title.format(temperature), *cells])
+        for (gates, temperature), title in shown.items():
+            curves = _curves(results, network, "training", gates, temperature)
+            cells = []
+            for phase in (early, late):
+                cells.append(_mean(curves[:, phase].mean(axis=1)))
+                cells.append(_mean((curves - hard)[:, phase].mean(axis=1), "+.3f"))
+            rows.append([network, title, *cells])
     phases = [f"t in [{times[phase][0]}, {times[phase][-1]}]" for phase in (early, late)]
     return _table(["network", "gates", phases[0], "less G(T)", phases[1], "less G(T)"], rows)
 
@@ -140,6 +152,20 @@ def _pairs_table(results: Results) -> str:
     return _table(["network", "gates", *(f"s = {s}" for s in shown)], rows)
 
 
+def _kernel_table(results: Results) -> str:
+    times, rows = results.settings.times(), []
+    shown = _spaced(times, 8)
+    for network in results.settings.networks:
+        for temperature, title in ((0.0, "hard"), (SCALE, f"{SCALE} of the spread")):
+            for value in ("with final", "with digits"):
+                where = {"network": network, "temperature": temperature}
+                found = series(results.kernels, value, **where)
+                cells = [_mean(found[:, times.index(t)]) for t in shown]
+                rows.append([network, title, value, *cells, _mean(found[:, -1])])
+    titles = ["network", "gates", "alignment", *(f"t = {t}" for t in shown), "pixels"]
+    return _table(titles, rows)
+
+
 def _path_table(results: Results) -> str:
     names = dict.fromkeys((row["gates"], row["temperature"]) for row in results.paths)
     rows = []
@@ -148,21 +174,20 @@ def _path_table(results: Results) -> str:
             series(results.paths, value, gates=gates, temperature=temperature)[:, 0]
             for value in ("with averaged", "with hard")
         ]
-        rows.append([gates, f"{temperature:g}", *map(_mean, found)])
+        rows.append([gates, f"{temperature:g}", *(_mean(each, ".3f") for each in found)])
     return _table(["gates", "temperature", "with averaged", "with G(T)"], rows) if rows else ""
 
 
 def _curves(
-    results: Results, network: str, images: str, gates: str, temperature: float
+    results: Results,
+    network: str,
+    images: str,
+    gates: str,
+    temperature: float,
+    value: str = "correlation",
 ) -> np.ndarray:
-    return series(
-        results.correlations,
-        "correlation",
-        network=network,
-        images=images,
-        gates=gates,
-        temperature=temperature,
-    )
+    where = {"network": network, "images": images, "gates": gates, "temperature": temperature}
+    return series(results.correlations, value, **where)
 
 
 def _spaced(times: Sequence[int], count: int) -> list[int]:
@@ -171,9 +196,9 @@ def _spaced(times: Sequence[int], count: int) -> list[int]:
     return [times[i] for i in chosen]
 
 
-def _mean(values: np.ndarray, signed: bool = False) -> str:
-    text = f"{np.mean(values):+.2f}" if signed else f"{np.mean(values):.2f}"
-    return f"{text} +- {np.std(values):.2f}" if len(values) > 1 else text
+def _mean(values: np.ndarray, form: str = ".2f") -> str:
+    text = format(np.mean(values), form)
+    return f"{text} +- {format(np.std(values), form.lstrip('+'))}" if len(values) > 1 else text
 
 
 def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -61,6 +61,16 @@ def test_stability_of_known_gates():
     assert measures.cosine(a, b)["relu0"] == pytest.approx((0.5 + 1) / 2)
 
 
+def test_alignment_ignores_scale_and_offset():
+    rng = np.random.default_rng(0)
+    a, b = (v @ v.T for v in rng.normal(size=(2, 20, 4)))
+    assert measures.alignment(a, 3 * a + 5) == pytest.approx(1)
+    centre = np.eye(20) - 1 / 20
+    u, v = (centre @ k @ centre for k in (a, b))
+    expected = np.vdot(u, v) / np.sqrt(np.vdot(u, u) * np.vdot(v, v))
+    assert measures.alignment(a, b) == pytest.approx(expected)
+
+
 def test_emergence_is_where_the_curve_stays_above():
     times = [0, 1, 10, 100]
     assert summary.emergence(times, np.array([0.95, 0.5, 0.91, 0.99])) == 10
@@ -149,6 +159,8 @@ def test_final_hard_gates_give_back_the_final_network(results, network):
     last = [row for row in results.stability if row["step"] == QUICK.steps]
     np.testing.assert_allclose([row["equal"] for row in last], 1)
     np.testing.assert_allclose([row["cosine"] for row in last], 1)
+    last = [row for row in results.kernels if row["step"] == QUICK.steps]
+    np.testing.assert_allclose([row["with final"] for row in last], 1)
 
 
 def test_gates_of_other_images_do_worse(results):
