@@ -11,7 +11,7 @@ from experiments import measures
 from experiments.training import Images, cross_entropy, logits
 from jax_excite.gating import Gating
 from jax_excite.path_kernel import gram
-from jax_excite.paths import Gates, gates, induced
+from jax_excite.paths import Gates, gates, induced, preactivations
 
 Row = dict[str, Any]
 HARD = Gating(temperature=0.0)
@@ -160,6 +160,31 @@ class Training:
             cosine = measures.cosine(softened, finals[1])
             for layer, site in enumerate(equal, start=1):
                 yield {"layer": layer, "step": t, "equal": equal[site], "cosine": cosine[site]}
+
+    def flips(self) -> Iterator[Row]:
+        """What f^(T) loses by the gates of an earlier step s, and by as many gates turned over.
+
+        `earlier` is the correlation of f^(T) with f_Lambda^(T) for Lambda = G^(s); `random` and
+        `weakest` turn over as many gates of G^(T) in each layer as differ from G^(s): any, or those
+        of the smallest |z|.
+        """
+        final, values = self.gates(self.final), self.logits()[self.final]
+        rng = np.random.default_rng(self.seed)
+        strength = preactivations(self.snapshots[self.final], self.images.x)
+        orders = {
+            "random": {site: rng.random(z.shape) for site, z in strength.items()},
+            "weakest": {site: np.abs(z) for site, z in strength.items()},
+        }
+        for s in self.times:
+            earlier = self.gates(s)
+            shares = {site: 1 - e for site, e in measures.equal_share(earlier, final).items()}
+            compared = {"earlier": earlier}
+            compared |= {k: measures.flip(final, shares, order) for k, order in orders.items()}
+            row: Row = {"gates of": s}
+            for name, given in compared.items():
+                by_class = measures.pearson(values, self.induced(self.final, given))
+                row[name] = float(by_class.mean())
+            yield row
 
     def kernels(self) -> Iterator[Row]:
         """The alignment of the path kernel of each step (equation 23), of unit feature vectors.

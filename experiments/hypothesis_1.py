@@ -72,6 +72,7 @@ class Results:
     correlations: list[Row] = dataclasses.field(default_factory=list)
     pairs: list[Row] = dataclasses.field(default_factory=list)
     stability: list[Row] = dataclasses.field(default_factory=list)
+    flips: list[Row] = dataclasses.field(default_factory=list)
     kernels: list[Row] = dataclasses.field(default_factory=list)
     paths: list[Row] = dataclasses.field(default_factory=list)
 
@@ -119,7 +120,7 @@ def _tables(measured: Training, split: str, network: str) -> dict[str, Iterator[
     tables = {"learning": measured.learning(), "correlations": measured.correlations()}
     if split == "training":
         tables |= {"pairs": measured.pairs(), "stability": measured.stability()}
-        tables["kernels"] = measured.kernels()
+        tables |= {"flips": measured.flips(), "kernels": measured.kernels()}
         if network == "mlp":
             tables["paths"] = measured.paths()
     return tables

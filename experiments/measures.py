@@ -34,6 +34,24 @@ def select_images(gates: Gates, images: np.ndarray) -> Gates:
     return Gates(*({site: values[images] for site, values in field.items()} for field in fields))
 
 
+def flip(gates: Gates, shares: dict[str, float], order: dict[str, np.ndarray]) -> Gates:
+    """Hard gates with a share of each site's turned over, those that come first in an order.
+
+    Args:
+        gates: hard gates.
+        shares: the share to turn over, in [0, 1], by site.
+        order: numbers shaped like a site's gates, by site; the least are turned over.
+    """
+    values = {}
+    for site, value in gates.values.items():
+        gate = np.asarray(value)
+        first = np.argsort(order[site], axis=None, kind="stable")[: round(shares[site] * gate.size)]
+        turned = gate.flatten()
+        turned[first] = 1 - turned[first]
+        values[site] = turned.reshape(gate.shape)
+    return Gates(values, gates.stopped)
+
+
 def equal_share(a: Gates, b: Gates) -> dict[str, float]:
     """The share of equal gates, by site."""
     return {site: float(np.mean(a.values[site] == b.values[site])) for site in a.values}

@@ -51,6 +51,7 @@ def markdown(results: Results) -> str:
         "Correlation by temperature": _temperature_table(results),
         "Equal hard gates": _stability_table(results),
         "Gates of one step, weights of another": _pairs_table(results),
+        "Weights of step T: gates of an earlier step, or turned over": _flip_table(results),
         "Alignment of the path kernel": _kernel_table(results),
         "Path space": _path_table(results),
     }
@@ -149,6 +150,21 @@ def _pairs_table(results: Results) -> str:
                 for s in shown
             }
             rows.append([network, title, *(_mean(values) for values in final.values())])
+    return _table(["network", "gates", *(f"s = {s}" for s in shown)], rows)
+
+
+def _flip_table(results: Results) -> str:
+    times, rows = results.settings.times(), []
+    shown = _spaced(times, 8)[:-1]
+    titles = {
+        "earlier": "G(s)",
+        "weakest": "G(T), as many turned over: the weakest",
+        "random": "G(T), as many turned over: any",
+    }
+    for network in results.settings.networks:
+        for value, title in titles.items():
+            found = series(results.flips, value, network=network)
+            rows.append([network, title, *(_mean(found[:, times.index(s)]) for s in shown)])
     return _table(["network", "gates", *(f"s = {s}" for s in shown)], rows)
 
 

@@ -61,6 +61,13 @@ def test_stability_of_known_gates():
     assert measures.cosine(a, b)["relu0"] == pytest.approx((0.5 + 1) / 2)
 
 
+def test_flip_turns_over_the_first_in_order():
+    gates = gates_of(np.array([[1.0, 0, 1, 0], [1, 1, 1, 1]]))
+    order = {"relu0": np.array([[3.0, 0, 2, 9], [7, 8, 1, 6]])}
+    flipped = measures.flip(gates, {"relu0": 3 / 8}, order)
+    np.testing.assert_array_equal(flipped.values["relu0"], [[1, 1, 0, 0], [1, 1, 0, 1]])
+
+
 def test_alignment_ignores_scale_and_offset():
     rng = np.random.default_rng(0)
     a, b = (v @ v.T for v in rng.normal(size=(2, 20, 4)))
@@ -159,6 +166,9 @@ def test_final_hard_gates_give_back_the_final_network(results, network):
     last = [row for row in results.stability if row["step"] == QUICK.steps]
     np.testing.assert_allclose([row["equal"] for row in last], 1)
     np.testing.assert_allclose([row["cosine"] for row in last], 1)
+    last = [row for row in results.flips if row["gates of"] == QUICK.steps]
+    for value in ("earlier", "random", "weakest"):
+        np.testing.assert_allclose([row[value] for row in last], 1, atol=1e-5)
     last = [row for row in results.kernels if row["step"] == QUICK.steps]
     np.testing.assert_allclose([row["with final"] for row in last], 1)
 
