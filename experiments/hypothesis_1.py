@@ -1,6 +1,6 @@
 """Hypothesis 1 of the paper (section 4.3.1), measured while small networks learn digits.
 
-    python -m experiments.hypothesis_1 --out DIR [--quick] [--seeds N]
+    python -m experiments.hypothesis_1 --out DIR [--quick] [--seeds N] [--steps T]
 
 `docs/hypothesis-1.md` says what is measured, and what came out.
 """
@@ -130,6 +130,7 @@ def main(
     out: Annotated[Path, typer.Option(help="The folder to write plots and tables into.")],
     quick: Annotated[bool, typer.Option(help="Seconds instead of minutes: a smoke test.")] = False,
     seeds: Annotated[int | None, typer.Option(min=1, help="Trainings of each network.")] = None,
+    steps: Annotated[int | None, typer.Option(min=20, help="Updates in a training.")] = None,
 ) -> None:
     """Measure Hypothesis 1 on small networks, and write plots, tables and a summary."""
     from experiments import output
@@ -139,6 +140,8 @@ def main(
     settings = QUICK if quick else Settings()
     if seeds is not None:
         settings = dataclasses.replace(settings, seeds=tuple(range(seeds)))
+    if steps is not None:
+        settings = dataclasses.replace(settings, steps=steps)
     start = time.perf_counter()
     results = run(settings, lambda line: typer.echo(line, err=True))
     output.write(results, out, seconds=time.perf_counter() - start)
