@@ -5,6 +5,7 @@ After "Tapping into the Black Box" (Satkiewicz, 2025). `docs/` explains; the nam
 
 from jax_excite import recipes
 from jax_excite.ascent import pga, pga_grid
+from jax_excite.calibration import calibrate, temperature_sweep
 from jax_excite.errors import ExciteError, GatingError, ImageError, TargetError, WeightsError
 from jax_excite.gating import Gating
 from jax_excite.images import load_image, load_images
@@ -22,6 +23,7 @@ __all__ = [
     "Site",
     "TargetError",
     "WeightsError",
+    "calibrate",
     "excite",
     "gated_relu",
     "load",
@@ -34,5 +36,6 @@ __all__ = [
     "recipes",
     "sites",
     "surrogate_max_pool",
+    "temperature_sweep",
     "value_and_pullback",
 ]

@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 
 from jax_excite.errors import WeightsError
 from jax_excite.imagenet import CLASS_NAMES
-from jax_excite.models import Classifier, ModelSpec, Preprocessing, model_spec
+from jax_excite.models import Classifier, ModelSpec, Preprocessing, Temperatures, model_spec
 from jax_excite.pretrained import find_weights
 from jax_excite.weight_files import Tensor, read_any, write
 
@@ -92,12 +92,13 @@ def refuse(what: str, problems: Mapping[str, Sequence[str]]) -> None:
 def save(params: Any, path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
     """Save a `Classifier`, or any pytree of arrays, with metadata such as `describe` makes.
 
-    The class names of a `Classifier` are saved too, if the metadata has none.
+    The class names and the temperatures of a `Classifier` are saved too, if the metadata has none.
     """
     network = params
     if isinstance(params, Classifier):
         network = params.net
-        metadata = {"class_names": json.dumps(params.class_names), **metadata}
+        known = {"class_names": params.class_names, "temperatures": dict(params.temperatures)}
+        metadata = {**{name: json.dumps(value) for name, value in known.items()}, **metadata}
     tensors = {name: np.asarray(leaf) for name, leaf in named_leaves(network).items()}
     write(path, tensors, metadata)
 
@@ -124,7 +125,8 @@ def load(
 
     Returns:
         A callable pytree that takes images `[H, W, 3]` or `[N, H, W, 3]` in [-1, 1] to logits. It
-        knows its `preprocessing`, and its `class_names`: digits where the file has no names.
+        knows its `preprocessing`, its `class_names`, digits where the file has no names, and the
+        `temperatures` that the file has.
 
     Raises:
         WeightsError: there is no such model or file, the file does not fit the model exactly, or
@@ -141,7 +143,8 @@ def load(
         num_classes = _count_classes(spec, tensors)
         abstract = spec.abstract(num_classes=num_classes)
         network = fill(abstract, tensors, f"{path} does not fit {name}")
-        classifier = Classifier(network, *read_settings(metadata, num_classes, str(path)))
+        settings = read_settings(metadata, num_classes, str(path))
+        classifier = Classifier(network, *settings, read_temperatures(metadata, str(path)))
     if dtype is not None:
         classifier = jax.tree.map(lambda leaf: leaf.astype(dtype), classifier)
     return classifier
@@ -193,3 +196,20 @@ def read_settings(
     if len(class_names) != num_classes:
         raise WeightsError(f"{what} names {len(class_names)} classes, but has {num_classes}")
     return Preprocessing(mean, std, **pixels), class_names
+
+
+def read_temperatures(metadata: Mapping[str, str], what: str) -> Temperatures:
+    """The temperatures of the sites, as a `Classifier` takes them; empty if there are none.
+
+    Raises:
+        WeightsError: the metadata of `what` hold something else.
+    """
+    try:
+        return tuple(
+            (site, tuple(map(float, value)) if isinstance(value, list) else float(value))
+            for site, value in json.loads(metadata.get("temperatures", "{}")).items()
+        )
+    except (AttributeError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"{what} has temperatures that are not numbers by site: {error!r}"
+        ) from error

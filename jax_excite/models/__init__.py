@@ -1,6 +1,14 @@
 """The networks by name, each with the preprocessing that its weights were trained with."""
 
-from jax_excite.models.classifier import Classifier, Preprocessing
+from jax_excite.models.classifier import Classifier, Preprocessing, Temperatures
 from jax_excite.models.registry import MODELS, ModelSpec, Published, model_spec
 
-__all__ = ["MODELS", "Classifier", "ModelSpec", "Preprocessing", "Published", "model_spec"]
+__all__ = [
+    "MODELS",
+    "Classifier",
+    "ModelSpec",
+    "Preprocessing",
+    "Published",
+    "Temperatures",
+    "model_spec",
+]

@@ -4,10 +4,13 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from jax_excite.errors import ImageError
 from jax_excite.images import check_images
+
+Temperatures = tuple[tuple[str, float | tuple[float, ...]], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Classifier(nnx.Module):
         net: the network.
         preprocessing: how images are normalised, the first operation of a call.
         class_names: a name for each logit; empty if they are not known.
+        temperatures: those stored with the weights, by site: numbers, or tuples by channel. Empty
+            if there are none. `site_temperatures` has them as `Gating` takes them.
     """
 
     def __init__(
@@ -49,10 +54,17 @@ class Classifier(nnx.Module):
         net: nnx.Module,
         preprocessing: Preprocessing,
         class_names: tuple[str, ...] = (),
+        temperatures: Temperatures = (),
     ):
         self.net = net
         self.preprocessing = preprocessing
         self.class_names = class_names
+        self.temperatures = temperatures
+
+    @property
+    def site_temperatures(self) -> dict[str, np.ndarray]:
+        """The stored temperatures, for `Gating(site_temperatures=...)`."""
+        return {site: np.asarray(value, np.float32) for site, value in self.temperatures}
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Images `[H, W, 3]` or `[N, H, W, 3]` in [-1, 1] to logits `[K]` or `[N, K]`.

@@ -1,0 +1,128 @@
+"""Which temperatures are best? The rank of a target class in a network that did not make the image.
+
+Photographs climb towards random classes along the pullbacks of one network; what another network
+then sees in them cannot be fitted to the first one's noise. The rank of the target among the other
+network's classes, 0 the best, is compared over temperatures: constant ones, and multiples of each
+site's own spread.
+
+    python -m experiments.calibration PHOTOGRAPHS --squeezenet squeezenet1_0.pth --out DIR
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import jax_excite as je
+from jax_excite.models import Classifier
+
+AT_ONCE = 8
+CONSTANT = {"efficientnet_lite0": (0.3, 0.6, 1.0, 1.5), "squeezenet1_0": (0.3, 30.0, 60.0, 200.0)}
+SCALES = (0.15, 0.3, 0.6, 1.0)
+CHANNEL_SCALES = (0.3, 0.6)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """The ranks of the targets after climbing along one network's pullbacks."""
+
+    made_with: str
+    setting: str
+    ranks: list[int]
+    seconds: float
+
+
+def settings(name: str, model: Classifier, photographs: np.ndarray) -> dict[str, je.Gating]:
+    """What is compared, by name."""
+    batches = np.split(photographs, range(AT_ONCE, len(photographs), AT_ONCE))
+    by_site = je.calibrate(model, batches, scale=1)
+    by_channel = je.calibrate(model, batches, scale=1, per_channel=True)
+    return {
+        "gradient": je.recipes.VANILLA,
+        **{f"T = {t:g}": je.Gating(t, t) for t in CONSTANT[name]},
+        **{f"{s:g} of the site's spread": times(by_site, s) for s in SCALES},
+        **{f"{s:g} of the channel's spread": times(by_channel, s) for s in CHANNEL_SCALES},
+    }
+
+
+def times(gating: je.Gating, scale: float) -> je.Gating:
+    """A gating with its site temperatures multiplied."""
+    own = {site: scale * np.asarray(t) for site, t in gating.site_temperatures.items()}
+    return dataclasses.replace(gating, site_temperatures=own)
+
+
+@jax.jit
+def logits(model: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """Logits of a batch."""
+    return model(x)
+
+
+def ranks(
+    model: Callable[[jax.Array], jax.Array], images: np.ndarray, targets: np.ndarray
+) -> list[int]:
+    """How many classes the model puts above each target."""
+    found = np.concatenate([logits(model, x) for x in np.split(images, len(images) // AT_ONCE)])
+    own = np.take_along_axis(found, targets[:, None], axis=1)
+    return (found > own).sum(axis=1).tolist()
+
+
+def main() -> None:
+    """Run the experiment and write ranks.json and a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("photographs", type=Path)
+    parser.add_argument("--squeezenet", type=Path, required=True, help="its PyTorch checkpoint")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--number", type=int, default=48, help="photographs, a multiple of 8")
+    arguments = parser.parse_args()
+    files = sorted(arguments.photographs.glob("*.jpg"))
+    if len(files) < arguments.number or arguments.number % AT_ONCE:
+        parser.error(f"{arguments.photographs} has {len(files)} photographs (*.jpg)")
+    rng = np.random.default_rng(314)
+    chosen = sorted(rng.choice(len(files), arguments.number, replace=False))
+    photographs = je.load_images([files[i] for i in chosen])
+    targets = rng.integers(0, 1000, arguments.number)
+    models = {
+        "efficientnet_lite0": je.load("efficientnet_lite0"),
+        "squeezenet1_0": je.load("squeezenet1_0", weights=arguments.squeezenet),
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    outcomes = []
+    for name, other in zip(models, reversed(models), strict=True):
+        before = ranks(models[other], photographs, targets)
+        outcomes.append(Outcome(name, "before", before, 0))
+        for setting, gating in settings(name, models[name], photographs).items():
+            start = time.perf_counter()
+            images = je.pga(models[name], photographs, targets, gating=gating, batch_size=AT_ONCE)
+            found = ranks(models[other], np.asarray(images), targets)
+            outcomes.append(Outcome(name, setting, found, time.perf_counter() - start))
+            print(name, setting, np.median(found), file=sys.stderr, flush=True)
+    text = json.dumps([dataclasses.asdict(outcome) for outcome in outcomes], indent=1)
+    (arguments.out / "ranks.json").write_text(text)
+    (arguments.out / "ranks.md").write_text(table(outcomes))
+    print(table(outcomes))
+
+
+def table(outcomes: list[Outcome]) -> str:
+    """Median rank, quartiles and seconds as a Markdown table."""
+    lines = ["| made with | temperatures | median rank | quartiles | s |", "|---|---|---|---|---|"]
+    for o in outcomes:
+        low, middle, high = np.percentile(o.ranks, (25, 50, 75))
+        cells = (
+            o.made_with,
+            o.setting,
+            f"{middle:.0f}",
+            f"{low:.0f}, {high:.0f}",
+            f"{o.seconds:.0f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""Temperatures in units of each site's own spread, measured on images.
+
+The paper's temperature of 0.3 suits pre-activations of unit scale, which is what BatchNorm gives
+(section 4.2 says that the gate is in general the neuron's own). Elsewhere the spread of each site
+has to be measured: its standard deviation over images, positions and channels.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jax_excite import targets
+from jax_excite.callables import as_floats, as_pytree
+from jax_excite.errors import ExciteError
+from jax_excite.gating import Gating, check_gating, check_temperature
+from jax_excite.paths import Batch, BySite, Network
+from jax_excite.plan import AtSite, Plan, SiteSelection
+from jax_excite.pullback import Bounds, as_batch, hashable, linearise, number_of_logits
+from jax_excite.recipes import EXCITATION
+from jax_excite.surrogates import compute_dtype
+from jax_excite.targets import Target
+
+SCALE = 0.6
+
+
+def calibrate(
+    params: Network,
+    batches: Batch | Iterable[Batch],
+    *,
+    scale: float = SCALE,
+    per_channel: bool = False,
+    gating: Gating = EXCITATION,
+) -> Gating:
+    """Set the temperature of each site to a multiple of its pre-activation's standard deviation.
+
+    The deviations are gathered batch by batch, in float64, so any number of images will do; a
+    hundred photographs give them to a few percent.
+
+    Args:
+        params: a callable pytree, as for `pullback`.
+        batches: batches `[N, H, W, 3]` in [-1, 1], such as `jax_excite.datasets.batches` makes, or
+            a single one. One of another size compiles anew.
+        scale: temperature in units of the deviation, > 0. The default did best of those tried, see
+            docs/calibration.md.
+        per_channel: one temperature for each channel (the last axis), instead of one a site.
+        gating: all other settings.
+
+    Returns:
+        `gating` with `site_temperatures` for every site that `excite` softens, max-pools included:
+        numbers, or arrays `[C]`. A site that never changes gets 0, the hard gate.
+
+    Raises:
+        GatingError: `params` has no gate, or one that is inside a loop without a fixed number of
+            steps.
+        ExciteError: there are no batches, one is not finite, or `scale` is not positive.
+    """
+    check_gating(gating)
+    if not (math.isfinite(scale) and scale > 0):
+        raise ExciteError(f"scale is {scale}: give a positive number")
+    params = as_pytree(params)
+    found: dict[str, _Moments] = {}
+    for batch in [batches] if isinstance(batches, (np.ndarray, jax.Array)) else batches:
+        number_of_logits(params, batch)
+        for name, (count, mean, squares) in _statistics(params, batch).by_name().items():
+            moments = _Moments.of(count, mean, squares)
+            found[name] = moments if name not in found else found[name].joined(moments)
+    if not found:
+        raise ExciteError("there are no batches: give at least one")
+    return dataclasses.replace(
+        gating,
+        site_temperatures={
+            name: _temperature(moments if per_channel else moments.pooled(), scale, name)
+            for name, moments in found.items()
+        },
+    )
+
+
+def temperature_sweep(
+    params: Network,
+    x: Batch,
+    c: Target,
+    temperatures: Sequence[float] | Batch,
+    *,
+    gating: Gating = EXCITATION,
+    skip: SiteSelection = (),
+    only: SiteSelection | None = None,
+    bounds: Bounds | None = (-1.0, 1.0),
+) -> jax.Array:
+    """Pullbacks over a range of temperatures, from hard gates at 0 to none at infinity.
+
+    One compiled call (section 5.2 names the range 0.15 to 0.5).
+
+    Args:
+        params: as for `pullback`, like all that is not described here.
+        x: one image or a batch.
+        c: the target.
+        temperatures: `[T]`, of ReLUs and max-pools alike. Where `gating` has a temperature for a
+            site, that is multiplied: after `calibrate(..., scale=1)` these are the scales.
+        gating: all other settings.
+        skip: sites to leave hard.
+        only: if given, the only sites to soften.
+        bounds: range of the images.
+
+    Returns:
+        The vector fields, `[T, *x.shape]`.
+
+    Raises:
+        ExciteError: as for `pullback`.
+    """
+    check_gating(gating)
+    check_temperature(np.asarray(temperatures), "temperatures")
+    images, single = as_batch(x, bounds)
+    params = as_pytree(params)
+    target = targets.prepare(c, len(images), number_of_logits(params, images), single)
+    settings = [as_floats(temperatures), as_floats(gating), hashable(skip), hashable(only)]
+    fields = _sweep(params, images, target, *settings)
+    return fields[:, 0] if single else fields
+
+
+@functools.partial(jax.jit, static_argnames=("skip", "only"))
+def _sweep(
+    params: Network,
+    x: jax.Array,
+    target: Any,
+    temperatures: jax.Array,
+    gating: Gating,
+    skip: Any,
+    only: Any,
+) -> jax.Array:
+    def at(t: jax.Array) -> jax.Array:
+        own = {
+            name: jnp.where(value == 0, value, t * value)
+            for name, value in gating.site_temperatures.items()
+        }
+        swept = dataclasses.replace(
+            gating, temperature=t, pool_temperature=t, site_temperatures=own
+        )
+        logits, transpose = linearise(params, x, swept, skip, only)
+        return transpose(targets.cotangents(target, logits))
+
+    return lax.map(at, temperatures)
+
+
+@jax.jit
+def _statistics(params: Network, x: jax.Array) -> BySite:
+    """Of each site: entries by channel, their mean and the sum of their squared deviations."""
+
+    def at_site(at: AtSite) -> tuple[jax.Array, Any]:
+        z = at.z.astype(compute_dtype(at.z.dtype)).reshape(-1, at.z.shape[-1])
+        mean = z.mean(axis=0)
+        return at.hard, (jnp.asarray(len(z)), mean, jnp.sum((z - mean) ** 2, axis=0))
+
+    plan = Plan(params, (x,), {}, (), None)
+    plan.check(EXCITATION)
+    return BySite.of(plan.run(at_site)[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Moments:
+    """How many entries each channel `[C]` has, their mean, and their squared deviations' sum."""
+
+    count: float
+    mean: np.ndarray
+    squares: np.ndarray
+
+    @staticmethod
+    def of(count: jax.Array, mean: jax.Array, squares: jax.Array) -> "_Moments":
+        """From a site's statistics, of which a scan has one for each step."""
+        channels = mean.shape[-1]
+        each = zip(
+            np.asarray(count, np.float64).reshape(-1),
+            np.asarray(mean, np.float64).reshape(-1, channels),
+            np.asarray(squares, np.float64).reshape(-1, channels),
+            strict=True,
+        )
+        return functools.reduce(_Moments.joined, (_Moments(*one) for one in each))
+
+    def joined(self, other: "_Moments") -> "_Moments":
+        """The moments of both together (Chan, Golub and LeVeque, 1979)."""
+        count = self.count + other.count
+        step = other.mean - self.mean
+        mean = self.mean + step * other.count / count
+        squares = self.squares + other.squares + step**2 * self.count * other.count / count
+        return _Moments(count, mean, squares)
+
+    def pooled(self) -> "_Moments":
+        """Those of all channels together."""
+        channels = zip(self.mean, self.squares, strict=True)
+        return functools.reduce(_Moments.joined, (_Moments(self.count, *one) for one in channels))
+
+    def deviation(self) -> np.ndarray:
+        """The standard deviation."""
+        return np.sqrt(self.squares / self.count)
+
+
+def _temperature(moments: _Moments, scale: float, name: str) -> np.ndarray:
+    temperature = scale * moments.deviation()
+    if not np.isfinite(temperature).all():
+        raise ExciteError(f"the pre-activations of {name} are not finite: check images and weights")
+    return temperature.astype(np.float32)
