@@ -14,7 +14,13 @@ from jax_excite.errors import ExciteError
 Item = TypeVar("Item")
 
 # The modules of extras that commands need, with the extra that brings each.
-_EXTRAS = {"matplotlib": "viz", "skimage": "demo"}
+_EXTRAS = {
+    "array_record": "data",
+    "importlib_resources": "data",
+    "matplotlib": "viz",
+    "skimage": "demo",
+    "tensorflow_datasets": "data",
+}
 _SECONDS_BETWEEN_LINES = 2
 
 

@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[2]
 LAYERS = [
     {"errors"},
     {"gating", "imagenet", "images", "callables"},
-    {"recipes", "windows", "graph"},
-    {"surrogates"},
+    {"recipes", "windows", "graph", "imagenette"},
+    {"surrogates", "datasets"},
     {"matching", "evaluation"},
     {"plan"},
     {"transform", "targets"},
