@@ -33,16 +33,33 @@ def strict_promotion():
 COLUMNS = "model", "images", "quantity", "error in float64", "float32: ours", "PyTorch's", "ratio"
 
 
+# And what the tests of the paper's equations measure: the greatest error of each comparison.
+EQUATION_COLUMNS = "equation", "what", "relative error"
+
+
 def pytest_terminal_summary(terminalreporter):
-    rows = [
+    rows = recorded(terminalreporter, "parity")
+    write_table(terminalreporter, "parity with PyTorch, relative L2", COLUMNS, rows)
+    worst = {}
+    for number, what, error in recorded(terminalreporter, "equation"):
+        worst[number, what] = max(error, worst.get((number, what), 0.0))
+    rows = [(number, what, f"{error:.1e}") for (number, what), error in sorted(worst.items())]
+    write_table(terminalreporter, "the paper's equations", EQUATION_COLUMNS, rows)
+
+
+def recorded(terminalreporter, wanted):
+    return [
         value
         for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
         for name, value in report.user_properties
-        if name == "parity"
+        if name == wanted
     ]
+
+
+def write_table(terminalreporter, title, columns, rows):
     if rows:
-        widths = [max(len(row[i]) for row in [COLUMNS, *rows]) for i in range(len(COLUMNS))]
-        terminalreporter.section("parity with PyTorch, relative L2")
-        for row in (COLUMNS, *rows):
+        widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
+        terminalreporter.section(title)
+        for row in (columns, *rows):
             line = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             terminalreporter.write_line("  ".join(line).rstrip())
