@@ -18,7 +18,7 @@ from jax import lax
 
 from jax_excite import targets
 from jax_excite.callables import as_floats, as_pytree
-from jax_excite.errors import ExciteError
+from jax_excite.errors import ExciteError, GatingError
 from jax_excite.gating import Gating, check_gating, check_temperature
 from jax_excite.paths import Batch, BySite, Network
 from jax_excite.plan import AtSite, Plan, SiteSelection
@@ -112,14 +112,17 @@ def temperature_sweep(
         The vector fields, `[T, *x.shape]`.
 
     Raises:
-        ExciteError: as for `pullback`.
+        ExciteError: as for `pullback`, or the temperatures are not `[T]` of valid ones.
     """
     check_gating(gating)
-    check_temperature(np.asarray(temperatures), "temperatures")
+    values = np.asarray(temperatures)
+    if values.ndim != 1 or not values.size:
+        raise GatingError(f"temperatures have shape {values.shape}: give [T], at least one")
+    check_temperature(values, "temperatures")
     images, single = as_batch(x, bounds)
     params = as_pytree(params)
     target = targets.prepare(c, len(images), number_of_logits(params, images), single)
-    settings = [as_floats(temperatures), as_floats(gating), hashable(skip), hashable(only)]
+    settings = [as_floats(values), as_floats(gating), hashable(skip), hashable(only)]
     fields = _sweep(params, images, target, *settings)
     return fields[:, 0] if single else fields
 

@@ -14,6 +14,16 @@ def is_array(leaf: Any) -> bool:
     return isinstance(leaf, (jax.Array, np.ndarray))
 
 
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of a pytree by dotted name, such as `layer1.0.conv1.kernel`, in its order."""
+    return {leaf_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def leaf_name(path: Any) -> str:
+    """The dotted name of a leaf, from its path in a pytree."""
+    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+
+
 def split_arrays(
     leaves: Sequence[Any],
 ) -> tuple[list[Any], Callable[[Sequence[Any]], list[Any]]]:

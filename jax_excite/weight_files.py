@@ -188,7 +188,6 @@ def describe(
     *,
     source: Path | None = None,
     class_names: Sequence[str] | None = None,
-    temperatures: Mapping[str, float | Sequence[float]] | None = None,
 ) -> dict[str, str]:
     """The metadata of a file.
 
@@ -197,7 +196,6 @@ def describe(
         source: the file that they were converted from; its name and SHA-256 are recorded, and by
             this the preprocessing of published weights is known.
         class_names: a name for each logit.
-        temperatures: temperature of each site, by site name; a number, or one for each channel.
     """
     metadata = {"model": spec.name}
     preprocessing = spec.preprocessing
@@ -212,8 +210,6 @@ def describe(
     metadata["preprocessing"] = json.dumps(dataclasses.asdict(preprocessing))
     if class_names is not None:
         metadata["class_names"] = json.dumps(list(class_names))
-    if temperatures is not None:
-        metadata["temperatures"] = json.dumps(dict(temperatures))
     return metadata
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from jax_excite.callables import leaf_name, named_leaves
 from jax_excite.errors import WeightsError
 from jax_excite.imagenet import CLASS_NAMES
 from jax_excite.models import Classifier, ModelSpec, Preprocessing, Temperatures, model_spec
@@ -26,20 +27,11 @@ _LISTED = 8  # names of each kind in an error
 Tree = TypeVar("Tree")
 
 
-def named_leaves(params: Any) -> dict[str, Any]:
-    """The leaves of a pytree by dotted name, in the tree's order."""
-    return {_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
-
-
 def fill(abstract: Tree, tensors: Mapping[str, Tensor], what: str) -> Tree:
     """A pytree like `abstract` with the tensors for leaves; errors as for `check_fit`."""
     check_fit(abstract, tensors, what)
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: jnp.array(np.asarray(tensors[_name(path)])), abstract
+        lambda path, _: jnp.array(np.asarray(tensors[leaf_name(path)])), abstract
     )
 
 

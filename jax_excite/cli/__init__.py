@@ -1,14 +1,17 @@
 """The command line `jax-excite`.
 
 Exit codes: 0 done; 2 wrong input, or an extra is not installed, said in one line on standard error;
-130 interrupted; 1 anything else, a bug.
+3 a check of `sanity` failed; 130 interrupted; 1 anything else, a bug.
 """
 
 import typer
 
+from jax_excite.cli.calibrate import calibrate
 from jax_excite.cli.demo import demo
 from jax_excite.cli.grid import grid
 from jax_excite.cli.models import models
+from jax_excite.cli.sanity import sanity
+from jax_excite.cli.sweep import sweep
 
 app = typer.Typer(
     help="Excitation pullbacks: see why a ReLU network decides as it does.",
@@ -16,7 +19,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, grid, models):
+for command in (demo, grid, sweep, calibrate, sanity, models):
     app.command()(command)
 
 

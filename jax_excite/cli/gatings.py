@@ -5,7 +5,7 @@ from typing import Any
 
 from jax_excite import recipes
 from jax_excite.gating import Gating
-from jax_excite.models import ModelSpec
+from jax_excite.models import Classifier, ModelSpec
 
 
 def excitation_gating(spec: ModelSpec, **given: Any) -> Gating:
@@ -18,3 +18,10 @@ def excitation_gating(spec: ModelSpec, **given: Any) -> Gating:
     suited = {"temperature": spec.temperature, "pool_temperature": spec.temperature}
     settings = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(recipes.EXCITATION, **{**suited, **settings})
+
+
+def with_stored_temperatures(gating: Gating, network: Classifier, *given: float | None) -> Gating:
+    """The gating at the temperatures stored with the weights, unless the user gives any."""
+    if any(temperature is not None for temperature in given):
+        return gating
+    return dataclasses.replace(gating, site_temperatures=network.site_temperatures)

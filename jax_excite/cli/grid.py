@@ -14,7 +14,7 @@ import typer
 from jax_excite import recipes
 from jax_excite.ascent import pga_grid
 from jax_excite.cli.console import announce, errors_in_one_line, with_progress
-from jax_excite.cli.gatings import excitation_gating
+from jax_excite.cli.gatings import excitation_gating, with_stored_temperatures
 from jax_excite.cli.manifest import appear_together, describe_file, describe_run, save_arrays
 from jax_excite.errors import ExciteError
 from jax_excite.gating import GATES, Gating
@@ -99,6 +99,8 @@ def grid(
         announce(f"Loading {model}")
         path = find_weights(spec, weights or PRETRAINED)
         network = load(model, weights=path)
+        if recipe is Recipe.EXCITATION:
+            gating = with_stored_temperatures(gating, network, temperature, pool_temperature)
         names = network.class_names
         indices = [class_index(name.strip(), names) for name in classes.split(",")]
         size, resize = network.preprocessing.size, network.preprocessing.resize

@@ -49,10 +49,14 @@ def describe_file(path: Path) -> dict[str, str]:
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], manifest: dict[str, Any]) -> None:
     """Write arrays as `.npz`, and with them the manifest: JSON text, under `manifest`."""
-    everything: dict[str, Any] = {"manifest": np.asarray(json.dumps(manifest)), **arrays}
+    everything: dict[str, Any] = {"manifest": np.asarray(_json(manifest)), **arrays}
     np.savez_compressed(path, **everything)
 
 
 def save_manifest(path: Path, manifest: dict[str, Any]) -> None:
     """Write a manifest as a JSON file of its own."""
-    path.write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
+    path.write_text(_json(manifest, indent=2) + "\n", "utf-8")
+
+
+def _json(manifest: dict[str, Any], indent: int | None = None) -> str:
+    return json.dumps(manifest, indent=indent, default=lambda array: np.asarray(array).tolist())

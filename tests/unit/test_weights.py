@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from jax_excite.errors import WeightsError
+from jax_excite.gating import Gating
 from jax_excite.models import model_spec
 from jax_excite.weight_files import FORMAT, LazyTensor, describe, read, write
 from jax_excite.weights import (
@@ -64,18 +65,34 @@ def test_transposed_arrays_are_written_in_order(path):
 def test_metadata(path, tmp_path):
     source = tmp_path / "source.pth"
     source.write_bytes(b"abc")
-    metadata = describe(
-        model_spec(SMALL), source=source, class_names=["tench", "goldfish"], temperatures={"a": 0.3}
-    )
+    metadata = describe(model_spec(SMALL), source=source, class_names=["tench", "goldfish"])
     save(load_small(), path, metadata)
     _, found = read(path)
     assert found["model"] == SMALL
     assert found["source"] == "source.pth"
     assert found["source_sha256"].startswith("ba7816bf8f01cfea414140de5dae2223")
     assert json.loads(found["class_names"]) == ["tench", "goldfish"]
-    assert json.loads(found["temperatures"]) == {"a": 0.3}
     assert json.loads(found["preprocessing"])["mean"] == [0.485, 0.456, 0.406]
     assert found["format"] == FORMAT
+
+
+def test_temperatures_are_kept(path, tmp_path):
+    metadata = describe(model_spec(SMALL)) | {"temperatures": '{"a": 0.3, "b": [1.0, 2.0]}'}
+    save(load_small(), path, metadata)
+    model = load(SMALL, weights=path)
+    assert model.temperatures == (("a", 0.3), ("b", (1.0, 2.0)))
+    save(model, tmp_path / "again.safetensors", describe(model_spec(SMALL)))
+    assert load(SMALL, weights=tmp_path / "again.safetensors").temperatures == model.temperatures
+    gating = Gating(site_temperatures=model.site_temperatures)
+    assert gating.site_temperatures["b"].shape == (2,)
+    assert load_small().temperatures == ()
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"a": "hot"}', "{", '{"a": [[1]]}'])
+def test_bad_temperatures_are_refused(path, tensors, text):
+    write(path, tensors, describe(model_spec(SMALL)) | {"temperatures": text})
+    with pytest.raises(WeightsError, match="temperatures that are not numbers by site"):
+        load(SMALL, weights=path)
 
 
 def test_preprocessing_comes_from_the_file(path, tensors):

@@ -1,0 +1,60 @@
+"""`jax-excite calibrate`: weights with temperatures measured on photographs, in one file."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from jax_excite.calibration import SCALE
+from jax_excite.calibration import calibrate as measure
+from jax_excite.cli.console import announce, errors_in_one_line, with_progress
+from jax_excite.errors import ExciteError
+from jax_excite.images import load_images
+from jax_excite.models import model_spec
+from jax_excite.pretrained import PRETRAINED, find_weights
+from jax_excite.weight_files import read_any, write
+from jax_excite.weights import load
+
+_AT_ONCE = 8
+
+
+def calibrate(
+    images: Annotated[list[Path], typer.Argument(help="Photographs; a hundred are plenty.")],
+    out: Annotated[Path, typer.Option(help="A .safetensors file, for --weights.")],
+    model: Annotated[str, typer.Option(help="A name that `models` lists.")] = "efficientnet_lite0",
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="A .pth or .safetensors file, or IMAGENET1K_V2; else the first published."
+        ),
+    ] = None,
+    scale: Annotated[
+        float, typer.Option(help="Temperature in units of the standard deviation.")
+    ] = SCALE,
+    per_channel: Annotated[
+        bool, typer.Option(help="A temperature for each channel, not only for each site.")
+    ] = False,
+) -> None:
+    """Measure each site's spread; write weights with the temperatures that follow from it."""
+    with errors_in_one_line():
+        if out.suffix != ".safetensors":
+            raise ExciteError(f"--out is {out}: give a file name that ends in .safetensors")
+        spec = model_spec(model)
+        announce(f"Loading {model}")
+        path = find_weights(spec, weights or PRETRAINED)
+        network = load(model, weights=path)
+        size, resize = network.preprocessing.size, network.preprocessing.resize
+        parts = [images[start : start + _AT_ONCE] for start in range(0, len(images), _AT_ONCE)]
+        batches = (
+            load_images(part, size, resize=resize)
+            for part in with_progress(parts, "Measuring spreads")
+        )
+        gating = measure(network, batches, scale=scale, per_channel=per_channel)
+        measured = {site: np.asarray(t).tolist() for site, t in gating.site_temperatures.items()}
+        tensors, metadata = read_any(path, model)
+        write(out, tensors, {**metadata, "temperatures": json.dumps(measured)})
+        for site, values in measured.items():
+            typer.echo(f"{np.mean(values):10.4g}  {site}")
+        typer.echo(out)

@@ -1,0 +1,77 @@
+"""`jax-excite sanity`: does the map depend on the weights, on the class and on the gates?"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jax_excite.cli.console import announce, errors_in_one_line
+from jax_excite.cli.gatings import excitation_gating, with_stored_temperatures
+from jax_excite.errors import ExciteError
+from jax_excite.imagenet import class_index
+from jax_excite.images import load_image
+from jax_excite.models import model_spec
+from jax_excite.pretrained import PRETRAINED, find_weights
+from jax_excite.pullback import pullback
+from jax_excite.sanity import compare, randomisation_cascade, temperature_limits
+from jax_excite.weights import load
+
+RANDOM_COSINE = 0.5
+SAME_CLASS_COSINE = 0.95
+SAME_FIELD_DISTANCE = 1e-2
+FAILED = 3
+
+
+def sanity(
+    image: Annotated[Path, typer.Argument(help="A photograph.")],
+    classes: Annotated[str, typer.Option(help="Two classes, names or indices, by a comma.")],
+    model: Annotated[str, typer.Option(help="A name that `models` lists.")] = "efficientnet_lite0",
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="A .pth or .safetensors file, or IMAGENET1K_V2; else the first published."
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Of ReLUs and pools; else the model's.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
+) -> None:
+    """Check the method on a photograph; exits with 3 if a check fails."""
+    with errors_in_one_line():
+        spec = model_spec(model)
+        announce(f"Loading {model}")
+        network = load(model, weights=find_weights(spec, weights or PRETRAINED))
+        indices = [class_index(name.strip(), network.class_names) for name in classes.split(",")]
+        if len(set(indices)) != 2:
+            raise ExciteError(f"--classes is {classes}: give two different classes")
+        size, resize = network.preprocessing.size, network.preprocessing.resize
+        x = load_image(image, size, resize=resize)
+        gating = excitation_gating(spec, temperature=temperature, pool_temperature=temperature)
+        gating = with_stored_temperatures(gating, network, temperature)
+
+        announce("Randomising the layers from the top down")
+        cascade = randomisation_cascade(network, x, indices[0], gating=gating, seed=seed)
+        typer.echo("randomised down to    cosine  rank correlation")
+        for row in cascade:
+            typer.echo(f"{row.name:<20}  {row.cosine:6.3f}  {row.rank_correlation:6.3f}")
+        fields = [pullback(network, x, index, gating=gating) for index in indices]
+        two = compare("two classes", *fields)
+        typer.echo(f"{two.name:<20}  {two.cosine:6.3f}  {two.rank_correlation:6.3f}")
+        limits = temperature_limits(network, x, indices[0], gating=gating)
+        typer.echo("\nrelative L2 distance")
+        for name, distance in limits.items():
+            typer.echo(f"{name:<24}  {distance:.1e}")
+
+        checks = {
+            f"all weights random: |cosine| <= {RANDOM_COSINE}": abs(cascade[-1].cosine)
+            <= RANDOM_COSINE,
+            f"two classes: cosine <= {SAME_CLASS_COSINE}": two.cosine <= SAME_CLASS_COSINE,
+            f"limits: distances <= {SAME_FIELD_DISTANCE}": max(limits.values())
+            <= SAME_FIELD_DISTANCE,
+        }
+        typer.echo()
+        for check, passed in checks.items():
+            typer.echo(f"{'passed' if passed else 'FAILED'}  {check}")
+    if not all(checks.values()):
+        raise typer.Exit(FAILED)

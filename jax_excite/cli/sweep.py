@@ -1,0 +1,91 @@
+"""`jax-excite sweep`: the pullback of one class over temperatures, from hard gates to none."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from jax_excite.calibration import calibrate, temperature_sweep
+from jax_excite.cli.console import announce, errors_in_one_line
+from jax_excite.cli.manifest import appear_together, describe_file, describe_run, save_arrays
+from jax_excite.errors import ExciteError
+from jax_excite.imagenet import class_index
+from jax_excite.images import load_images
+from jax_excite.models import model_spec
+from jax_excite.pretrained import PRETRAINED, find_weights
+from jax_excite.recipes import EXCITATION
+from jax_excite.weights import load
+
+TEMPERATURES = "0,0.05,0.15,0.3,0.5,1,2,inf"
+
+
+def sweep(
+    images: Annotated[list[Path], typer.Argument(help="Photographs.")],
+    classes: Annotated[str, typer.Option(help="A class for each photograph, or one, by commas.")],
+    out: Annotated[Path, typer.Option(help="PNG file; the arrays go beside it, as .npz.")],
+    model: Annotated[str, typer.Option(help="A name that `models` lists.")] = "efficientnet_lite0",
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="A .pth or .safetensors file, or IMAGENET1K_V2; else the first published."
+        ),
+    ] = None,
+    temperatures: Annotated[str, typer.Option(help="By commas.")] = TEMPERATURES,
+    calibrated: Annotated[
+        bool, typer.Option(help="In units of each site's spread over the photographs.")
+    ] = False,
+) -> None:
+    """Draw photographs (rows) and pullbacks at several temperatures (columns)."""
+    with errors_in_one_line():
+        from jax_excite import viz
+
+        if out.suffix.lower() != ".png":
+            raise ExciteError(f"--out is {out}: give a file name that ends in .png")
+        values = [_temperature(text) for text in temperatures.split(",")]
+        spec = model_spec(model)
+        announce(f"Loading {model}")
+        path = find_weights(spec, weights or PRETRAINED)
+        network = load(model, weights=path)
+        indices = [class_index(name.strip(), network.class_names) for name in classes.split(",")]
+        if len(indices) not in (1, len(images)):
+            raise ExciteError(f"--classes is {classes}: give one class, or {len(images)}")
+        size, resize = network.preprocessing.size, network.preprocessing.resize
+        photographs = load_images(images, size, resize=resize)
+        gating = calibrate(network, photographs, scale=1) if calibrated else EXCITATION
+        targets = np.broadcast_to(indices, len(images))
+        with appear_together(out, out.with_suffix(".npz")) as (picture, archive):
+            announce(f"Pulling back at {len(values)} temperatures")
+            fields = np.asarray(
+                temperature_sweep(network, photographs, targets, values, gating=gating)
+            )
+            cells = [
+                [(photograph + 1) / 2, *viz.scale(fields[:, row])]
+                for row, photograph in enumerate(photographs)
+            ]
+            rows = [
+                f"{image.stem}\n{network.class_names[c]}"
+                for image, c in zip(images, targets, strict=True)
+            ]
+            unit = " spreads" if calibrated else ""
+            columns = ["photograph", *(f"T = {t:g}{unit}" for t in values)]
+            viz.draw_grid(picture, np.asarray(cells, np.float32), rows, columns)
+            manifest = {
+                "gating": dataclasses.asdict(gating),
+                "model": model,
+                "weights": describe_file(path),
+                "images": [describe_file(image) for image in images],
+                "classes": targets,
+                **describe_run(),
+            }
+            arrays = {"temperatures": np.asarray(values), "pullbacks": fields}
+            save_arrays(archive, arrays, manifest)
+        typer.echo(f"{out}\n{out.with_suffix('.npz')}")
+
+
+def _temperature(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ExciteError(f"--temperatures has {text!r}: give numbers, or inf") from None
