@@ -8,6 +8,7 @@ import typer
 
 from jax_excite.cli.calibrate import calibrate
 from jax_excite.cli.demo import demo
+from jax_excite.cli.figures import figures
 from jax_excite.cli.grid import grid
 from jax_excite.cli.models import models
 from jax_excite.cli.sanity import sanity
@@ -19,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, grid, sweep, calibrate, sanity, models):
+for command in (demo, grid, figures, sweep, calibrate, sanity, models):
     app.command()(command)
 
 

@@ -16,12 +16,12 @@ import typer
 from jax_excite import recipes
 from jax_excite.cli.class_grid import Along, ClassGrid
 from jax_excite.cli.console import announce, errors_in_one_line
-from jax_excite.cli.gatings import excitation_gating
+from jax_excite.cli.gatings import excitation_gating, with_stored_temperatures
 from jax_excite.cli.manifest import appear_together, describe_file, describe_run, save_manifest
-from jax_excite.datasets import Example, image_folder, imagenette, select
+from jax_excite.datasets import SEED, Example, image_folder, imagenette, select
 from jax_excite.errors import ExciteError
 from jax_excite.gating import Gating
-from jax_excite.imagenet import CLASS_NAMES, class_index
+from jax_excite.imagenet import class_index
 from jax_excite.images import load_images
 from jax_excite.models import Classifier, ModelSpec, model_spec
 from jax_excite.pretrained import PRETRAINED, find_weights
@@ -29,7 +29,6 @@ from jax_excite.weights import load
 
 TARGETS = ("tench", "cassette player", "church", "garbage truck", "golf ball", "ostrich")
 PHOTOGRAPHED = TARGETS[:5]
-SEED = 314  # the authors'; they draw with PyTorch, so other images
 
 # Published figures keep these sites hard: torchvision's DenseNet writes its last ReLU as a function
 # call, which the authors' replacement of modules does not see.
@@ -114,7 +113,9 @@ def figures(
         out.mkdir(parents=True, exist_ok=True)
         for spec, gating, file in zip(specs, gatings, files, strict=True):
             announce(f"Loading {spec.name}")
-            grid = _class_grid(load(spec.name, weights=file), spec, gating, examples)
+            network = load(spec.name, weights=file)
+            gating = with_stored_temperatures(gating, network, temperature, pool_temperature)
+            grid = _class_grid(network, spec, gating, examples)
             about = {
                 "model": spec.name,
                 "weights": describe_file(file),
@@ -125,12 +126,14 @@ def figures(
             }
             for number in wanted:
                 announce(f"Figure {number} of {spec.name}")
+                this = FIGURES[number]
+                cells, seconds = figure_cells(this, grid)
+                described = {"figure": number, **_describe_grid(this, grid), **about}
                 path = out / f"figure{number}_{spec.name}.png"
                 with appear_together(path, path.with_suffix(".json")) as (picture, manifest):
-                    title = f"Figure {number}, {spec.name}, seed {seed}: {FIGURES[number].shows}"
-                    seconds = _draw(viz, picture, FIGURES[number], grid, examples, title)
-                    run = {"figure": number, **_describe_grid(FIGURES[number], grid)}
-                    save_manifest(manifest, {**run, **about, "seconds": round(seconds, 1)})
+                    title = f"Figure {number}, {spec.name}, seed {seed}: {this.shows}"
+                    viz.draw_grid(picture, viz.scale(cells), *_titles(this), title=title)
+                    save_manifest(manifest, {**described, "seconds": round(seconds, 1)})
                 typer.echo(path)
 
 
@@ -150,8 +153,10 @@ def _specs(models: Sequence[str], weights: str | None) -> list[ModelSpec]:
 
 def _examples(folder: Path | None, seed: int) -> list[Example]:
     """One photograph of each of the five classes, in their order."""
+    if seed < 0:
+        raise ExciteError(f"--seed is {seed}: give a number of at least 0")
     data = imagenette() if folder is None else image_folder(folder)
-    return select(data, [class_index(name) for name in PHOTOGRAPHED], seed=seed)
+    return select(data, PHOTOGRAPHED, seed=seed)
 
 
 def _class_grid(
@@ -168,17 +173,16 @@ def _class_grid(
     )
 
 
-def _draw(
-    viz: Any,
-    path: Path,
-    figure: Figure,
-    grid: ClassGrid,
-    examples: Sequence[Example],
-    title: str,
-) -> float:
-    """Write the picture; return the seconds that the computation of what it shows took."""
+def figure_cells(figure: Figure, grid: ClassGrid) -> tuple[np.ndarray, float]:
+    """The cells of a figure, not scaled yet.
+
+    Returns:
+        An array `[R, K, H, W, 3]`: for each vector field a row for each photograph, which comes
+        first, then the targets (perturbed images first, then differences, where both are shown).
+        And the seconds that computing it took, compilation included.
+    """
     photographs = grid.photographs[:, None]
-    blocks, row_titles, total = [], [], 0.0
+    blocks, total = [], 0.0
     for along in figure.along:
         if figure.steps is None:
             shown, seconds = grid.pull_back(along)
@@ -188,18 +192,18 @@ def _draw(
             if figure.perturbed:
                 shown = np.concatenate([perturbed, shown], axis=1)
         blocks.append(np.concatenate([photographs, shown], axis=1))
-        row_titles += [_row_title(example, along, figure) for example in examples]
         total += seconds
-    column_titles = ["photograph", *TARGETS]
-    if figure.perturbed:
-        column_titles += [f"{name}\n(difference)" for name in TARGETS]
-    viz.draw_grid(path, viz.scale(np.concatenate(blocks)), row_titles, column_titles, title=title)
-    return total
+    return np.concatenate(blocks), total
 
 
-def _row_title(example: Example, along: Along, figure: Figure) -> str:
-    name = example.name if example.label is None else CLASS_NAMES[example.label]
-    return name if len(figure.along) == 1 else f"{name}\n{along}"
+def _titles(figure: Figure) -> tuple[list[str], list[str]]:
+    """Titles of rows and of columns."""
+    several = len(figure.along) > 1
+    rows = [
+        f"{name}\n{along}" if several else name for along in figure.along for name in PHOTOGRAPHED
+    ]
+    differences = [f"{name}\n(difference)" for name in TARGETS] if figure.perturbed else []
+    return rows, ["photograph", *TARGETS, *differences]
 
 
 def _describe(example: Example) -> dict[str, Any]:
