@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from jax import lax
 
 from jax_excite import pullback, recipes
 from jax_excite.path_kernel import gram
@@ -86,6 +88,41 @@ def test_equation_08_pullback_of_g_is_the_gradient(net, x, check):
     gradient = jax.grad(lambda x: net(x)[:, CLASS].sum())(x)
     field, _ = induced_pullback(net, x, CLASS, gates(net, x, recipes.VANILLA))
     check("images: v_G = gradient", field, gradient)
+
+
+def clipped(weights, x):
+    return jax.nn.relu6(4 * convolve(weights, x) + 1).mean(axis=(1, 2))
+
+
+def pooled(weights, x):
+    return nnx.max_pool(convolve(weights, x), (3, 3), (2, 2), "SAME").mean(axis=(1, 2))
+
+
+def repeated(weights, x):
+    small = x.reshape(len(x), -1)[:, : weights.shape[-1]]
+    return lax.scan(lambda h, w: (jax.nn.relu(h @ w) - 0.1, None), small, weights[0])[0]
+
+
+def convolve(weights, x):
+    return lax.conv_general_dilated(
+        x, weights, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+@pytest.mark.parametrize("function", [clipped, pooled, repeated])
+def test_equation_07_of_other_gates(x, check, function):
+    shape = (4, 4, 6, 6) if function is repeated else (3, 3, 3, 6)
+    weights = jnp.asarray(np.random.default_rng(2).normal(size=shape))
+    net = jax.tree_util.Partial(function, weights)
+    for name, gating in GATINGS.items():
+        lambdas = gates(net, x, gating)
+        field, bias = induced_pullback(net, x, CLASS, lambdas)
+        value = induced_value(net, x, CLASS, lambdas)
+        what = f"images: {function.__name__}"
+        check(f"{what}, f_Lambda(x) = <v_Lambda(x), x>, {name}", products(field, x) + bias, value)
+        check(f"{what}, v_Lambda = pullback(...)", pullback(net, x, CLASS, gating=gating), field)
+    hard = gates(net, x, recipes.VANILLA)
+    check(f"{what}, f_G = f", induced_value(net, x, CLASS, hard), net(x)[:, CLASS])
 
 
 @pytest.mark.parametrize("gating", GATINGS.values(), ids=GATINGS)
