@@ -6,7 +6,14 @@ After "Tapping into the Black Box" (Satkiewicz, 2025). `docs/` explains; the nam
 from jax_excite import recipes
 from jax_excite.ascent import pga, pga_grid
 from jax_excite.calibration import calibrate, temperature_sweep
-from jax_excite.errors import ExciteError, GatingError, ImageError, TargetError, WeightsError
+from jax_excite.errors import (
+    DataError,
+    ExciteError,
+    GatingError,
+    ImageError,
+    TargetError,
+    WeightsError,
+)
 from jax_excite.gating import Gating
 from jax_excite.images import load_image, load_images
 from jax_excite.plan import Site
@@ -16,6 +23,7 @@ from jax_excite.transform import excite, sites
 from jax_excite.weights import load
 
 __all__ = [
+    "DataError",
     "ExciteError",
     "Gating",
     "GatingError",

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple, SupportsIndex, overload
 import numpy as np
 from PIL import Image
 
-from jax_excite.errors import ImageError, TargetError
+from jax_excite.errors import DataError, ImageError, TargetError
 from jax_excite.imagenet import CLASS_NAMES, class_index
-from jax_excite.imagenette import IMAGENETTE, SIZES, SPLITS, DataError, prepared
-from jax_excite.images import _FORMATS, _decoding, _to_rgb, load_image
+from jax_excite.imagenette import IMAGENETTE, SIZES, SPLITS, prepared
+from jax_excite.images import FORMATS, decoding, load_image, to_rgb
 
 SEED = 314
 
@@ -239,10 +239,10 @@ def _batches(
 
 
 def _decoded(file: Any, name: str) -> np.ndarray:
-    with _decoding(name):
-        image = Image.open(file, formats=_FORMATS)
+    with decoding(name):
+        image = Image.open(file, formats=FORMATS)
         image.load()
-    return np.asarray(_to_rgb(image, name))
+    return np.asarray(to_rgb(image, name))
 
 
 def _label(name: PurePath) -> int | None:

@@ -19,3 +19,7 @@ class GatingError(ExciteError):
 
 class WeightsError(ExciteError):
     """Weights that do not fit the model, or a file that does not hold weights."""
+
+
+class DataError(ExciteError):
+    """A data set that is not there, cannot be had, or lacks what was asked of it."""

@@ -15,17 +15,13 @@ from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import Any
 
-from jax_excite.errors import ExciteError
+from jax_excite.errors import DataError
 from jax_excite.imagenet import CLASS_NAMES
 
 SIZES = ("160px", "320px", "full-size")
 # The folder of each split in the archive.
 SPLITS = {"train": "train", "validation": "val"}
 TIMEOUT = 30.0  # seconds to connect, and seconds without a byte
-
-
-class DataError(ExciteError):
-    """Data that is not there, or not what it should be: an archive, a folder, a split."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from jax_excite.errors import ImageError
 ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray
 
 # Pillow knows more, among them formats that start another program.
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 # What Pillow raises on a file that is damaged, is no image, or unpacks to too many pixels.
 _DAMAGED = (
@@ -67,7 +67,7 @@ def load_image(source: ImageSource, size: int = 224, *, resize: int | None = Non
     if isinstance(source, (str, os.PathLike)):
         image = _from_file(Path(source))
     elif isinstance(source, Image.Image):
-        image = _to_rgb(source, f"the PIL image of mode {source.mode}")
+        image = to_rgb(source, f"the PIL image of mode {source.mode}")
     else:
         image = _from_array(source)
     pixels = np.asarray(_resize(image, short, size), np.float32)
@@ -144,10 +144,10 @@ def _from_file(path: Path) -> Image.Image:
     if path.is_dir():
         raise ImageError(f"{path} is a directory: give an image file")
     with path.open("rb") as file:
-        with _decoding(str(path)):
-            image = Image.open(file, formats=_FORMATS)
+        with decoding(str(path)):
+            image = Image.open(file, formats=FORMATS)
             image.load()
-        return _to_rgb(image, str(path))
+        return to_rgb(image, str(path))
 
 
 def _from_array(array: Any) -> Image.Image:
@@ -164,13 +164,14 @@ def _from_array(array: Any) -> Image.Image:
     return Image.fromarray(array)
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+def to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """The image in RGB and upright, its transparency dropped; `ImageError` if it has no 8 bits."""
     if 0 in image.size or image.mode[0] in "IF":
         raise ImageError(
             f"{name} has {image.width} x {image.height} pixels of mode {image.mode}: give at least "
             "one pixel, of 8-bit channels"
         )
-    with _decoding(name):
+    with decoding(name):
         upright = ImageOps.exif_transpose(image)
         # Pillow warns when it drops a palette's transparency in one step.
         has_key = "transparency" in upright.info
@@ -178,7 +179,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 @contextlib.contextmanager
-def _decoding(name: str) -> Iterator[None]:
+def decoding(name: str) -> Iterator[None]:
     """Pillow at work on `name`: what it raises becomes one `ImageError`."""
     try:
         with warnings.catch_warnings():
@@ -189,7 +190,7 @@ def _decoding(name: str) -> Iterator[None]:
         why = "no format known" if isinstance(error, UnidentifiedImageError) else error
         raise ImageError(
             f"{name} cannot be read as an image ({why}): give a whole one in one of the formats "
-            f"{', '.join(_FORMATS)}, of at most {Image.MAX_IMAGE_PIXELS} pixels"
+            f"{', '.join(FORMATS)}, of at most {Image.MAX_IMAGE_PIXELS} pixels"
         ) from error
 
 

@@ -1,0 +1,202 @@
+"""Does the path kernel group photographs by what they show?
+
+The normalised product kernel (equation 23) between photographs of different ImageNet classes, for
+two real networks, against plain baselines: pixels, and the network's penultimate features. No
+class has two photographs, so groups of classes are asked for: how often is the nearest neighbour of
+the same group (dogs, birds, food, ...), and how well does similarity tell pairs of one group from
+others (the area under the ROC curve; 0.5 is chance)?
+
+    python -m experiments.kernel PHOTOGRAPHS --squeezenet squeezenet1_0.pth --out DIR
+
+PHOTOGRAPHS is a folder of files whose names begin with the class index.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.stats import rankdata
+
+import jax_excite as je
+from jax_excite import viz
+from jax_excite.datasets import image_folder
+from jax_excite.models import Classifier
+from jax_excite.path_kernel import gram
+from jax_excite.paths import preactivations
+
+# The last index of each run of ImageNet's 1000 classes, and what the run shows.
+GROUPS = (
+    (6, "fish"),
+    (24, "birds"),
+    (68, "reptiles and amphibians"),
+    (79, "insects and spiders"),
+    (100, "birds"),
+    (126, "sea life and marsupials"),
+    (146, "birds"),
+    (150, "sea life and marsupials"),
+    (268, "dogs"),
+    (299, "wild carnivores and cats"),
+    (326, "insects and spiders"),
+    (388, "other mammals"),
+    (397, "fish"),
+    (923, "things"),
+    (969, "food"),
+    (980, "landscapes"),
+    (983, "people"),
+    (999, "plants and fungi"),
+)
+GATINGS = {
+    "path kernel of Gamma": je.recipes.EXCITATION,
+    "path kernel of G": je.recipes.VANILLA,
+}
+# The ReLUs whose outputs, averaged over positions, are the penultimate features.
+FEATURES = {
+    "efficientnet_lite0": ("head/clipped_relu",),
+    "squeezenet1_0": ("features.12/relu_1", "features.12/relu_2"),
+}
+QUERIES = 6
+NEIGHBOURS = 4
+AT_ONCE = 8
+
+
+def group(index: int) -> str:
+    """What the photographs of a class show."""
+    return next(name for last, name in GROUPS if index <= last)
+
+
+def cosine(vectors: np.ndarray) -> np.ndarray:
+    """Cosines between all rows of `[N, D]`."""
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit @ unit.T
+
+
+def features(model: Classifier, name: str, x: np.ndarray) -> np.ndarray:
+    """Penultimate features `[N, D]`."""
+    rows = []
+    for batch in np.split(x, range(AT_ONCE, len(x), AT_ONCE)):
+        z = preactivations(model, batch)
+        outputs = [jax.nn.relu(z[site]).mean(axis=(1, 2)) for site in FEATURES[name]]
+        rows.append(np.concatenate(outputs, axis=1))
+    return np.concatenate(rows)
+
+
+def similarities(model: Classifier, name: str, x: np.ndarray) -> dict[str, np.ndarray]:
+    """What is compared: `[N, N]` each, of which only the order matters."""
+    found = {"pixels": cosine(x.reshape(len(x), -1))}
+    found["penultimate features"] = cosine(features(model, name, x))
+    batches = np.split(x, range(AT_ONCE, len(x), AT_ONCE))
+    calibrated = je.calibrate(model, batches)
+    for what, gating in {**GATINGS, "path kernel, calibrated": calibrated}.items():
+        start = time.perf_counter()
+        kernel = gram(model, x, gating=gating, batch_size=AT_ONCE)
+        cosines = kernel.cosines()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found[what] = np.log(np.maximum(cosines, 1e-300)).sum(axis=0)
+        if what == "path kernel, calibrated":
+            found["its last factor alone"] = cosines[-1]
+            found["its factors without the input"] = np.log(cosines[1:]).sum(axis=0)
+        print(name, what, f"{time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+    return found
+
+
+def nearest(similarity: np.ndarray) -> np.ndarray:
+    """The others by similarity, `[N, N - 1]`, the nearest first."""
+    apart = np.where(np.eye(len(similarity), dtype=bool), -np.inf, similarity)
+    return np.argsort(-apart, axis=1)[:, :-1]
+
+
+def scores(similarity: np.ndarray, groups: list[str]) -> tuple[float, float]:
+    """How often the nearest neighbour is of the same group, and the area under the ROC curve."""
+    names = np.asarray(groups)
+    same = names[:, None] == names
+    hits = same[np.arange(len(names)), nearest(similarity)[:, 0]]
+    upper = np.triu_indices(len(names), 1)
+    labels, ranks = same[upper], rankdata(similarity[upper])
+    positives = labels.sum()
+    area = ranks[labels].sum() - positives * (positives + 1) / 2
+    return float(hits.mean()), float(area / (positives * (~labels).sum()))
+
+
+def draw_heat_maps(path: Path, found: dict[str, dict[str, np.ndarray]], groups: list[str]) -> None:
+    """The similarities as pictures, photographs in the order of their groups."""
+    order = sorted(range(len(groups)), key=lambda i: groups[i])
+    shown = ("pixels", "penultimate features", "path kernel, calibrated")
+    figure = Figure(figsize=(4.2 * len(shown), 4.4 * len(found)), layout="constrained")
+    axes = figure.subplots(len(found), len(shown), squeeze=False)
+    starts = [i for i, g in enumerate(order) if i == 0 or groups[g] != groups[order[i - 1]]]
+    for row, (name, kinds) in zip(axes, found.items(), strict=True):
+        for axis, what in zip(row, shown, strict=True):
+            ranks = kinds[what][np.ix_(order, order)].copy()
+            off = ~np.eye(len(ranks), dtype=bool)
+            ranks[off] = rankdata(ranks[off]) / off.sum()
+            np.fill_diagonal(ranks, 1)
+            axis.imshow(ranks, cmap="viridis", vmin=0, vmax=1)
+            axis.set_title(f"{name}\n{what}", fontsize=10)
+            axis.set_yticks(starts, [groups[order[i]] for i in starts], fontsize=6)
+            axis.set_xticks([])
+            for start in starts[1:]:
+                axis.axhline(start - 0.5, color="white", linewidth=0.5)
+                axis.axvline(start - 0.5, color="white", linewidth=0.5)
+    figure.savefig(path, dpi=110)
+
+
+def draw_neighbours(
+    path: Path, kinds: dict[str, np.ndarray], x: np.ndarray, labels: list[int], groups: list[str]
+) -> None:
+    """Some photographs with their nearest neighbours by each similarity."""
+    counts = {name: groups.count(name) for name in groups}
+    several = [i for i, name in enumerate(groups) if counts[name] > 2 and name != "things"]
+    queries = several[:: max(1, len(several) // QUERIES)][:QUERIES]
+    shown = ("pixels", "penultimate features", "path kernel, calibrated")
+    rows, titles = [], []
+    for query in queries:
+        for what in shown:
+            others = nearest(kinds[what])[query, :NEIGHBOURS]
+            rows.append((x[[query, *others]] + 1) / 2)
+            titles.append(f"{je.imagenet.CLASS_NAMES[labels[query]]}\nby {what}")
+    small = np.asarray(rows)[:, :, ::2, ::2]
+    columns = ["photograph", *(f"neighbour {n}" for n in range(1, NEIGHBOURS + 1))]
+    viz.draw_grid(path, small, titles, columns)
+
+
+def main() -> None:
+    """Run the experiment; write scores.json, a table and pictures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("photographs", type=Path)
+    parser.add_argument("--squeezenet", type=Path, required=True, help="its PyTorch checkpoint")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    data = [example for example in image_folder(arguments.photographs) if example.label is not None]
+    labels = [int(example.label or 0) for example in data]
+    groups = [group(label) for label in labels]
+    x = je.load_images([example.image for example in data])
+    models = {
+        "efficientnet_lite0": je.load("efficientnet_lite0"),
+        "squeezenet1_0": je.load("squeezenet1_0", weights=arguments.squeezenet),
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    found = {name: similarities(model, name, x) for name, model in models.items()}
+    table = [
+        "| network | similarity | nearest of the same group | area under ROC |",
+        "|---|---|---|---|",
+    ]
+    results = {}
+    for name, kinds in found.items():
+        for what, similarity in kinds.items():
+            hits, area = scores(similarity, groups)
+            results[f"{name}: {what}"] = {"nearest": hits, "area": area}
+            table.append(f"| {name} | {what} | {hits:.0%} | {area:.3f} |")
+        draw_neighbours(arguments.out / f"neighbours_{name}.png", kinds, x, labels, groups)
+    draw_heat_maps(arguments.out / "kernel.png", found, groups)
+    (arguments.out / "scores.json").write_text(json.dumps(results, indent=1))
+    (arguments.out / "scores.md").write_text("\n".join(table) + "\n")
+    print("\n".join(table))
+
+
+if __name__ == "__main__":
+    main()
