@@ -13,6 +13,7 @@ from optax.projections import projection_box, projection_l2_ball
 
 from jax_excite import targets
 from jax_excite.callables import as_floats, as_pytree
+from jax_excite.errors import ImageError
 from jax_excite.gating import Gating, check_gating
 from jax_excite.plan import SiteSelection
 from jax_excite.pullback import (
@@ -52,6 +53,7 @@ def pga(
     x: Images,
     c: Target,
     *,
+    around: Images | None = ...,
     trajectory: Literal[False] = ...,
     **options: Unpack[AscentOptions],
 ) -> jax.Array: ...
@@ -61,6 +63,7 @@ def pga(
     x: Images,
     c: Target,
     *,
+    around: Images | None = ...,
     trajectory: Literal[True],
     **options: Unpack[AscentOptions],
 ) -> tuple[jax.Array, jax.Array]: ...
@@ -76,6 +79,7 @@ def pga(
     gating: Gating = EXCITATION,
     skip: SiteSelection = (),
     only: SiteSelection | None = None,
+    around: Images | None = None,
     batch_size: int | None = None,
     trajectory: bool = False,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
@@ -96,6 +100,8 @@ def pga(
         gating: how gates are softened.
         skip: sites to leave hard.
         only: if given, the only sites to soften.
+        around: centres of the balls, shaped like `x`, to go on with an earlier ascent from there;
+            `x` itself if None.
         batch_size: at most this many images at a time.
         trajectory: return the target's value along the way too.
 
@@ -110,10 +116,13 @@ def pga(
         ExciteError: as for `pullback`.
     """
     images, single = as_batch(x, bounds)
+    centres = images if around is None else as_batch(around, bounds)[0]
+    if centres.shape != images.shape:
+        raise ImageError(f"around has shape {centres.shape}: give that of x, {images.shape}")
     params = as_pytree(params)
     target = targets.prepare(c, len(images), number_of_logits(params, images), single)
     climb = _climber(params, steps, step_size, radius, bounds, gating, skip, only, trajectory)
-    perturbed, values = in_chunks(climb, len(images), batch_size, images, target)
+    perturbed, values = in_chunks(climb, len(images), batch_size, images, centres, target)
     if single:
         perturbed, values = perturbed[0], values[0]
     return (perturbed, values) if trajectory else perturbed
@@ -183,7 +192,8 @@ def pga_grid(
     climb = _climber(params, steps, step_size, radius, bounds, gating, skip, only, trajectory)
 
     def climb_cells(rows: Any, target: Any) -> Any:
-        return climb(images[rows], target)
+        cells = images[rows]
+        return climb(cells, cells, target)
 
     rows = np.repeat(np.arange(cells[0]), cells[1])
     results = in_chunks(climb_cells, len(rows), batch_size, rows, indices.reshape(-1))
@@ -203,7 +213,7 @@ def _climber(
     skip: SiteSelection,
     only: SiteSelection | None,
     trajectory: bool,
-) -> Callable[[Any, Any], tuple[jax.Array, jax.Array]]:
+) -> Callable[[Any, Any, Any], tuple[jax.Array, jax.Array]]:
     """Checked settings, bound to the compiled ascent of images towards targets."""
     if steps < 0:
         raise ValueError(f"steps is {steps}: give a number of at least 0")
@@ -232,6 +242,7 @@ def _climber(
 def _climb(
     params: Params,
     images: jax.Array,
+    centres: jax.Array,
     target: Any,
     *,
     gating: Gating,
@@ -245,7 +256,7 @@ def _climb(
 ) -> tuple[jax.Array, jax.Array]:
     """Perturbed images, and the target's values `[N, steps + 1]`, or `[N, 0]` if not asked for."""
     dtype = compute_dtype(images.dtype)
-    original = images.astype(dtype)
+    original = centres.astype(dtype)
 
     def step(x: jax.Array, _: None) -> tuple[jax.Array, jax.Array | None]:
         logits, transpose = linearise(params, x.astype(images.dtype), gating, skip, only)
@@ -259,7 +270,7 @@ def _climb(
             x = projection_box(x, *(jnp.asarray(bound, dtype) for bound in bounds))
         return x, targets.values(target, logits) if trajectory else None
 
-    x, values = lax.scan(step, original, length=steps)
+    x, values = lax.scan(step, images.astype(dtype), length=steps)
     perturbed = x.astype(images.dtype)
     if values is None:
         return perturbed, jnp.zeros((len(images), 0), dtype)

@@ -3,11 +3,9 @@
 import enum
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from optax.projections import projection_box, projection_l2_ball
 
 from jax_excite import recipes
 from jax_excite.ascent import pga
@@ -78,38 +76,22 @@ class ClassGrid:
     def climb(self, along: Along, steps: int) -> tuple[np.ndarray, float]:
         """The perturbed images `[N, C, H, W, 3]` after so many steps, and the seconds they took."""
         climbed = self._climbed[along]
+        if steps in climbed:
+            return climbed[steps]
         done = max(number for number in climbed if number <= steps)
         began = time.perf_counter()
         cells = climbed[done].images.copy()
-        jobs = [row for row in range(len(cells)) for _ in range(done, steps)]
-        for row in with_progress(jobs, f"Climbing along {along}"):
-            cells[row] = self._step(along, cells[row], self.photographs[row])
+        ascent: dict[str, Any] = {**recipes.EXCITATION_PGA, "steps": steps - done}
+        for row in with_progress(range(len(cells)), f"Climbing along {along}"):
+            cells[row] = pga(
+                self.network,
+                cells[row],
+                self.targets,
+                around=np.broadcast_to(self.photographs[row], cells[row].shape),
+                gating=self.gatings[along],
+                skip=self.skip,
+                **ascent,
+            )
         seconds = climbed[done].seconds + time.perf_counter() - began
         climbed[steps] = _Climbed(cells, seconds)
         return climbed[steps]
-
-    def _step(self, along: Along, x: np.ndarray, photograph: np.ndarray) -> jax.Array:
-        """One step of the paper's ascent, from images `[C, H, W, 3]` that may have left the first.
-
-        `pga` draws its ball around the images that it starts from, so that is left to `_project`.
-        """
-        ahead = pga(
-            self.network,
-            x,
-            self.targets,
-            steps=1,
-            step_size=recipes.EXCITATION_PGA["step_size"],
-            radius=None,
-            bounds=None,
-            gating=self.gatings[along],
-            skip=self.skip,
-        )
-        return _project(ahead, photograph)
-
-
-@jax.jit
-def _project(x: jax.Array, photograph: jax.Array) -> jax.Array:
-    """Onto the ball around the photograph, then into [-1, 1], as `pga` does after each step."""
-    radius = recipes.EXCITATION_PGA["radius"]
-    inside = jax.vmap(lambda delta: projection_l2_ball(delta, radius))(x - photograph)
-    return projection_box(photograph + inside, -1.0, 1.0)

@@ -210,3 +210,24 @@ def test_wrong_input_is_named(model, x):
         pga(model, x, 9)
     with pytest.raises(TargetError, match="class index 9 is out of range"):
         pga_grid(model, x, [0, 9])
+
+
+@pytest.mark.usefixtures("x64")
+def test_going_on_with_an_ascent():
+    model = jax.tree.map(lambda leaf: leaf.astype(float), Network())
+    x = 0.8 * images(3, dtype=jnp.float64)
+    settings = {"step_size": 1.5, "radius": 3.0}
+    half = pga(model, x, 1, steps=3, **settings)
+    whole = pga(model, x, 1, steps=5, **settings)
+    np.testing.assert_allclose(
+        pga(model, half, 1, steps=2, around=x, **settings), whole, rtol=1e-12, atol=1e-12
+    )
+    single = pga(model, half[0], 1, steps=2, around=x[0], batch_size=1, **settings)
+    np.testing.assert_allclose(single, whole[0], rtol=1e-9, atol=1e-12)
+    astray = pga(model, half, 1, steps=2, **settings)
+    assert not np.allclose(astray, whole)
+
+
+def test_a_centre_for_each_image(model, x):
+    with pytest.raises(ImageError, match=r"around has shape \(1, 8, 8, 3\): give that of x"):
+        pga(model, x, 1, around=x[0])

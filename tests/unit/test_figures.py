@@ -123,7 +123,7 @@ def test_an_ascent_goes_on_where_it_stopped(network, monkeypatch):
     five, seconds = cells.climb(Along.EXCITATION, 5)
     ten, more_seconds = cells.climb(Along.EXCITATION, 10)
     again, _ = cells.climb(Along.EXCITATION, 5)
-    assert calls == [1] * 10
+    assert calls == [5, 5]
     assert more_seconds > seconds > 0
     np.testing.assert_array_equal(again, five)
     assert not np.array_equal(ten, five)
@@ -145,7 +145,7 @@ def test_command_draws_every_figure_with_a_manifest(tiny, folder, tmp_path):
     pictures = [out / f"figure{number}_efficientnet_lite0.png" for number in (1, 2, 3, 4)]
     assert result.stdout.split() == [str(picture) for picture in pictures]
     assert set(out.iterdir()) == {*pictures, *(path.with_suffix(".json") for path in pictures)}
-    assert "Climbing along vanilla gradients: 1 of 50 ..." in result.stderr
+    assert "Climbing along vanilla gradients: 1 of 5 ..." in result.stderr
 
     manifests = [json.loads(path.with_suffix(".json").read_text()) for path in pictures]
     assert [manifest["figure"] for manifest in manifests] == [1, 2, 3, 4]
