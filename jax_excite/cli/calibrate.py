@@ -9,13 +9,11 @@ import typer
 
 from jax_excite.calibration import SCALE
 from jax_excite.calibration import calibrate as measure
-from jax_excite.cli.console import announce, errors_in_one_line, with_progress
+from jax_excite.cli.console import errors_in_one_line, with_progress
+from jax_excite.cli.networks import DEFAULT_MODEL, ModelName, Weights, open_images, open_network
 from jax_excite.errors import ExciteError
-from jax_excite.images import load_images
 from jax_excite.models import model_spec
-from jax_excite.pretrained import PRETRAINED, find_weights
 from jax_excite.weight_files import read_any, write
-from jax_excite.weights import load
 
 _AT_ONCE = 8
 
@@ -23,13 +21,8 @@ _AT_ONCE = 8
 def calibrate(
     images: Annotated[list[Path], typer.Argument(help="Photographs; a hundred are plenty.")],
     out: Annotated[Path, typer.Option(help="A .safetensors file, for --weights.")],
-    model: Annotated[str, typer.Option(help="A name that `models` lists.")] = "efficientnet_lite0",
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="A .pth or .safetensors file, or IMAGENET1K_V2; else the first published."
-        ),
-    ] = None,
+    model: ModelName = DEFAULT_MODEL,
+    weights: Weights = None,
     scale: Annotated[
         float, typer.Option(help="Temperature in units of the standard deviation.")
     ] = SCALE,
@@ -42,15 +35,9 @@ def calibrate(
         if out.suffix != ".safetensors":
             raise ExciteError(f"--out is {out}: give a file name that ends in .safetensors")
         spec = model_spec(model)
-        announce(f"Loading {model}")
-        path = find_weights(spec, weights or PRETRAINED)
-        network = load(model, weights=path)
-        size, resize = network.preprocessing.size, network.preprocessing.resize
+        path, network = open_network(spec, weights)
         parts = [images[start : start + _AT_ONCE] for start in range(0, len(images), _AT_ONCE)]
-        batches = (
-            load_images(part, size, resize=resize)
-            for part in with_progress(parts, "Measuring spreads")
-        )
+        batches = (open_images(network, part) for part in with_progress(parts, "Measuring spreads"))
         gating = measure(network, batches, scale=scale, per_channel=per_channel)
         measured = {site: np.asarray(t).tolist() for site, t in gating.site_temperatures.items()}
         tensors, metadata = read_any(path, model)

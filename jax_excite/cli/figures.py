@@ -18,11 +18,11 @@ from jax_excite.cli.class_grid import Along, ClassGrid
 from jax_excite.cli.console import announce, errors_in_one_line
 from jax_excite.cli.gatings import excitation_gating, with_stored_temperatures
 from jax_excite.cli.manifest import appear_together, describe_file, describe_run, save_manifest
+from jax_excite.cli.networks import DEFAULT_MODEL, Weights, open_images
 from jax_excite.datasets import SEED, Example, image_folder, imagenette, select
 from jax_excite.errors import ExciteError
 from jax_excite.gating import Gating
 from jax_excite.imagenet import class_index
-from jax_excite.images import load_images
 from jax_excite.models import Classifier, ModelSpec, model_spec
 from jax_excite.pretrained import PRETRAINED, find_weights
 from jax_excite.weights import load
@@ -78,12 +78,7 @@ def figures(
         list[str] | None,
         typer.Option(help="Names that `models` lists; by commas or repeated [efficientnet_lite0]."),
     ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="A .pth or .safetensors file, or IMAGENET1K_V2; else the first published."
-        ),
-    ] = None,
+    weights: Weights = None,
     figure: Annotated[
         list[int] | None, typer.Option(help="1, 2, 3 or 4; may be repeated [all].")
     ] = None,
@@ -103,7 +98,7 @@ def figures(
         from jax_excite import viz
 
         wanted = _figures(figure or list(FIGURES))
-        specs = _specs(model or ["efficientnet_lite0"], weights)
+        specs = _specs(model or [DEFAULT_MODEL], weights)
         gatings = [
             excitation_gating(spec, temperature=temperature, pool_temperature=pool_temperature)
             for spec in specs
@@ -162,8 +157,7 @@ def _examples(folder: Path | None, seed: int) -> list[Example]:
 def _class_grid(
     network: Classifier, spec: ModelSpec, gating: Gating, examples: Sequence[Example]
 ) -> ClassGrid:
-    size, resize = network.preprocessing.size, network.preprocessing.resize
-    photographs = load_images([example.image for example in examples], size, resize=resize)
+    photographs = open_images(network, [example.image for example in examples])
     return ClassGrid(
         network,
         photographs,

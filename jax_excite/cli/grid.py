@@ -13,17 +13,15 @@ import typer
 
 from jax_excite import recipes
 from jax_excite.ascent import pga_grid
-from jax_excite.cli.console import announce, errors_in_one_line, with_progress
+from jax_excite.cli.console import errors_in_one_line, with_progress
 from jax_excite.cli.gatings import excitation_gating, with_stored_temperatures
 from jax_excite.cli.manifest import appear_together, describe_file, describe_run, save_arrays
+from jax_excite.cli.networks import DEFAULT_MODEL, ModelName, Weights, open_images, open_network
 from jax_excite.errors import ExciteError
 from jax_excite.gating import GATES, Gating
 from jax_excite.imagenet import class_index
-from jax_excite.images import load_images
 from jax_excite.models import Classifier, ModelSpec, model_spec
-from jax_excite.pretrained import PRETRAINED, find_weights
 from jax_excite.pullback import pullback_grid
-from jax_excite.weights import load
 
 
 class What(enum.StrEnum):
@@ -52,13 +50,8 @@ def grid(
     images: Annotated[list[Path], typer.Argument(help="Photographs.")],
     classes: Annotated[str, typer.Option(help="Names or indices of classes, by commas.")],
     out: Annotated[Path, typer.Option(help="PNG file; the arrays go beside it, as .npz.")],
-    model: Annotated[str, typer.Option(help="A name that `models` lists.")] = "efficientnet_lite0",
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="A .pth or .safetensors file, or IMAGENET1K_V2; else the first published."
-        ),
-    ] = None,
+    model: ModelName = DEFAULT_MODEL,
+    weights: Weights = None,
     what: Annotated[What, typer.Option(help="Gradient ascent, or the pullback itself.")] = (
         What.ASCENT
     ),
@@ -96,15 +89,12 @@ def grid(
         ascent |= _ascent(what, steps=steps, step_size=step_size, radius=radius)
         if batch_size is not None and batch_size < 1:
             raise ExciteError(f"--batch-size is {batch_size}: give a number of at least 1")
-        announce(f"Loading {model}")
-        path = find_weights(spec, weights or PRETRAINED)
-        network = load(model, weights=path)
+        path, network = open_network(spec, weights)
         if recipe is Recipe.EXCITATION:
             gating = with_stored_temperatures(gating, network, temperature, pool_temperature)
         names = network.class_names
         indices = [class_index(name.strip(), names) for name in classes.split(",")]
-        size, resize = network.preprocessing.size, network.preprocessing.resize
-        photographs = load_images(images, size, resize=resize)
+        photographs = open_images(network, images)
         with appear_together(out, out.with_suffix(".npz")) as (picture, archive):
             manifest = {
                 "what": what,

@@ -7,14 +7,12 @@ import typer
 
 from jax_excite.cli.console import announce, errors_in_one_line
 from jax_excite.cli.gatings import excitation_gating, with_stored_temperatures
+from jax_excite.cli.networks import DEFAULT_MODEL, ModelName, Weights, open_images, open_network
 from jax_excite.errors import ExciteError
 from jax_excite.imagenet import class_index
-from jax_excite.images import load_image
 from jax_excite.models import model_spec
-from jax_excite.pretrained import PRETRAINED, find_weights
 from jax_excite.pullback import pullback
 from jax_excite.sanity import compare, randomisation_cascade, temperature_limits
-from jax_excite.weights import load
 
 RANDOM_COSINE = 0.5
 SAME_CLASS_COSINE = 0.95
@@ -25,13 +23,8 @@ FAILED = 3
 def sanity(
     image: Annotated[Path, typer.Argument(help="A photograph.")],
     classes: Annotated[str, typer.Option(help="Two classes, names or indices, by a comma.")],
-    model: Annotated[str, typer.Option(help="A name that `models` lists.")] = "efficientnet_lite0",
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="A .pth or .safetensors file, or IMAGENET1K_V2; else the first published."
-        ),
-    ] = None,
+    model: ModelName = DEFAULT_MODEL,
+    weights: Weights = None,
     temperature: Annotated[
         float | None, typer.Option(help="Of ReLUs and pools; else the model's.")
     ] = None,
@@ -40,13 +33,11 @@ def sanity(
     """Check the method on a photograph; exits with 3 if a check fails."""
     with errors_in_one_line():
         spec = model_spec(model)
-        announce(f"Loading {model}")
-        network = load(model, weights=find_weights(spec, weights or PRETRAINED))
+        _, network = open_network(spec, weights)
         indices = [class_index(name.strip(), network.class_names) for name in classes.split(",")]
         if len(set(indices)) != 2:
             raise ExciteError(f"--classes is {classes}: give two different classes")
-        size, resize = network.preprocessing.size, network.preprocessing.resize
-        x = load_image(image, size, resize=resize)
+        x = open_images(network, [image])[0]
         gating = excitation_gating(spec, temperature=temperature, pool_temperature=temperature)
         gating = with_stored_temperatures(gating, network, temperature)
 

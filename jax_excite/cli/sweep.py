@@ -10,13 +10,11 @@ import typer
 from jax_excite.calibration import calibrate, temperature_sweep
 from jax_excite.cli.console import announce, errors_in_one_line
 from jax_excite.cli.manifest import appear_together, describe_file, describe_run, save_arrays
+from jax_excite.cli.networks import DEFAULT_MODEL, ModelName, Weights, open_images, open_network
 from jax_excite.errors import ExciteError
 from jax_excite.imagenet import class_index
-from jax_excite.images import load_images
 from jax_excite.models import model_spec
-from jax_excite.pretrained import PRETRAINED, find_weights
 from jax_excite.recipes import EXCITATION
-from jax_excite.weights import load
 
 TEMPERATURES = "0,0.05,0.15,0.3,0.5,1,2,inf"
 
@@ -25,13 +23,8 @@ def sweep(
     images: Annotated[list[Path], typer.Argument(help="Photographs.")],
     classes: Annotated[str, typer.Option(help="A class for each photograph, or one, by commas.")],
     out: Annotated[Path, typer.Option(help="PNG file; the arrays go beside it, as .npz.")],
-    model: Annotated[str, typer.Option(help="A name that `models` lists.")] = "efficientnet_lite0",
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="A .pth or .safetensors file, or IMAGENET1K_V2; else the first published."
-        ),
-    ] = None,
+    model: ModelName = DEFAULT_MODEL,
+    weights: Weights = None,
     temperatures: Annotated[str, typer.Option(help="By commas.")] = TEMPERATURES,
     calibrated: Annotated[
         bool, typer.Option(help="In units of each site's spread over the photographs.")
@@ -45,14 +38,11 @@ def sweep(
             raise ExciteError(f"--out is {out}: give a file name that ends in .png")
         values = [_temperature(text) for text in temperatures.split(",")]
         spec = model_spec(model)
-        announce(f"Loading {model}")
-        path = find_weights(spec, weights or PRETRAINED)
-        network = load(model, weights=path)
+        path, network = open_network(spec, weights)
         indices = [class_index(name.strip(), network.class_names) for name in classes.split(",")]
         if len(indices) not in (1, len(images)):
             raise ExciteError(f"--classes is {classes}: give one class, or {len(images)}")
-        size, resize = network.preprocessing.size, network.preprocessing.resize
-        photographs = load_images(images, size, resize=resize)
+        photographs = open_images(network, images)
         gating = calibrate(network, photographs, scale=1) if calibrated else EXCITATION
         targets = np.broadcast_to(indices, len(images))
         with appear_together(out, out.with_suffix(".npz")) as (picture, archive):

@@ -1,0 +1,34 @@
+"""The options that commands share, and the network and images that they stand for."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from jax_excite.cli.console import announce
+from jax_excite.images import ImageSource, load_images
+from jax_excite.models import Classifier, ModelSpec
+from jax_excite.pretrained import PRETRAINED, find_weights
+from jax_excite.weights import load
+
+ModelName = Annotated[str, typer.Option(help="A name that `models` lists.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(help="A .pth or .safetensors file, or IMAGENET1K_V2; else the first published."),
+]
+DEFAULT_MODEL = "efficientnet_lite0"
+
+
+def open_network(spec: ModelSpec, weights: str | None) -> tuple[Path, Classifier]:
+    """The file that the user's weights are in, and the network with them."""
+    announce(f"Loading {spec.name}")
+    path = find_weights(spec, weights or PRETRAINED)
+    return path, load(spec.name, weights=path)
+
+
+def open_images(network: Classifier, sources: Sequence[ImageSource]) -> np.ndarray:
+    """Images as the network's weights expect them, `[N, H, W, 3]` in [-1, 1]."""
+    size, resize = network.preprocessing.size, network.preprocessing.resize
+    return load_images(sources, size, resize=resize)
