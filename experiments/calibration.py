@@ -20,12 +20,18 @@ import jax
 import numpy as np
 
 import jax_excite as je
+from jax_excite import viz
 from jax_excite.models import Classifier
 
 AT_ONCE = 8
 CONSTANT = {"efficientnet_lite0": (0.3, 0.6, 1.0, 1.5), "squeezenet1_0": (0.3, 30.0, 60.0, 200.0)}
 SCALES = (0.15, 0.3, 0.6, 1.0)
 CHANNEL_SCALES = (0.3, 0.6)
+SHOWN = {
+    "efficientnet_lite0": ("gradient", "T = 0.3", "T = 1", "0.6 of the site's spread"),
+    "squeezenet1_0": ("gradient", "T = 0.3", "T = 60", "0.6 of the site's spread"),
+}
+CLASSES = (0, 497, 9, 574)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +78,22 @@ def ranks(
     return (found > own).sum(axis=1).tolist()
 
 
+def draw(path: Path, name: str, model: Classifier, photographs: np.ndarray) -> None:
+    """Differences that ten steps make to the first two photographs, by setting."""
+    compared = settings(name, model, photographs)
+    shown = {what: compared[what] for what in SHOWN[name]}
+    rows, titles = [], []
+    for number, photograph in enumerate(photographs[:2], start=1):
+        for what, gating in shown.items():
+            images = np.asarray(je.pga_grid(model, photograph, CLASSES, gating=gating))
+            rows.append([(photograph + 1) / 2, *viz.scale(images - photograph)])
+            titles.append(f"photograph {number}\n{what}")
+    columns = ["photograph", *(je.imagenet.CLASS_NAMES[index] for index in CLASSES)]
+    viz.draw_grid(path, np.asarray(rows, np.float32), titles, columns, title=name)
+
+
 def main() -> None:
-    """Run the experiment and write ranks.json and a table."""
+    """Run the experiment; write ranks.json, a table and a picture for each network."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("photographs", type=Path)
     parser.add_argument("--squeezenet", type=Path, required=True, help="its PyTorch checkpoint")
@@ -102,6 +122,8 @@ def main() -> None:
             found = ranks(models[other], np.asarray(images), targets)
             outcomes.append(Outcome(name, setting, found, time.perf_counter() - start))
             print(name, setting, np.median(found), file=sys.stderr, flush=True)
+    for name, model in models.items():
+        draw(arguments.out / f"calibration_{name}.png", name, model, photographs)
     text = json.dumps([dataclasses.asdict(outcome) for outcome in outcomes], indent=1)
     (arguments.out / "ranks.json").write_text(text)
     (arguments.out / "ranks.md").write_text(table(outcomes))
