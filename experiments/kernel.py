@@ -89,9 +89,7 @@ def features(model: Classifier, name: str, x: np.ndarray) -> np.ndarray:
 
 def similarities(model: Classifier, name: str, x: np.ndarray) -> dict[str, np.ndarray]:
     """What is compared: `[N, N]` each, of which only the order matters."""
-    noise = np.random.default_rng(0).random((len(x), len(x)))
-    found = {"chance": noise + noise.T}
-    found["pixels"] = cosine(x.reshape(len(x), -1))
+    found = {"pixels": cosine(x.reshape(len(x), -1))}
     found["penultimate features"] = cosine(features(model, name, x))
     batches = np.split(x, range(AT_ONCE, len(x), AT_ONCE))
     calibrated = je.calibrate(model, batches)
@@ -129,6 +127,12 @@ def scores(similarity: np.ndarray, groups: list[str]) -> tuple[float, float]:
     positives = labels.sum()
     area = ranks[labels].sum() - positives * (positives + 1) / 2
     return float(hits.mean()), float(area / (positives * (~labels).sum()))
+
+
+def chance(groups: list[str]) -> float:
+    """How often a random neighbour is of the same group."""
+    asked = [name for name in groups if name != REST]
+    return sum(groups.count(name) - 1 for name in asked) / (len(asked) * (len(groups) - 1))
 
 
 def draw_heat_maps(path: Path, found: dict[str, dict[str, np.ndarray]], groups: list[str]) -> None:
@@ -195,6 +199,7 @@ def main() -> None:
         "| network | similarity | nearest of the same group | area under ROC |",
         "|---|---|---|---|",
     ]
+    table.append(f"| | chance | {chance(groups):.0%} | 0.500 |")
     results = {}
     for name, kinds in found.items():
         for what, similarity in kinds.items():

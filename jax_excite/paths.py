@@ -123,7 +123,7 @@ def induced_matrix(params: Network, x: Batch, gates: Gates) -> tuple[jax.Array, 
 
     Args:
         params: as for `induced`.
-        x: a batch `[N, ...]`, of which only the shape matters.
+        x: a batch `[N, ...]`; which one matters only where it decides on branches.
         gates: as for `induced`.
 
     Returns:
@@ -149,7 +149,7 @@ def induced_pullback(
 
     Args:
         params: as for `induced`.
-        x: a batch `[N, ...]`, of which only the shape matters.
+        x: a batch `[N, ...]`; which one matters only where it decides on branches.
         c: a class index, an integer array `[N]`, or a cotangent `[N, K]`: the paper's y.
         gates: as for `induced`.
 
@@ -260,9 +260,12 @@ def _affine(at: AtSite) -> jax.Array:
 def _induced_pullback(
     params: Network, x: jax.Array, gates: Gates, covector: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    logits, transpose = jax.vjp(lambda x: _induced(params, x, gates), jnp.zeros_like(x))
+    # At x and not at 0, so that a branch which depends on x is the one that the gates are of.
+    logits, transpose = jax.vjp(lambda x: _induced(params, x, gates), x)
     covector = covector.astype(logits.dtype)
-    return transpose(covector)[0], jnp.sum(covector * logits, axis=1)
+    (field,) = transpose(covector)
+    represented = jnp.sum((field * x).reshape(len(x), -1), axis=1)
+    return field, jnp.sum(covector * logits, axis=1) - represented
 
 
 def _covector(params: Network, x: Batch, c: Any) -> jax.Array:

@@ -23,8 +23,6 @@ pytestmark = pytest.mark.usefixtures("x64")
 D = 4
 GATINGS = {
     "G": recipes.VANILLA,
-    "Gamma": Gating(0.5),
-    "semantic": recipes.SEMANTIC,
     "hard bound": Gating(0.5, upper="hard"),
     "soft bound": Gating(0.5, upper="soft"),
 }
@@ -88,30 +86,49 @@ def x():
     return jax.random.normal(jax.random.key(1), (3, D)) + 0.5
 
 
-@pytest.mark.parametrize("gating", GATINGS.values(), ids=GATINGS)
-def test_field_is_the_pullback_and_represents_the_function(net, x, gating):
+def check_representation(net, x, gating):
+    """The field is the pullback, and with the bias it represents an affine function (6, 7)."""
     held = gates(net, x, gating)
     field, bias = induced_pullback(net, x, 2, held)
     direct = jax.grad(lambda x: excite(net, gating)(x)[:, 2].sum())(x)
     assert relative_error(field, direct) < 1e-13
     represented = jnp.sum(field * x, axis=1) + bias
     np.testing.assert_allclose(induced_value(net, x, 2, held), represented, rtol=1e-12, atol=1e-12)
-
-
-def test_hard_gates_make_the_network_itself(net, x):
-    held = gates(net, x, recipes.VANILLA)
-    np.testing.assert_allclose(induced(net, x, held), net(x), rtol=1e-12)
-
-
-def test_induced_network_is_affine(net, x):
-    held = gates(net, x, Gating(0.5))
+    at_zero = induced_value(net, 1e-9 * x, 2, held)
+    np.testing.assert_allclose(bias, at_zero, rtol=1e-7, atol=1e-7)
     y = x[::-1] * 3 + 1
     middle = induced(net, 0.25 * x + 0.75 * y, held)
     between = 0.25 * induced(net, x, held) + 0.75 * induced(net, y, held)
     np.testing.assert_allclose(middle, between, rtol=1e-11)
 
 
-def test_matrix_has_a_row_for_each_logit(net, x):
+def test_pullback_represents_the_induced_network(net, x):
+    check_representation(net, x, Gating(0.5))
+
+
+@pytest.mark.parametrize("gating", GATINGS.values(), ids=GATINGS)
+def test_every_gating_of_a_clipped_relu(x, gating):
+    check_representation(lambda x: through_relu6(x) @ weights(D, 5) + 0.3, x, gating)
+
+
+@pytest.mark.parametrize(
+    "pool", [recipes.SEMANTIC, Gating(pool_padding="-inf")], ids=["detached", "no padding"]
+)
+def test_other_weights_of_a_max_pool(x, pool):
+    check_representation(lambda x: through_max_pool(x) @ weights(8, 5), x, pool)
+
+
+def test_hard_gates_make_the_network_itself(net, x):
+    held = gates(net, x, recipes.VANILLA)
+    np.testing.assert_allclose(induced(net, x, held), net(x), rtol=1e-12)
+    gradient = jax.grad(lambda x: net(x)[:, 2].sum())(x)
+    assert relative_error(induced_pullback(net, x, 2, held)[0], gradient) < 1e-13
+
+
+def test_matrix_has_a_row_for_each_logit(x):
+    def net(x):
+        return through_scan(x) @ weights(D, 5) + 0.3
+
     held = gates(net, x)
     matrix, bias = induced_matrix(net, x, held)
     assert matrix.shape == (3, 5, D)
@@ -160,7 +177,10 @@ def test_gates_of_another_time(x):
     assert not np.allclose(value, induced_value(last, batch, 1, held))
 
 
-def test_cotangents_and_one_class_an_entry(net, x):
+def test_cotangents_and_one_class_an_entry(x):
+    def net(x):
+        return through_relu6(x) @ weights(D, 5) + 0.3
+
     held = gates(net, x)
     classes = jnp.array([0, 3, 4])
     fields, biases = induced_pullback(net, x, classes, held)
