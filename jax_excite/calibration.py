@@ -37,6 +37,7 @@ def calibrate(
     scale: float = SCALE,
     per_channel: bool = False,
     gating: Gating = EXCITATION,
+    bounds: Bounds | None = (-1.0, 1.0),
 ) -> Gating:
     """Set the temperature of each site to a multiple of its pre-activation's standard deviation.
 
@@ -45,21 +46,25 @@ def calibrate(
 
     Args:
         params: a callable pytree, as for `pullback`.
-        batches: batches `[N, H, W, 3]` in [-1, 1], such as `jax_excite.datasets.batches` makes, or
-            a single one. One of another size compiles anew.
+        batches: batches `[N, H, W, 3]`, or a single one, or an image; from labelled ones,
+            `(x for x, _ in jax_excite.datasets.batches(...))`. One of another size compiles anew.
         scale: temperature in units of the deviation, > 0. The default did best of those tried, see
             docs/calibration.md.
         per_channel: one temperature for each channel (the last axis), instead of one a site.
         gating: all other settings.
+        bounds: the range of images, checked; None checks only that they are finite.
 
     Returns:
         `gating` with `site_temperatures` for every site that `excite` softens, max-pools included:
-        numbers, or arrays `[C]`. A site that never changes gets 0, the hard gate.
+        numbers, or arrays `[C]`. A site that never changes gets 0, the hard
+        gate; one in a branch that never ran none.
 
     Raises:
         GatingError: `params` has no gate, or one that is inside a loop without a fixed number of
             steps.
-        ExciteError: there are no batches, one is not finite, or `scale` is not positive.
+        ImageError: a batch holds no images in [-1, 1].
+        ExciteError: there are no batches, pre-activations are not finite, or `scale` is not
+            positive.
     """
     check_gating(gating)
     if not (math.isfinite(scale) and scale > 0):
@@ -67,8 +72,11 @@ def calibrate(
     params = as_pytree(params)
     found: dict[str, _Moments] = {}
     for batch in [batches] if isinstance(batches, (np.ndarray, jax.Array)) else batches:
-        number_of_logits(params, batch)
-        for name, (count, mean, squares) in _statistics(params, batch).by_name().items():
+        images, _ = as_batch(batch, bounds)
+        number_of_logits(params, images)
+        for name, (count, mean, squares) in _statistics(params, images).by_name().items():
+            if not np.isfinite(squares).all():
+                raise ExciteError(f"the pre-activations of {name} are not finite")
             moments = _Moments.of(count, mean, squares)
             found[name] = moments if name not in found else found[name].joined(moments)
     if not found:
@@ -76,8 +84,9 @@ def calibrate(
     return dataclasses.replace(
         gating,
         site_temperatures={
-            name: _temperature(moments if per_channel else moments.pooled(), scale, name)
+            name: _temperature(moments if per_channel else moments.pooled(), scale)
             for name, moments in found.items()
+            if moments.count.any()
         },
     )
 
@@ -153,12 +162,17 @@ def _sweep(
 
 @jax.jit
 def _statistics(params: Network, x: jax.Array) -> BySite:
-    """Of each site: entries by channel, their mean and the sum of their squared deviations."""
+    """Of each site: entries by channel, their mean and the sum of their squared deviations.
+
+    Entries of -inf, with which some pad a max-pool by hand, do not count.
+    """
 
     def at_site(at: AtSite) -> tuple[jax.Array, Any]:
         z = at.z.astype(compute_dtype(at.z.dtype)).reshape(-1, at.z.shape[-1])
-        mean = z.mean(axis=0)
-        return at.hard, (jnp.asarray(len(z)), mean, jnp.sum((z - mean) ** 2, axis=0))
+        there = z > -jnp.inf
+        count = jnp.sum(there, axis=0)
+        mean = jnp.sum(jnp.where(there, z, 0), axis=0) / jnp.maximum(count, 1)
+        return at.hard, (count, mean, jnp.sum(jnp.where(there, z - mean, 0) ** 2, axis=0))
 
     plan = Plan(params, (x,), {}, (), None)
     plan.check(EXCITATION)
@@ -169,7 +183,7 @@ def _statistics(params: Network, x: jax.Array) -> BySite:
 class _Moments:
     """How many entries each channel `[C]` has, their mean, and their squared deviations' sum."""
 
-    count: float
+    count: np.ndarray
     mean: np.ndarray
     squares: np.ndarray
 
@@ -178,7 +192,7 @@ class _Moments:
         """From a site's statistics, of which a scan has one for each step."""
         channels = mean.shape[-1]
         each = zip(
-            np.asarray(count, np.float64).reshape(-1),
+            np.asarray(count, np.float64).reshape(-1, channels),
             np.asarray(mean, np.float64).reshape(-1, channels),
             np.asarray(squares, np.float64).reshape(-1, channels),
             strict=True,
@@ -189,22 +203,20 @@ class _Moments:
         """The moments of both together (Chan, Golub and LeVeque, 1979)."""
         count = self.count + other.count
         step = other.mean - self.mean
-        mean = self.mean + step * other.count / count
-        squares = self.squares + other.squares + step**2 * self.count * other.count / count
+        share = other.count / np.maximum(count, 1)
+        mean = self.mean + step * share
+        squares = self.squares + other.squares + step**2 * self.count * share
         return _Moments(count, mean, squares)
 
     def pooled(self) -> "_Moments":
         """Those of all channels together."""
-        channels = zip(self.mean, self.squares, strict=True)
-        return functools.reduce(_Moments.joined, (_Moments(self.count, *one) for one in channels))
+        channels = zip(self.count, self.mean, self.squares, strict=True)
+        return functools.reduce(_Moments.joined, (_Moments(*one) for one in channels))
 
     def deviation(self) -> np.ndarray:
         """The standard deviation."""
-        return np.sqrt(self.squares / self.count)
+        return np.sqrt(self.squares / np.maximum(self.count, 1))
 
 
-def _temperature(moments: _Moments, scale: float, name: str) -> np.ndarray:
-    temperature = scale * moments.deviation()
-    if not np.isfinite(temperature).all():
-        raise ExciteError(f"the pre-activations of {name} are not finite: check images and weights")
-    return temperature.astype(np.float32)
+def _temperature(moments: _Moments, scale: float) -> np.ndarray:
+    return (scale * moments.deviation()).astype(np.float32)

@@ -133,9 +133,10 @@ def imagenette(
 
 
 def image_folder(path: str | os.PathLike[str]) -> ImageData:
-    """The photographs in a folder and its subfolders, sorted by name.
+    """The photographs in a folder and its subfolders, sorted by name, hidden ones left out.
 
-    The label of a file is its subfolder's: a WordNet id of Imagenette, a class name or an index.
+    The label of a file is that of the nearest folder that has one: a WordNet id of Imagenette, a
+    class name or an index.
     Otherwise it is the class index that its name begins with, as in `0497_church.jpg`, or None.
 
     Raises:
@@ -147,7 +148,7 @@ def image_folder(path: str | os.PathLike[str]) -> ImageData:
     files = sorted(
         file
         for file in folder.rglob("*")
-        if file.suffix.lower() in _SUFFIXES and not file.name.startswith(".") and file.is_file()
+        if file.suffix.lower() in _SUFFIXES and file.is_file() and not _hidden(file, folder)
     )
     if not files:
         raise DataError(f"{folder} holds no images: give files {', '.join(sorted(_SUFFIXES))}")
@@ -158,6 +159,10 @@ def image_folder(path: str | os.PathLike[str]) -> ImageData:
             return _decoded(file, str(files[place]))
 
     return ImageData(names, image, lambda place: _label(PurePath(names[place])))
+
+
+def _hidden(file: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def select(
@@ -246,7 +251,8 @@ def _decoded(file: Any, name: str) -> np.ndarray:
 
 
 def _label(name: PurePath) -> int | None:
-    label = _label_of_folder(name.parent.name)
+    folders = (_label_of_folder(parent.name) for parent in name.parents)
+    label = next((label for label in folders if label is not None), None)
     if label is None and (leading := re.match(r"(\d{1,4})_", name.name)):
         label = _index(leading[1])
     return label

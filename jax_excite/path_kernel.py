@@ -13,6 +13,7 @@ from jax_excite.paths import Batch, BySite, Network, gate_at, run_network
 from jax_excite.plan import AtSite
 from jax_excite.pullback import check_batch_size
 from jax_excite.recipes import EXCITATION
+from jax_excite.surrogates import compute_dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,17 +79,21 @@ def gram(
         batch_size: at most this many entries of each batch at a time, to bound memory.
 
     Returns:
-        The kernel and its factors, in float64.
+        The kernel and its factors, in NumPy's float64; each factor is computed in the network's
+        precision, at least float32. Not to be called inside of `jit`.
 
     Raises:
         GatingError: as for `gates`.
-        ValueError: `batch_size` is no whole number of at least 1, or the batches differ in shape.
+        ValueError: `batch_size` is no whole number of at least 1, or the batches
+            are empty or differ in shape.
     """
     check_gating(gating)
     check_batch_size(batch_size)
     others = x if x2 is None else x2
     if x.shape[1:] != others.shape[1:]:
         raise ValueError(f"x has shape {x.shape} and x2 {others.shape}: they differ beyond axis 0")
+    if not (len(x) and len(others)):
+        raise ValueError(f"x has shape {x.shape} and x2 {others.shape}: give at least one of each")
     params = as_pytree(params)
     settings = as_floats(dataclasses.replace(gating, pool_weights="detached"))
 
@@ -102,7 +107,6 @@ def gram(
     for row in range(0, len(x), batch_size):
         mine = layers(x, row)
         upper = slice(row, row + batch_size)
-        _put(left[:, upper], _self_products(mine))
         for column in range(row if x2 is None else 0, len(others), batch_size):
             theirs = mine if x2 is None and column == row else layers(others, column)
             across = slice(column, column + batch_size)
@@ -111,7 +115,11 @@ def gram(
                 products[:, across, upper] = products[:, upper, across].transpose(0, 2, 1)
             elif row == 0:
                 _put(right[:, across], _self_products(theirs))
-    return Gram(names, products, left, left if x2 is None else right)
+        if x2 is not None:
+            _put(left[:, upper], _self_products(mine))
+    if x2 is None:
+        left = right = np.einsum("fnn->fn", products)
+    return Gram(names, products, left, right)
 
 
 def _put(place: np.ndarray, tile: jax.Array) -> None:
@@ -123,13 +131,16 @@ def _put(place: np.ndarray, tile: jax.Array) -> None:
 def _layers(params: Network, x: jax.Array, gating: Gating) -> BySite:
     """The vectors whose products are the kernel's factors, each `[N, D]`."""
 
+    def wide(vectors: jax.Array) -> jax.Array:
+        return vectors.astype(compute_dtype(vectors.dtype))
+
     def one(entry: jax.Array) -> BySite:
         def at_site(at: AtSite) -> tuple[jax.Array, jax.Array]:
-            return at.hard, gate_at(gating, at)[0].reshape(-1)
+            return at.hard, wide(gate_at(gating, at)[0].reshape(-1))
 
         return BySite.of(run_network(params, entry[None], at_site, gating)[1])
 
-    names, vectors = ["input"], [x.reshape(len(x), -1)]
+    names, vectors = ["input"], [wide(x.reshape(len(x), -1))]
     for name, gates in jax.vmap(one)(x).by_name().items():
         steps = gates.reshape(len(x), -1, gates.shape[-1])
         several = steps.shape[1] > 1

@@ -106,26 +106,23 @@ class Plan:
         Returns:
             What the function returns, and what was brought out, by the sites' names in their order.
         """
-        by_node = {
-            node.number: given[self._site_of[softening.gate].name]
+        names = {
+            node.number: site.name
             for node, softening in self._matches.softenings.items()
-            if given is not None and self._site_of[softening.gate].gated
+            if (site := self._site_of[softening.gate]).gated
         }
         outputs, brought = evaluate(
             self._graph,
             self._arrays,
             self._enters,
             functools.partial(self._around, at_site),
-            by_node,
+            {} if given is None else {number: given[name] for number, name in names.items()},
         )
-        names = {
-            node.number: self._site_of[softening.gate].name
-            for node, softening in self._matches.softenings.items()
-        }
-        by_name = {names[number]: value for number, value in sorted(brought.items())}
+        # A clipped ReLU may have two nodes, of which the last computes its output.
+        found = {names[number]: brought[number] for number in sorted(brought)}
         tree = jax.tree.structure(self._shapes)
         return jax.tree.unflatten(tree, outputs), {
-            site.name: by_name[site.name] for site in self.sites if site.name in by_name
+            site.name: found[site.name] for site in self.sites if site.name in found
         }
 
     def _around(

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import rankdata
 
-from jax_excite.callables import as_pytree, named_leaves
+from jax_excite.callables import as_pytree, is_array, named_leaves, split_arrays
+from jax_excite.errors import ExciteError
 from jax_excite.gating import Gating
-from jax_excite.graph import trace
+from jax_excite.graph import Graph, passed_on, trace
 from jax_excite.paths import Batch, Network
 from jax_excite.pullback import pullback
 from jax_excite.recipes import EXCITATION
@@ -57,27 +58,44 @@ def layers(params: Network, x: Batch) -> dict[str, list[str]]:
     Args:
         params: a callable pytree.
         x: a batch `[N, H, W, 3]`.
+
+    Raises:
+        ExciteError: `params` holds no arrays.
     """
-    names = list(named_leaves(params))
     leaves, tree = jax.tree.flatten(params)
-    graph, _ = trace(lambda *leaves: tree.unflatten(leaves)(x), *leaves)
-    first: dict[Any, int] = {}
-    for place, node in enumerate(graph.nodes):
-        for operand in node.inputs:
-            first.setdefault(operand, place)
-    never = len(graph.nodes)
+    arrays, rebuild = split_arrays(leaves)
+    if not arrays:
+        raise ExciteError("params has no weights to randomise: give a pytree that holds arrays")
+    names = [name for name, leaf in named_leaves(params).items() if is_array(leaf)]
+    graph, _ = trace(lambda *arrays: tree.unflatten(rebuild(arrays))(x), *arrays)
+    first: dict[str, int] = {}
+    _find_uses(graph, dict(zip(graph.inputs, names, strict=True)), first)
+    above = names[0].split(".")[:-1]
+    while above and not all(name.startswith(f"{'.'.join(above)}.") for name in names):
+        above.pop()
     found: dict[str, list[str]] = {}
-    use: dict[str, int] = {}
-    for name, number in zip(names, graph.inputs, strict=True):
-        layer = _layer(name)
-        found.setdefault(layer, []).append(name)
-        use[layer] = min(use.get(layer, never), first.get(number, never))
-    return {layer: found[layer] for layer in sorted(found, key=lambda layer: -use[layer])}
+    for name in names:
+        found.setdefault(_layer(name.split(".")[len(above) :]), []).append(name)
+
+    def last_first(layer: str) -> int:
+        return -min(first.get(name, len(first)) for name in found[layer])
+
+    return {layer: found[layer] for layer in sorted(found, key=last_first)}
 
 
-def _layer(name: str) -> str:
+def _find_uses(graph: Graph, weights: dict[Any, str], first: dict[str, int]) -> None:
+    """Number the weights in `first` in the order in which they are used, in nested bodies too."""
+    for node in graph.nodes:
+        for body, operands in zip(node.bodies, passed_on(node), strict=True):
+            inner = zip(body.inputs, operands, strict=True)
+            _find_uses(body, {n: weights[o] for n, o in inner if o in weights}, first)
+        for operand in node.inputs:
+            if operand in weights:
+                first.setdefault(weights[operand], len(first))
+
+
+def _layer(parts: Sequence[str]) -> str:
     """The part of a dotted name up to its first index, or its attribute without one."""
-    parts = name.removeprefix("net.").split(".")
     index = next((i for i, part in enumerate(parts) if part.isdigit()), 0)
     return ".".join(parts[: index + 1])
 
@@ -101,7 +119,7 @@ def randomisation_cascade(
     """The pullback, compared with that of the network randomised from the top down to each layer.
 
     Args:
-        params: a callable pytree whose leaves are all arrays.
+        params: a callable pytree.
         x: one image `[H, W, 3]`.
         c: class index.
         gating: as for `pullback`.

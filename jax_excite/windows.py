@@ -69,20 +69,21 @@ def cell_weights(
     if cells.any_padding is not None and config.padding == "zero":
         shift = jnp.where(cells.any_padding, jnp.maximum(hard, 0), hard)
 
-    def participant(k: Any) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    def participant(k: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Cell k of each window, its part in the softmax, and whether it can be the largest."""
         x_k = cells.take(padded, k)
         inside = cells.inside(k)
-        e_k = jnp.exp((x_k - shift) / divisor)
-        if inside is not None and config.padding == "-inf":
-            e_k = jnp.where(inside, e_k, jnp.zeros_like(e_k))
-        return x_k, e_k, inside
+        # A cell of -inf, with which some pad by hand, takes no part.
+        there = x_k > -jnp.inf
+        x_k = jnp.where(there, x_k, jnp.zeros_like(x_k))
+        counts = there if inside is None or config.padding == "zero" else there & inside
+        e_k = jnp.where(counts, jnp.exp((x_k - shift) / divisor), jnp.zeros_like(x_k))
+        return x_k, e_k, there if inside is None else there & inside
 
     def accumulate(k: Any, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         total, weighted, largest, best = sums
-        x_k, e_k, inside = participant(k)
-        first = (x_k > best) | (largest == cells.count)
-        if inside is not None:
-            first = first & inside
+        x_k, e_k, can_be_largest = participant(k)
+        first = can_be_largest & ((x_k > best) | (largest == cells.count))
         largest, best = jnp.where(first, k, largest), jnp.where(first, x_k, best)
         return total + e_k, weighted + e_k * x_k, largest, best
 
@@ -113,10 +114,12 @@ def weighted_pool(window: Window, x: jax.Array, weights: jax.Array) -> jax.Array
     """`sum_k weights[k] x_k` over the cells k of each window, padding being 0; linear in `x`."""
     cells = Cells(window, x.shape, weights.shape[1:])
     padded = cells.pad(x)
-    return cells.loop(
-        lambda k, total: total + weights[k] * cells.take(padded, k),
-        jnp.zeros(weights.shape[1:], x.dtype),
-    )
+
+    def add(k: Any, total: jax.Array) -> jax.Array:
+        x_k = cells.take(padded, k)
+        return total + weights[k] * jnp.where(x_k > -jnp.inf, x_k, jnp.zeros_like(x_k))
+
+    return cells.loop(add, jnp.zeros(weights.shape[1:], x.dtype))
 
 
 class Cells:

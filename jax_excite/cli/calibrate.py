@@ -34,6 +34,8 @@ def calibrate(
     with errors_in_one_line():
         if out.suffix != ".safetensors":
             raise ExciteError(f"--out is {out}: give a file name that ends in .safetensors")
+        if not out.parent.is_dir():
+            raise ExciteError(f"--out is {out}: there is no folder {out.parent}")
         spec = model_spec(model)
         path, network = open_network(spec, weights)
         parts = [images[start : start + _AT_ONCE] for start in range(0, len(images), _AT_ONCE)]

@@ -28,7 +28,7 @@ def sanity(
     temperature: Annotated[
         float | None, typer.Option(help="Of ReLUs and pools; else the model's.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the random weights.", min=0)] = 0,
 ) -> None:
     """Check the method on a photograph; exits with 3 if a check fails."""
     with errors_in_one_line():

@@ -25,7 +25,9 @@ def sweep(
     out: Annotated[Path, typer.Option(help="PNG file; the arrays go beside it, as .npz.")],
     model: ModelName = DEFAULT_MODEL,
     weights: Weights = None,
-    temperatures: Annotated[str, typer.Option(help="By commas.")] = TEMPERATURES,
+    temperatures: Annotated[
+        str, typer.Option(help="By commas; those stored with weights are not used.")
+    ] = TEMPERATURES,
     calibrated: Annotated[
         bool, typer.Option(help="In units of each site's spread over the photographs.")
     ] = False,

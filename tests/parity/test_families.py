@@ -28,6 +28,8 @@ PULLBACKS = [
     "densenet161",  # another growth, and a wider stem
     "efficientnet_lite2",  # scaled widths and repeats
 ]
+# Half a minute each; their families' first members are compared in test_pullbacks.py.
+SLOWEST = ("densenet161", "efficientnet_lite2")
 LOGITS = [name for name in MODELS if name not in ELSEWHERE and name not in PULLBACKS]
 
 
@@ -51,7 +53,10 @@ def test_logits(name, x, x64, record_property):
     compare(name, found, wanted, record_property)
 
 
-@pytest.mark.parametrize("name", PULLBACKS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name in SLOWEST else name for name in PULLBACKS],
+)
 def test_logits_gradient_and_pullback(name, x, x64, record_property):
     module = reference.reference(name, seed=1)
     soft = reference.soften(module, 0.3, pool_temperature=0.3, skip_functional=False)

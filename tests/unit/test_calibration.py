@@ -4,18 +4,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax import lax
 
 from jax_excite import (
     ExciteError,
     Gating,
     GatingError,
+    ImageError,
     calibrate,
     pullback,
     recipes,
     temperature_sweep,
 )
-from jax_excite.paths import preactivations
+from jax_excite.paths import gates, induced, preactivations
 from tests.networks import Network, images
 
 
@@ -98,13 +100,61 @@ def test_a_generator_of_batches_will_do(net):
         ([], {}, "no batches"),
         (images(), {"scale": 0}, "scale is 0: give a positive number"),
         (images(), {"scale": np.nan}, "scale is nan"),
-        (images() * np.inf, {}, "pre-activations of relu are not finite"),
+        (images() * np.inf, {}, "holds NaN or infinity"),
     ],
     ids=["none", "zero", "nan", "infinite"],
 )
 def test_refusals(net, batches, options, message):
     with pytest.raises(ExciteError, match=message):
         calibrate(net, batches, **options)
+
+
+def test_overflow_is_refused():
+    with pytest.raises(ExciteError, match="pre-activations of relu are not finite"):
+        calibrate(lambda x: jax.nn.relu(x * 1e38 * 1e10).mean(axis=(1, 2)), images())
+
+
+def test_images_are_checked(net):
+    with pytest.raises(ImageError, match=r"values 0\.\.255"):
+        calibrate(net, np.float32(255) * (images() > 0))
+    single = calibrate(net, images()[0])
+    assert single.site_temperatures == calibrate(net, images()[:1]).site_temperatures
+
+
+def test_a_branch_that_never_runs_keeps_the_other_temperature():
+    def net(x):
+        bright = lambda x: jax.nn.relu(x) + 1  # noqa: E731
+        dark = lambda x: jax.nn.relu(x - 1)  # noqa: E731
+        return lax.cond(x.mean() > 0, bright, dark, x).mean(axis=(1, 2))
+
+    batch = jnp.abs(images())
+    gating = calibrate(net, [batch, batch])
+    assert len(gating.site_temperatures) == 1
+    both = calibrate(net, [batch, -batch, -batch])
+    assert len(both.site_temperatures) == 2
+
+
+def test_padding_by_hand_does_not_count():
+    def net(x, low=-jnp.inf):
+        h = jax.nn.relu(x)
+        h = jnp.pad(h, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=low)
+        return nnx.max_pool(h, (3, 3), (1, 1)).mean(axis=(1, 2))
+
+    x = images()
+    gating = calibrate(net, x, scale=1)
+    wanted = np.std(np.maximum(x, 0))
+    np.testing.assert_allclose(gating.site_temperatures["max_pool"], wanted, rtol=1e-5)
+    for t in (0.0, 0.3, np.inf):
+        field = pullback(net, x, 1, gating=Gating(t, t, pool_padding="-inf"))
+        padded = pullback(
+            lambda x: nnx.max_pool(jax.nn.relu(x), (3, 3), (1, 1), "SAME").mean(axis=(1, 2)),
+            x,
+            1,
+            gating=Gating(t, t, pool_padding="-inf"),
+        )
+        np.testing.assert_allclose(field, padded, rtol=1e-5, atol=1e-8)
+    held = gates(net, x, recipes.VANILLA)
+    np.testing.assert_allclose(induced(net, x, held), net(x), rtol=1e-5)
 
 
 def test_no_gate_is_refused():

@@ -248,9 +248,17 @@ def test_gram_in_tiles(batch_size):
     np.testing.assert_allclose(whole.sign * np.exp(whole.log), product, rtol=1e-12)
 
 
+def test_gram_of_narrow_numbers():
+    net = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), Network())
+    kernel = gram(net, images(3, dtype=jnp.bfloat16))
+    np.testing.assert_allclose(np.diag(kernel.normalised()), 1, rtol=1e-5)
+
+
 def test_gram_refuses(x):
     net = Network()
     with pytest.raises(ValueError, match="batch_size is 0"):
         gram(net, images(), batch_size=0)
+    with pytest.raises(ValueError, match="give at least one of each"):
+        gram(net, images()[:0])
     with pytest.raises(ValueError, match="differ beyond axis 0"):
         gram(net, images(2), images(2, size=10))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_excite import load
+from jax_excite import ExciteError, load
 from jax_excite.callables import named_leaves
 from jax_excite.sanity import (
     compare,
@@ -32,6 +32,26 @@ def test_layers_of_a_published_network():
     assert found[0].startswith("classifier")
     assert found[-1] == "features.0"
     assert found[1:-1] == [f"features.{i}" for i in (12, 10, 9, 8, 7, 5, 4, 3)]
+
+
+def test_layers_of_a_network_under_jit_and_partial(net):
+    """Linen comes as a `Partial`, and its weights as a dictionary."""
+
+    @jax.jit
+    def apply(variables, x):
+        hidden = jax.nn.relu(x @ variables["zeroth"]["kernel"])
+        return (hidden @ variables["first"]["kernel"]).mean(axis=(1, 2))
+
+    variables = {name: {"kernel": jnp.eye(3)} for name in ("first", "zeroth")}
+    found = layers(jax.tree_util.Partial(apply, variables), images())
+    assert list(found) == ["first", "zeroth"]
+    swapped = {"zeroth": variables["first"], "first": variables["zeroth"]}
+    assert list(layers(jax.tree_util.Partial(apply, swapped), images())) == ["first", "zeroth"]
+
+
+def test_no_weights_are_refused():
+    with pytest.raises(ExciteError, match="no weights to randomise"):
+        layers(lambda x: jax.nn.relu(x).mean(axis=(1, 2)), images())
 
 
 def test_randomise_shuffles_the_named_leaves_only(net):
