@@ -137,7 +137,9 @@ def image_folder(path: str | os.PathLike[str]) -> ImageData:
 
     The label of a file is that of the nearest folder that has one: a WordNet id of Imagenette, a
     class name or an index.
-    Otherwise it is the class index that its name begins with, as in `0497_church.jpg`, or None.
+    Otherwise it is the class index in four digits that its name begins with, before an underscore,
+    as in `0497_church.jpg`; names with other numbers, as `12_05_2024.jpg` or `497.jpg`, tell no
+    label, which is then None.
 
     Raises:
         DataError: it is no folder, or holds no images.
@@ -253,7 +255,7 @@ def _decoded(file: Any, name: str) -> np.ndarray:
 def _label(name: PurePath) -> int | None:
     folders = (_label_of_folder(parent.name) for parent in name.parents)
     label = next((label for label in folders if label is not None), None)
-    if label is None and (leading := re.match(r"(\d{1,4})_", name.name)):
+    if label is None and (leading := re.match(r"([0-9]{4})_", name.name)):
         label = _index(leading[1])
     return label
 

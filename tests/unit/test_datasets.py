@@ -386,10 +386,23 @@ def test_folder_of_photographs():
     np.testing.assert_array_equal(images[0], load_image(PHOTOGRAPHS / example.name))
 
 
+def test_labels_of_samples():
+    samples = PHOTOGRAPHS.parent / "imagenet_samples"
+    if not samples.is_dir():
+        pytest.skip(f"{samples} is absent")
+    assert list(image_folder(samples).labels) == list(range(0, 1000, 10))
+
+
 def test_labels_of_folders(tmp_path):
     wanted = {
         "0497_church.jpg": 497,
-        "7_cock.png": 7,
+        "0007_cock.png": 7,
+        "7_cock.png": None,
+        "12_05_2024.jpg": None,
+        "2024_05_12.jpg": None,
+        "2024-05-12.jpg": None,
+        "1.jpg": None,
+        "00497_church.jpg": None,
         "1000_beyond.jpg": None,
         "golden_gate.JPEG": None,
         "497.jpg": None,
