@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Two runs at once set up one after the other, where flock is there to see to it.
 LOCK := $(shell command -v flock > /dev/null && echo flock .venv.lock)
 
-.PHONY: demo test parity check clean
+.PHONY: demo test parity bench check clean
 
 demo: .venv/demo.stamp
 	$(BIN)/jax-excite demo --out out
@@ -14,6 +14,9 @@ test: .venv/test.stamp
 
 parity: .venv/test.stamp
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow" tests/parity
+
+bench: .venv/test.stamp
+	$(BIN)/python -m benchmarks
 
 check: .venv/test.stamp
 	$(BIN)/ruff format --check .

@@ -1,0 +1,132 @@
+"""Compares this library with PyTorch on this machine: `python -m benchmarks --help`.
+
+Exit codes: 0 done; 1 a check failed, or a variant that has to run did not; 2 wrong input.
+"""
+
+import concurrent.futures
+import multiprocessing
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from benchmarks import referee, table
+from benchmarks.check import Accuracy, error_of
+from benchmarks.jobs import JOBS, JobName, Sizes
+from benchmarks.measure import Measurement, Setup, contestants, measure, working
+from benchmarks.rows import Row, make_rows
+from benchmarks.variants import Device, Variant, variants
+from benchmarks.workers import ENVIRONMENTS, ROOT
+from jax_excite.models import MODELS
+
+DEFAULT_MODELS = ("resnet50", "vgg11_bn", "densenet121", "efficientnet_lite0")
+
+Result = TypeVar("Result")
+
+
+Names = Annotated[list[str] | None, typer.Option(help="May be repeated; all if not given.")]
+
+
+def main(
+    model: Names = None,
+    job: Names = None,
+    variant: Names = None,
+    environment: Names = None,
+    device: Annotated[Device, typer.Option(help="Where both frameworks compute.")] = "cpu",
+    rounds: Annotated[int, typer.Option(min=1, help="How often each variant is timed.")] = 5,
+    images: Annotated[int, typer.Option(min=1, help="Images of a grid.")] = 5,
+    classes: Annotated[int, typer.Option(min=1, max=1000, help="Classes for each image.")] = 6,
+    size: Annotated[int, typer.Option(min=32, help="Pixels of an image's side.")] = 224,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of PGA.")] = 10,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Files to write, without ending; benchmarks/results/DEVICE if none."),
+    ] = None,
+) -> None:
+    """Time jobs, check their results, and print and write one table.
+
+    Variants run in turns, each in a process of its own; all processes of a job are alive at once,
+    which at full size takes 10 GB and more. The table is written after each job.
+    """
+    models = pick("model", {name: name for name in MODELS}, model, DEFAULT_MODELS)
+    jobs = pick("job", {str(name): name for name in JOBS}, job)
+    chosen = pick("variant", {each.name: each for each in variants(device)}, variant)
+    environments = pick("environment", {name: name for name in ENVIRONMENTS}, environment)
+    sizes = Sizes(images, classes, size, steps)
+    out = out or ROOT / "benchmarks" / "results" / device
+    out.parent.mkdir(parents=True, exist_ok=True)
+    about = table.circumstances(device)
+    rows: list[Row] = []
+    rates: list[dict[str, Any]] = []
+    for name in models:
+        with tempfile.TemporaryDirectory() as folder:
+            setup = Setup(name, Path(folder), device, sizes, rounds)
+            forward = apart(referee.prepare, setup.folder, name, sizes)
+            for each in jobs:
+                compete(setup, each, environments, chosen, forward, rows, rates)
+                out.with_suffix(".md").write_text(table.markdown(rows, rates, about))
+                out.with_suffix(".json").write_text(table.as_json(rows, rates, about))
+    typer.echo(table.markdown(rows, rates, about))
+    raise typer.Exit(any(row.failed for row in rows))
+
+
+def pick(
+    what: str,
+    known: Mapping[str, Result],
+    names: Sequence[str] | None,
+    default: Sequence[str] | None = None,
+) -> list[Result]:
+    """Those of `known` that are named, in its order; the default, or all, if none are."""
+    for name in names or ():
+        if name not in known:
+            raise typer.BadParameter(f"no {what} {name!r}: there are {', '.join(known)}")
+    wanted = names or default or list(known)
+    return [known[name] for name in known if name in wanted]
+
+
+def compete(
+    setup: Setup,
+    job: JobName,
+    environments: Sequence[str],
+    chosen: Sequence[Variant],
+    forward: float,
+    rows: list[Row],
+    rates: list[dict[str, Any]],
+) -> None:
+    """Measure and check one job in each environment; add to the rows and rates."""
+    entered = contestants(setup, job, environments[0], chosen)
+    for environment in environments:
+        typer.echo(f"{setup.model}, {job}, {environment}", err=True)
+        measurements, best = measure(setup, job, environment, entered)
+        accuracies = check(setup, job, working(measurements))
+        rows += make_rows(setup, job, environment, measurements, accuracies, best, forward)
+        rates.append({"model": setup.model, "job": job, "environment": environment, "gflops": best})
+
+
+def check(
+    setup: Setup, job: JobName, measurements: Sequence[Measurement]
+) -> dict[Measurement, Accuracy]:
+    """The accuracy of each measurement."""
+    results = [measurement.result for measurement in measurements]
+    rises = (
+        apart(referee.mean_rises, setup.folder, setup.model, results)
+        if job == "pga"
+        else [None] * len(results)
+    )
+    return {
+        measurement: Accuracy(error_of(job, measurement.result, setup.folder), rise)
+        for measurement, rise in zip(measurements, rises, strict=True)
+    }
+
+
+def apart(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call a function in a process of its own, whose memory and threads end with it."""
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+if __name__ == "__main__":
+    typer.run(main)

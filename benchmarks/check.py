@@ -1,0 +1,81 @@
+"""Is a fast result right? By its distance to float64, against that of the published reference."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.jobs import RADIUS, STEP_SIZE, JobName, as_cells
+
+# The distance to the float64 result may be this many times the reference's own, and a little.
+FACTOR, SLACK = 1.5, 1e-6
+# What has to be reached whatever the reference does, by precision.
+LIMITS = {"float32": 1e-3, "TF32": 0.1, "bfloat16": 0.5}
+# PGA has to raise the logits of the classes by this part of what the reference does, on average.
+RISE = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class Accuracy:
+    """How good a result is.
+
+    Attributes:
+        error: relative L2 distance to float64: of the vector fields; of PGA's first step, since
+            further steps diverge chaotically from differences of rounding.
+        rise: in PGA, how much the logits of the classes rose on average.
+    """
+
+    error: float
+    rise: float | None = None
+
+
+def error_of(job: JobName, result: Path, folder: Path) -> float:
+    """The error, as of `Accuracy`, of a worker's results.
+
+    Args:
+        job: what they are the results of.
+        result: the worker's file.
+        folder: where the images, classes and fields in float64 are.
+    """
+    fields = np.load(folder / "fields.npy")
+    with np.load(result) as arrays:
+        if job == "latency":
+            return relative_error(arrays["result"], fields[:1])
+        if job != "pga":
+            return relative_error(arrays["result"], fields)
+        cells, _ = as_cells(np.load(folder / "images.npy"), np.load(folder / "classes.npy"))
+        return relative_error(arrays["first_step"] - cells, first_step(cells, fields) - cells)
+
+
+def first_step(x: np.ndarray, fields: np.ndarray) -> np.ndarray:
+    """Images after one step of PGA along vector fields `[N, H, W, 3]`."""
+    assert STEP_SIZE <= RADIUS
+    norms = np.linalg.norm(fields.reshape(len(fields), -1), axis=1)
+    return np.clip(x + STEP_SIZE * fields / norms[:, None, None, None], -1, 1)
+
+
+def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
+    """L2 norm of the difference, relative to the wanted; infinite for another shape."""
+    if found.shape != wanted.shape:
+        return float("inf")
+    return float(np.linalg.norm(found - wanted.astype(np.float64)) / np.linalg.norm(wanted))
+
+
+def complaint(found: Accuracy, reference: Accuracy | None, precision: str) -> str:
+    """What is wrong with a result; empty if nothing.
+
+    Args:
+        found: its accuracy.
+        reference: that of the reference as published, in the same precision, where it ran.
+        precision: a key of `LIMITS`.
+    """
+    limit = LIMITS[precision]
+    if reference is not None:
+        limit = min(limit, FACTOR * reference.error + SLACK)
+    if not found.error <= limit:
+        return f"error {found.error:.1e} is above {limit:.1e}"
+    if found.rise is None or reference is None or reference.rise is None:
+        return ""
+    if not found.rise >= RISE * reference.rise:
+        return f"logits rose by {found.rise:.2f}, those of the reference by {reference.rise:.2f}"
+    return ""

@@ -1,0 +1,61 @@
+"""What all variants are given and measured against, by PyTorch in processes of their own."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.jobs import Sizes, as_cells
+from benchmarks.work import forward_gflop
+from jax_excite.models import model_spec
+from jax_excite.pretrained import at_hand
+from tests import torch_reference as reference
+from weights_converter import convert_file
+
+
+def prepare(folder: Path, model: str, sizes: Sizes) -> float:
+    """Write a network's weights in both formats, images, classes, and the fields in float64.
+
+    Weights are random, with measured BatchNorm statistics, but for a network whose published ones
+    come with a package.
+
+    Returns:
+        The GFLOP of one image's forward pass.
+    """
+    published = at_hand(model_spec(model).published[0])
+    package = published if model_spec(model).published[0].package else None
+    module = reference.reference(model, weights=package)
+    torch.save(module.float().net.state_dict(), folder / "weights.pth")
+    convert_file(folder / "weights.pth", folder / "weights.safetensors", model=model)
+    images = reference.images(1, sizes.images, sizes.size, sizes.size).astype(np.float32)
+    np.save(folder / "images.npy", images)
+    np.save(folder / "classes.npy", np.array(sizes.class_indices()))
+    np.save(folder / "fields.npy", exact_fields(folder, model))
+    return forward_gflop(model, sizes.size)
+
+
+def exact_fields(folder: Path, model: str) -> np.ndarray:
+    """The class grid in float64, one row for each cell."""
+    module = reference.reference(model, weights=folder / "weights.pth")
+    soft = reference.soften(module, skip_functional=False)
+    images, classes = np.load(folder / "images.npy"), np.load(folder / "classes.npy")
+    parts = []
+    for image in images:
+        x, c = as_cells(image[None].astype(np.float64), classes)
+        field = reference.pullback(soft, reference.to_torch(x), torch.as_tensor(c))
+        parts.append(reference.to_numpy(field))
+    return np.concatenate(parts)
+
+
+def mean_rises(folder: Path, model: str, results: list[Path]) -> list[float]:
+    """For each file of ascended images, how much the logits of their classes rose on average."""
+    module = reference.reference(model, weights=folder / "weights.pth", dtype=torch.float32)
+    cells, targets = as_cells(np.load(folder / "images.npy"), np.load(folder / "classes.npy"))
+
+    def logits(x: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            found = module(reference.to_torch(x)).numpy()
+        return np.take_along_axis(found, targets[:, None], axis=1)[:, 0]
+
+    before = logits(cells)
+    return [float((logits(np.load(path)["result"]) - before).mean()) for path in results]

@@ -1,0 +1,69 @@
+"""One process of the benchmark: one variant of one job, run on command.
+
+It is told what to do by lines of JSON on standard input, and answers each with one on standard
+output. A process has either torch or JAX at work in it, never both.
+"""
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.variants import Task
+
+
+def serve(task: Task) -> Iterator[dict[str, Any]]:
+    """Build the variant, then answer the commands on standard input.
+
+    `run` does the job and gives seconds; `finish` writes the result of the last run to a file and
+    gives peak memory before that, and what the imports took of it.
+    """
+    if task.variant.framework == "torch":
+        from benchmarks import torch_variants as side
+    else:
+        from benchmarks import ours as side
+    imported = memory("VmRSS")
+    side.prepare(task.device)
+    runner: Any = side.Runner(task)
+    yield {"ready": True}
+    result: Any = None
+    for line in sys.stdin:
+        command = json.loads(line)
+        if command["do"] == "run":
+            result = None
+            start = time.perf_counter()
+            result = runner.run(task.steps)
+            yield {"seconds": time.perf_counter() - start}
+        elif command["do"] == "finish":
+            peak = side.device_peak(task.device) or memory("VmHWM")
+            arrays = {"result": runner.fetch(result)}
+            if task.job == "pga":
+                arrays["first_step"] = runner.fetch(runner.run(1))
+            np.savez(command["out"], **arrays)
+            yield {"peak": peak, "imported": imported}
+
+
+def memory(field: str) -> int:
+    """Bytes of this process: VmRSS, resident now, or VmHWM, the most that has been."""
+    status = Path("/proc/self/status").read_text()
+    found = re.search(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)
+    assert found is not None, f"no {field} in /proc/self/status"
+    return int(found[1]) * 1024
+
+
+def main() -> None:
+    """Serve; what libraries print goes to standard error."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    for answer in serve(Task.parse(sys.stdin.readline())):
+        print(json.dumps(answer), file=answers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Starts the processes of the benchmark and speaks with them; imports neither JAX nor torch."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+
+# Large blocks of memory are kept, in huge pages, and idle threads of OpenMP sleep.
+ENVIRONMENTS: dict[str, dict[str, str]] = {
+    "default": {},
+    "tuned": {
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:"
+        "glibc.malloc.trim_threshold=17179869184:glibc.malloc.arena_max=1",
+        "OMP_WAIT_POLICY": "passive",
+    },
+}
+PAUSE = 0.3  # seconds between runs, for threads to go to sleep
+
+
+def caching(folder: Path) -> dict[str, str]:
+    """Variables that make JAX and torch.compile keep what they compile in a folder."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "jax"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "torch"),
+    }
+
+
+class WorkerError(RuntimeError):
+    """A worker ended without an answer; the text is the last line of what it wrote."""
+
+
+class Worker:
+    """A process that answers lines of text with lines of JSON."""
+
+    def __init__(self, module: str, arguments: Sequence[str], environment: dict[str, str]):
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (`close` does)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+        )
+
+    def tell(self, line: str) -> dict[str, Any]:
+        """Send a line, and return the answer.
+
+        Raises:
+            WorkerError: the process ended instead.
+        """
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has ended: there is no answer either
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
+        return self.answer()
+
+    def answer(self) -> dict[str, Any]:
+        """The next answer."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            code = self.process.wait()
+            self.errors.seek(0)
+            written = self.errors.read().strip().splitlines() or [f"it ended with code {code}"]
+            raise WorkerError(written[-1])
+        time.sleep(PAUSE)
+        return json.loads(line)
+
+    def run(self) -> float:
+        """Do the job once; its seconds."""
+        return self.tell(json.dumps({"do": "run"}))["seconds"]
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout, self.errors):
+            assert stream is not None
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
