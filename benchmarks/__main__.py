@@ -51,7 +51,7 @@ def main(
     which at full size takes 10 GB and more. The table is written after each job.
     """
     models = pick("model", {name: name for name in MODELS}, model, DEFAULT_MODELS)
-    jobs = pick("job", {str(name): name for name in JOBS}, job)
+    jobs: list[JobName] = pick("job", {str(name): name for name in JOBS}, job)
     chosen = pick("variant", {each.name: each for each in variants(device)}, variant)
     environments = pick("environment", {name: name for name in ENVIRONMENTS}, environment)
     sizes = Sizes(images, classes, size, steps)
