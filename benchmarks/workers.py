@@ -22,7 +22,7 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
         "OMP_WAIT_POLICY": "passive",
     },
 }
-PAUSE = 0.3  # seconds between runs, for threads to go to sleep
+PAUSE = 0.1  # seconds between runs, for threads to go to sleep
 
 
 def caching(folder: Path) -> dict[str, str]:

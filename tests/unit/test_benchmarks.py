@@ -1,0 +1,159 @@
+"""The benchmark harness on tiny jobs: that it is correct, never how fast anything is."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks import ours, referee, torch_variants
+from benchmarks.check import Accuracy, complaint, error_of, first_step
+from benchmarks.jobs import JOBS, Sizes, gflop
+from benchmarks.measure import Measurement, Setup
+from benchmarks.rows import make_rows
+from benchmarks.table import COLUMNS, markdown
+from benchmarks.variants import OURS, OURS_6, PUBLISHED, SHARED, TUNED, Task
+from benchmarks.work import forward_gflop
+from benchmarks.workers import ROOT, Worker, WorkerError
+
+TINY = Sizes(images=2, classes=2, size=64, steps=2)
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("resnet18")
+    referee.prepare(folder, "resnet18", TINY)
+    return Setup("resnet18", folder, "cpu", TINY, rounds=1)
+
+
+def do(setup, job, variant, batch_size=None):
+    """The results of a variant, in a file as a worker writes it."""
+    folder, steps = str(setup.folder), setup.sizes.steps
+    side = torch_variants if variant.framework == "torch" else ours
+    task = Task(variant, job, setup.model, folder, setup.device, batch_size, steps)
+    runner = side.Runner(task)
+    arrays = {"result": runner.fetch(runner.run(steps)), "first_step": runner.fetch(runner.run(1))}
+    path = setup.folder / f"{job}-{variant.name}.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_every_variant_agrees_with_float64(setup, job):
+    mine = (OURS_6, 3) if job in OURS_6.jobs else (OURS, 1)
+    contestants = [(PUBLISHED, None), (TUNED, 3), (SHARED, None), mine]
+    results = [do(setup, job, *each) for each in contestants if job in each[0].jobs]
+    errors = [error_of(job, result, setup.folder) for result in results]
+    assert len(errors) >= 3
+    assert max(errors) < 1e-5
+    if job == "pga":
+        rises = referee.mean_rises(setup.folder, setup.model, results)
+        assert min(rises) > 0.9 * rises[0] > 0
+
+
+def test_folding_batch_norm_leaves_none_after_a_convolution(setup):
+    task = Task(TUNED, "grid", "resnet18", str(setup.folder), "cpu", None, 1)
+    kinds = [type(layer).__name__ for layer in torch_variants.Runner(task).module.modules()]
+    assert "Conv2d" in kinds
+    assert "BatchNorm2d" not in kinds
+
+
+@pytest.mark.parametrize("job", ["grid", "pga"])
+def test_wrong_result_fails(setup, job):
+    path = do(setup, job, PUBLISHED)
+    right = Accuracy(error_of(job, path, setup.folder))
+    with np.load(path) as arrays:
+        wrong = {name: array.copy() for name, array in arrays.items()}
+    for array in wrong.values():
+        array[-1] = array[0]
+    np.savez(path, **wrong)
+    found = Accuracy(error_of(job, path, setup.folder))
+    assert complaint(right, right, "float32") == ""
+    assert "is above" in complaint(found, right, "float32")
+    assert "is above" in complaint(found, found, "float32")
+
+
+@pytest.mark.parametrize("error", [np.nan, np.inf, 1.6e-4])
+def test_error_above_the_reference_fails(error):
+    assert "is above 1.5" in complaint(Accuracy(error), Accuracy(1e-4), "float32")
+
+
+def test_ascent_that_rises_less_fails():
+    assert complaint(Accuracy(0.0, 9.5), Accuracy(0.0, 10.0), "float32") == ""
+    assert "rose by 5.00" in complaint(Accuracy(0.0, 5.0), Accuracy(0.0, 10.0), "float32")
+
+
+def test_first_step_clips():
+    x = np.full((1, 2, 2, 3), 0.5)
+    field = np.zeros_like(x)
+    field[0, 0, 0, 0], field[0, 1, 1, 1] = 3.0, -1e-3
+    expected = x.copy()
+    expected[0, 0, 0, 0], expected[0, 1, 1, 1] = 1.0, 0.5 - 20 * 1e-3 / 3
+    np.testing.assert_allclose(first_step(x, field), expected, rtol=1e-6)
+
+
+def test_work_of_resnet50():
+    forward = forward_gflop("resnet50", 224)
+    sizes = Sizes()
+    assert gflop("grid", sizes, forward, shared=False) == pytest.approx(490, rel=0.01)
+    assert gflop("grid", sizes, forward, shared=True) == pytest.approx(286, rel=0.01)
+    assert gflop("pga", sizes, forward, shared=False) == pytest.approx(4904, rel=0.01)
+    assert gflop("latency", sizes, forward, shared=False) == pytest.approx(490 / 30, rel=0.01)
+
+
+def test_work_counts_groups_once():
+    forward = forward_gflop("efficientnet_lite0", 224)
+    assert forward / 2 == pytest.approx(0.407, rel=0.06)  # of its authors' table, in 10^9
+
+
+def test_failures_have_rows(setup):
+    sound = Measurement(PUBLISHED, seconds=[2.0, 3.0], peak=2_000_000)
+    wrong = Measurement(OURS, seconds=[1.0, 1.0])
+    broken = Measurement(TUNED, failure="no compiler")
+    optional = Measurement(dataclasses.replace(SHARED, optional=True), failure="no | compiler")
+    measurements = [sound, broken, optional, wrong]
+    accuracies = {sound: Accuracy(1e-6), wrong: Accuracy(1e-2)}
+    rates = {"float32": 100.0}
+    rows = make_rows(setup, "grid", "default", measurements, accuracies, rates, 1.0)
+    assert [row.failed for row in rows] == [False, True, False, True]
+    assert rows[3].ratios == {"A": [2.0, 3.0]}
+    assert rows[3].share == pytest.approx(6 / 100)
+    about = {"date": "", "commit": "", "device": "", "processor": "", "cores": 1, "system": ""}
+    text = markdown(rows, [], {**about, "versions": {}, "environments": {}})
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + len(rows)
+    assert {line.count("|") for line in lines} == {len(COLUMNS) + 1}
+    assert "2.50 (2.00 to 3.00)" in lines[5]
+    assert "FAILED: error 1.0e-02" in lines[5]
+
+
+def test_worker_that_ends_says_why():
+    with Worker("benchmarks.worker", [], {}) as worker, pytest.raises(WorkerError, match="JSON"):
+        worker.tell("nonsense")
+
+
+def test_worker_of_ours_never_imports_torch():
+    code = "import sys, benchmarks.worker, benchmarks.ours; print('torch' in sys.modules)"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "False"
+
+
+def test_command_writes_a_row_for_each_variant(tmp_path):
+    chosen = ["--variant", PUBLISHED.name, "--variant", OURS.name]
+    tiny = ["--images", "2", "--classes", "2", "--size", "64", "--rounds", "1"]
+    arguments = ["--model", "resnet18", "--job", "grid", "--environment", "default"]
+    command = [sys.executable, "-m", "benchmarks", *arguments, *chosen, *tiny]
+    result = subprocess.run(
+        [*command, "--out", tmp_path / "table"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr + result.stdout
+    written = (tmp_path / "table.md").read_text()
+    assert written.strip() in result.stdout
+    everything = json.loads((tmp_path / "table.json").read_text())
+    assert [row["variant"] for row in everything["rows"]] == [PUBLISHED.name, OURS.name]
+    assert all(row["seconds"] and not row["complaint"] for row in everything["rows"])
+    assert everything["rows"][1]["cached"] is not None
