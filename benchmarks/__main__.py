@@ -3,22 +3,24 @@
 Exit codes: 0 done; 1 a check failed, or a variant that has to run did not; 2 wrong input.
 """
 
-import concurrent.futures
-import multiprocessing
+import dataclasses
+import json
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
-from benchmarks import referee, table
+from benchmarks import table
 from benchmarks.check import Accuracy, error_of
 from benchmarks.jobs import JOBS, JobName, Sizes
 from benchmarks.measure import Measurement, Setup, contestants, measure, working
 from benchmarks.rows import Row, make_rows
 from benchmarks.variants import Device, Variant, variants
-from benchmarks.workers import ENVIRONMENTS, ROOT
+from benchmarks.workers import ENVIRONMENTS, ROOT, Worker
 from jax_excite.models import MODELS
 
 DEFAULT_MODELS = ("resnet50", "vgg11_bn", "densenet121", "efficientnet_lite0")
@@ -54,6 +56,8 @@ def main(
     jobs: list[JobName] = pick("job", {str(name): name for name in JOBS}, job)
     chosen = pick("variant", {each.name: each for each in variants(device)}, variant)
     environments = pick("environment", {name: name for name in ENVIRONMENTS}, environment)
+    if device == "gpu":
+        require_gpu()
     sizes = Sizes(images, classes, size, steps)
     out = out or ROOT / "benchmarks" / "results" / device
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +67,7 @@ def main(
     for name in models:
         with tempfile.TemporaryDirectory() as folder:
             setup = Setup(name, Path(folder), device, sizes, rounds)
-            forward = apart(referee.prepare, setup.folder, name, sizes)
+            forward = ask_referee(setup, "prepare", sizes=dataclasses.asdict(sizes))
             for each in jobs:
                 compete(setup, each, environments, chosen, forward, rows, rates)
                 out.with_suffix(".md").write_text(table.markdown(rows, rates, about))
@@ -84,6 +88,16 @@ def pick(
             raise typer.BadParameter(f"no {what} {name!r}: there are {', '.join(known)}")
     wanted = names or default or list(known)
     return [known[name] for name in known if name in wanted]
+
+
+def require_gpu() -> None:
+    """Raise `typer.BadParameter` unless JAX and PyTorch both find a GPU."""
+    for side in ("ours", "torch_variants"):
+        code = f"from benchmarks import {side}; {side}.prepare('gpu')"
+        command = [sys.executable, "-c", code]
+        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if found.returncode:
+            raise typer.BadParameter(f"--device gpu: {found.stderr.strip().splitlines()[-1]}")
 
 
 def compete(
@@ -109,11 +123,9 @@ def check(
     setup: Setup, job: JobName, measurements: Sequence[Measurement]
 ) -> dict[Measurement, Accuracy]:
     """The accuracy of each measurement."""
-    results = [measurement.result for measurement in measurements]
+    results = [str(measurement.result) for measurement in measurements]
     rises = (
-        apart(referee.mean_rises, setup.folder, setup.model, results)
-        if job == "pga"
-        else [None] * len(results)
+        ask_referee(setup, "mean_rises", results=results) if job == "pga" else [None] * len(results)
     )
     return {
         measurement: Accuracy(error_of(job, measurement.result, setup.folder), rise)
@@ -121,11 +133,11 @@ def check(
     }
 
 
-def apart(function: Callable[..., Result], *arguments: Any) -> Result:
-    """Call a function in a process of its own, whose memory and threads end with it."""
-    spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        return pool.submit(function, *arguments).result()
+def ask_referee(setup: Setup, what: str, **details: Any) -> Any:
+    """What `benchmarks.referee` answers, in a process whose memory and threads end with it."""
+    command = {"do": what, "folder": str(setup.folder), "model": setup.model, **details}
+    with Worker("benchmarks.referee", [], {}) as worker:
+        return worker.tell(json.dumps(command))["answer"]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-"""What all variants are given and measured against, by PyTorch in processes of their own."""
+"""What all variants are given and measured against, by PyTorch in a process of its own."""
 
+import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import torch
 
 from benchmarks.jobs import Sizes, as_cells
 from benchmarks.work import forward_gflop
+from benchmarks.workers import answers
 from jax_excite.models import model_spec
 from jax_excite.pretrained import at_hand
 from tests import torch_reference as reference
@@ -59,3 +62,20 @@ def mean_rises(folder: Path, model: str, results: list[Path]) -> list[float]:
 
     before = logits(cells)
     return [float((logits(np.load(path)["result"]) - before).mean()) for path in results]
+
+
+def main() -> None:
+    """A worker: does what a line of standard input says, and answers with one."""
+    stream = answers()
+    for line in sys.stdin:
+        command = json.loads(line)
+        folder, model = Path(command["folder"]), command["model"]
+        if command["do"] == "prepare":
+            answer = prepare(folder, model, Sizes(**command["sizes"]))
+        else:
+            answer = mean_rises(folder, model, [Path(path) for path in command["results"]])
+        print(json.dumps({"answer": answer}), file=stream)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,7 +5,6 @@ output. A process has either torch or JAX at work in it, never both.
 """
 
 import json
-import os
 import re
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.variants import Task
+from benchmarks.workers import answers
 
 
 def serve(task: Task) -> Iterator[dict[str, Any]]:
@@ -58,11 +58,10 @@ def memory(field: str) -> int:
 
 
 def main() -> None:
-    """Serve; what libraries print goes to standard error."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
+    """Serve a task."""
+    stream = answers()
     for answer in serve(Task.parse(sys.stdin.readline())):
-        print(json.dumps(answer), file=answers)
+        print(json.dumps(answer), file=stream)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,8 +35,15 @@ def caching(folder: Path) -> dict[str, str]:
     }
 
 
+def answers() -> TextIO:
+    """A worker's standard output; what libraries print from now on goes to standard error."""
+    stream = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    return stream
+
+
 class WorkerError(RuntimeError):
-    """A worker ended without an answer; the text is the last line of what it wrote."""
+    """A worker ended without an answer; the text is the last line that it wrote, or its code."""
 
 
 class Worker:
@@ -73,8 +80,8 @@ class Worker:
         if not line:
             code = self.process.wait()
             self.errors.seek(0)
-            written = self.errors.read().strip().splitlines() or [f"it ended with code {code}"]
-            raise WorkerError(written[-1])
+            written = self.errors.read().strip().splitlines()
+            raise WorkerError(written[-1] if written and code > 0 else f"ended with code {code}")
         time.sleep(PAUSE)
         return json.loads(line)
 
