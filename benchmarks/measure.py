@@ -35,7 +35,8 @@ class Measurement:
         variant: which.
         batch_size: cells or images at a time; None for all.
         seconds: of each round.
-        first: seconds of the first run of a process without a cache.
+        begun: seconds of each round until the job had begun; in PyTorch on a CPU, until its end.
+        first: the same in the first run of a process without a cache, which compiles.
         cached: the same with the cache that that process left, if it keeps one.
         peak: bytes, the most that the process had resident; on a GPU, of the GPU's memory.
         imported: bytes resident after the imports.
@@ -46,6 +47,7 @@ class Measurement:
     variant: Variant
     batch_size: int | None = None
     seconds: list[float] = dataclasses.field(default_factory=list)
+    begun: list[float] = dataclasses.field(default_factory=list)
     first: float = 0.0
     cached: float | None = None
     peak: int = 0
@@ -101,12 +103,14 @@ def measure(
         for measurement in measurements:
             with noting_failure(measurement):
                 workers[measurement] = start(measurement)
-                measurement.first = workers[measurement].run()
+                measurement.first, _ = workers[measurement].run()
         for _ in range(setup.rounds):
             rates.append(products.tell("rates"))
             for measurement in working(measurements):
                 with noting_failure(measurement):
-                    measurement.seconds.append(workers[measurement].run())
+                    begun, seconds = workers[measurement].run()
+                    measurement.begun.append(begun)
+                    measurement.seconds.append(seconds)
         for measurement in working(measurements):
             with noting_failure(measurement):
                 number = measurements.index(measurement)
@@ -118,7 +122,7 @@ def measure(
         for measurement in working(measurements):
             if measurement.variant.compiles:
                 with noting_failure(measurement), start(measurement) as worker:
-                    measurement.cached = worker.run()
+                    measurement.cached, _ = worker.run()
     return measurements, {dtype: max(rate[dtype] for rate in rates) for dtype in rates[0]}
 
 

@@ -17,8 +17,9 @@ def prepare(device: Device) -> None:
     Raises:
         RuntimeError: JAX finds no GPU.
     """
-    jax.config.update("jax_platforms", "cuda" if device == "gpu" else "cpu")
-    if device == "gpu":
+    if device == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+    else:
         jax.config.update("jax_default_matmul_precision", "tensorfloat32")
         jax.devices("gpu")
 
@@ -39,10 +40,7 @@ class Runner:
         self.cells = jnp.asarray(cells, dtype) if task.job == "throughput" else self.images
 
     def run(self, steps: int) -> jax.Array:
-        """Do the job; the result is complete when this returns."""
-        return jax.block_until_ready(self._run(steps))
-
-    def _run(self, steps: int) -> jax.Array:
+        """Begin the job; compiling is over when this returns."""
         params, images, batch_size = self.params, self.images, self.batch_size
         if self.job == "grid":
             return jax_excite.pullback_grid(params, images, self.classes, batch_size=batch_size)
@@ -59,6 +57,10 @@ class Runner:
         if self.job == "latency":
             return jax_excite.pullback(params, images[0], int(self.classes[0]))
         return jax_excite.pullback(params, self.cells, self.targets, batch_size=batch_size)
+
+    def wait(self, result: jax.Array) -> None:
+        """Return when the job is done."""
+        jax.block_until_ready(result)
 
     def fetch(self, result: jax.Array) -> np.ndarray:
         """The result as float32, one row for each cell."""

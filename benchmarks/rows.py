@@ -34,7 +34,7 @@ class Row:
         per_second: vector fields; in PGA, cells.
         peak: bytes, the most that the process had resident; on a GPU, of the GPU's memory.
         imported: bytes resident after the imports.
-        cold: seconds of the first run beyond a later one.
+        cold: seconds until the first run had begun, beyond those of a later one: compiling.
         cached: the same with a filled cache of compiled programs, where there is one.
         gflop: the work, where forward passes are shared without those that are saved.
         unshared_gflop: the work of the plain algorithm.
@@ -111,9 +111,10 @@ def make_rows(
         seconds = statistics.median(measurement.seconds)
         row.per_second = pullbacks(job, setup.sizes) / seconds
         row.peak, row.imported = measurement.peak, measurement.imported
-        row.cold = max(0.0, measurement.first - seconds)
+        begun = statistics.median(measurement.begun)
+        row.cold = max(0.0, measurement.first - begun)
         if measurement.cached is not None:
-            row.cached = max(0.0, measurement.cached - seconds)
+            row.cached = max(0.0, measurement.cached - begun)
         row.gflop = gflop(job, setup.sizes, forward, job in variant.shares)
         row.unshared_gflop = gflop(job, setup.sizes, forward, shared=False)
         row.share = row.gflop / seconds / rates[variant.dtype]

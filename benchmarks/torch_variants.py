@@ -62,13 +62,7 @@ class Runner:
         self.targets = torch.as_tensor(targets, device=self.cells.device)
 
     def run(self, steps: int) -> Tensor:
-        """Do the job; the result is complete when this returns."""
-        result = self._run(steps)
-        if self.on_gpu:
-            torch.cuda.synchronize()
-        return result
-
-    def _run(self, steps: int) -> Tensor:
+        """Begin the job; compiling is over when this returns."""
         if self.job == "pga" and self.shares:
             return self._ascend(steps)
         if self.job == "pga":
@@ -110,6 +104,11 @@ class Runner:
             current = self.cells + offset * (RADIUS / _norms(offset).clamp(min=RADIUS))
             current = current.clamp(-1, 1)
         return current
+
+    def wait(self, _: Tensor) -> None:
+        """Return when the job is done."""
+        if self.on_gpu:
+            torch.cuda.synchronize()
 
     def fetch(self, result: Tensor) -> np.ndarray:
         """The result as float32, one row for each cell."""

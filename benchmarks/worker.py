@@ -21,14 +21,14 @@ from benchmarks.workers import answers
 def serve(task: Task) -> Iterator[dict[str, Any]]:
     """Build the variant, then answer the commands on standard input.
 
-    `run` does the job and gives seconds; `finish` writes the result of the last run to a file and
-    gives peak memory before that, and what the imports took of it.
+    `run` does the job and gives seconds, those until it had begun and all. `finish` writes the
+    result of the last run to a file and gives peak memory before that, and what imports took of it.
     """
     if task.variant.framework == "torch":
         from benchmarks import torch_variants as side
     else:
         from benchmarks import ours as side
-    imported = memory("VmRSS")
+    imported = memory("VmRSS") if task.device == "cpu" else 0
     side.prepare(task.device)
     runner: Any = side.Runner(task)
     yield {"ready": True}
@@ -39,7 +39,9 @@ def serve(task: Task) -> Iterator[dict[str, Any]]:
             result = None
             start = time.perf_counter()
             result = runner.run(task.steps)
-            yield {"seconds": time.perf_counter() - start}
+            begun = time.perf_counter() - start
+            runner.wait(result)
+            yield {"begun": begun, "seconds": time.perf_counter() - start}
         elif command["do"] == "finish":
             peak = side.device_peak(task.device) or memory("VmHWM")
             arrays = {"result": runner.fetch(result)}

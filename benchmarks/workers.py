@@ -22,6 +22,7 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
         "OMP_WAIT_POLICY": "passive",
     },
 }
+SHARE_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # JAX takes most of its memory otherwise
 PAUSE = 0.1  # seconds between runs, for threads to go to sleep
 
 
@@ -54,7 +55,7 @@ class Worker:
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             cwd=ROOT,
-            env={**os.environ, **environment},
+            env={**os.environ, **SHARE_GPU, **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -85,9 +86,10 @@ class Worker:
         time.sleep(PAUSE)
         return json.loads(line)
 
-    def run(self) -> float:
-        """Do the job once; its seconds."""
-        return self.tell(json.dumps({"do": "run"}))["seconds"]
+    def run(self) -> tuple[float, float]:
+        """Do the job once; the seconds until it had begun, anything compiled, and all."""
+        answer = self.tell(json.dumps({"do": "run"}))
+        return answer["begun"], answer["seconds"]
 
     def __enter__(self) -> "Worker":
         return self

@@ -115,8 +115,8 @@ def test_work_counts_groups_once():
 
 
 def test_failures_have_rows(setup):
-    sound = Measurement(PUBLISHED, seconds=[2.0, 3.0], peak=2_000_000)
-    wrong = Measurement(OURS, seconds=[1.0, 1.0])
+    sound = Measurement(PUBLISHED, seconds=[2.0, 3.0], begun=[2.0, 3.0], peak=2_000_000)
+    wrong = Measurement(OURS, seconds=[1.0, 1.0], begun=[0.1, 0.1])
     broken = Measurement(TUNED, failure="no compiler")
     optional = Measurement(dataclasses.replace(SHARED, optional=True), failure="no | compiler")
     measurements = [sound, broken, optional, wrong]
