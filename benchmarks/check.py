@@ -7,10 +7,10 @@ import numpy as np
 
 from benchmarks.jobs import RADIUS, STEP_SIZE, JobName, as_cells
 
-# The distance to the float64 result may be this many times the reference's own, and a little.
+# Our distance to the float64 result may be this many times the reference's own, and a little.
 FACTOR, SLACK = 1.5, 1e-6
-# What has to be reached whatever the reference does, by precision.
-LIMITS = {"float32": 1e-3, "TF32": 0.1, "bfloat16": 0.5}
+# What everyone has to reach, by precision.
+LIMITS = {"float32": 1e-4, "TF32": 0.1, "bfloat16": 0.5}
 # PGA has to raise the logits of the classes by this part of what the reference does, on average.
 RISE = 0.9
 
@@ -61,16 +61,18 @@ def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.linalg.norm(found - wanted.astype(np.float64)) / np.linalg.norm(wanted))
 
 
-def complaint(found: Accuracy, reference: Accuracy | None, precision: str) -> str:
+def complaint(found: Accuracy, reference: Accuracy | None, precision: str, *, is_ours: bool) -> str:
     """What is wrong with a result; empty if nothing.
 
     Args:
         found: its accuracy.
         reference: that of the reference as published, in the same precision, where it ran.
         precision: a key of `LIMITS`.
+        is_ours: as good as the reference is asked of it; PyTorch's kernels differ from each other
+            by more, and its other variants only have to be right.
     """
     limit = LIMITS[precision]
-    if reference is not None:
+    if is_ours and reference is not None:
         limit = min(limit, FACTOR * reference.error + SLACK)
     if not found.error <= limit:
         return f"error {found.error:.1e} is above {limit:.1e}"

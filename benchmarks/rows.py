@@ -103,7 +103,9 @@ def make_rows(
         reference = by_name.get(variants.reference_name(variants.PUBLISHED, variant))
         accuracy = accuracies[measurement]
         known = accuracies.get(reference) if reference is not None else None
-        row.complaint = complaint(accuracy, known, precision(setup, variant))
+        row.complaint = complaint(
+            accuracy, known, precision(setup, variant), is_ours=variant.framework == "jax"
+        )
         row.failed = bool(row.complaint)
         row.error, row.rise = accuracy.error, accuracy.rise
         row.seconds = measurement.seconds
