@@ -16,8 +16,9 @@ import typer
 
 from benchmarks import table
 from benchmarks.check import Accuracy, error_of
+from benchmarks.contest import Measurement, Setup, working
 from benchmarks.jobs import JOBS, JobName, Sizes
-from benchmarks.measure import Measurement, Setup, contestants, measure, working
+from benchmarks.measure import contestants, measure
 from benchmarks.rows import Row, make_rows
 from benchmarks.variants import Device, Variant, variants
 from benchmarks.workers import ENVIRONMENTS, ROOT, Worker
@@ -49,8 +50,9 @@ def main(
 ) -> None:
     """Time jobs, check their results, and print and write one table.
 
-    Variants run in turns, each in a process of its own; all processes of a job are alive at once,
-    which at full size takes 10 GB and more. The table is written after each job.
+    Variants run in turns, each in a process of its own. All processes of a job are alive at once;
+    where memory is short they give theirs back after a run, and run once untimed before the next.
+    The table is written after each job.
     """
     models = pick("model", {name: name for name in MODELS}, model, DEFAULT_MODELS)
     jobs: list[JobName] = pick("job", {str(name): name for name in JOBS}, job)

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks import variants
 from benchmarks.check import Accuracy, complaint
+from benchmarks.contest import Measurement, Setup
 from benchmarks.jobs import JobName, describe, gflop, pullbacks
-from benchmarks.measure import Measurement, Setup
 
 REFERENCES = {
     "A": variants.PUBLISHED,

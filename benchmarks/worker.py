@@ -4,6 +4,7 @@ It is told what to do by lines of JSON on standard input, and answers each with 
 output. A process has either torch or JAX at work in it, never both.
 """
 
+import ctypes
 import json
 import re
 import sys
@@ -21,8 +22,9 @@ from benchmarks.workers import answers
 def serve(task: Task) -> Iterator[dict[str, Any]]:
     """Build the variant, then answer the commands on standard input.
 
-    `run` does the job and gives seconds, those until it had begun and all. `finish` writes the
-    result of the last run to a file and gives peak memory before that, and what imports took of it.
+    `run` does the job and gives seconds, those until it had begun and all. `rest` gives free memory
+    back to the system. `finish` writes the result of the last run to a file and gives peak memory
+    before that, and what imports took of it.
     """
     if task.variant.framework == "torch":
         from benchmarks import torch_variants as side
@@ -42,6 +44,9 @@ def serve(task: Task) -> Iterator[dict[str, Any]]:
             begun = time.perf_counter() - start
             runner.wait(result)
             yield {"begun": begun, "seconds": time.perf_counter() - start}
+        elif command["do"] == "rest":
+            ctypes.CDLL(None).malloc_trim(0)
+            yield {"peak": memory("VmHWM")}
         elif command["do"] == "finish":
             peak = side.device_peak(task.device) or memory("VmHWM")
             arrays = {"result": runner.fetch(result)}

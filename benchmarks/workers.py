@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,13 @@ def caching(folder: Path) -> dict[str, str]:
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "torch"),
     }
+
+
+def available_memory() -> int:
+    """Bytes that new processes can have without swapping."""
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    assert found is not None, "no MemAvailable in /proc/meminfo"
+    return int(found[1]) * 1024
 
 
 def answers() -> TextIO:
@@ -90,6 +98,10 @@ class Worker:
         """Do the job once; the seconds until it had begun, anything compiled, and all."""
         answer = self.tell(json.dumps({"do": "run"}))
         return answer["begun"], answer["seconds"]
+
+    def rest(self) -> int:
+        """Give free memory back to the system; the most bytes that the process has had."""
+        return self.tell(json.dumps({"do": "rest"}))["peak"]
 
     def __enter__(self) -> "Worker":
         return self

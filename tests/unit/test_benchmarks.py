@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks import ours, referee, torch_variants
 from benchmarks.check import Accuracy, complaint, error_of, first_step
+from benchmarks.contest import Measurement, Setup
 from benchmarks.jobs import JOBS, Sizes, gflop
-from benchmarks.measure import Measurement, Setup
 from benchmarks.rows import make_rows
 from benchmarks.table import COLUMNS, markdown
 from benchmarks.variants import OURS, OURS_6, PUBLISHED, SHARED, TUNED, Task
