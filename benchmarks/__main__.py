@@ -33,7 +33,10 @@ Names = Annotated[list[str] | None, typer.Option(help="May be repeated; all if n
 
 
 def main(
-    model: Names = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help=f"May be repeated; {', '.join(DEFAULT_MODELS)} if not given."),
+    ] = None,
     job: Names = None,
     variant: Names = None,
     environment: Names = None,
@@ -72,8 +75,8 @@ def main(
             forward = ask_referee(setup, "prepare", sizes=dataclasses.asdict(sizes))
             for each in jobs:
                 compete(setup, each, environments, chosen, forward, rows, rates)
-                out.with_suffix(".md").write_text(table.markdown(rows, rates, about))
-                out.with_suffix(".json").write_text(table.as_json(rows, rates, about))
+                out.with_name(f"{out.name}.md").write_text(table.markdown(rows, rates, about))
+                out.with_name(f"{out.name}.json").write_text(table.as_json(rows, rates, about))
     typer.echo(table.markdown(rows, rates, about))
     raise typer.Exit(any(row.failed for row in rows))
 
