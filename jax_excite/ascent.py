@@ -5,14 +5,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.core import Tracer
-from optax.projections import projection_box, projection_l2_ball
+from jax.sharding import NamedSharding
 
 from jax_excite import targets
+from jax_excite.blocks import rows_at_once
 from jax_excite.callables import as_floats, as_pytree
+from jax_excite.climbing import Settings, climb, climb_grid
+from jax_excite.devices import sharding_of, spread
 from jax_excite.errors import ImageError
 from jax_excite.gating import Gating, check_gating
 from jax_excite.plan import SiteSelection
@@ -21,12 +22,10 @@ from jax_excite.pullback import (
     Params,
     as_batch,
     hashable,
-    in_chunks,
-    linearise,
     number_of_logits,
+    over_grid,
 )
 from jax_excite.recipes import EXCITATION
-from jax_excite.surrogates import compute_dtype
 from jax_excite.targets import Target
 
 
@@ -41,6 +40,7 @@ class AscentOptions(TypedDict, total=False):
     skip: SiteSelection
     only: SiteSelection | None
     batch_size: int | None
+    sharding: NamedSharding | None
 
 
 Images = jax.Array | np.ndarray
@@ -81,6 +81,7 @@ def pga(
     only: SiteSelection | None = None,
     around: Images | None = None,
     batch_size: int | None = None,
+    sharding: NamedSharding | None = None,
     trajectory: bool = False,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
     """Climb towards a target along the pullback, in one compiled loop (paper, section 5.1).
@@ -102,7 +103,8 @@ def pga(
         only: if given, the only sites to soften.
         around: centres of the balls, shaped like `x`, to go on with an earlier ascent from there;
             `x` itself if None.
-        batch_size: at most this many images at a time.
+        batch_size: as for `pullback`.
+        sharding: as for `pullback`.
         trajectory: return the target's value along the way too.
 
     Returns:
@@ -121,11 +123,15 @@ def pga(
         raise ImageError(f"around has shape {centres.shape}: give that of x, {images.shape}")
     params = as_pytree(params)
     target = targets.prepare(c, len(images), number_of_logits(params, images), single)
-    climb = _climber(params, steps, step_size, radius, bounds, gating, skip, only, trajectory)
-    perturbed, values = in_chunks(climb, len(images), batch_size, images, centres, target)
-    if single:
-        perturbed, values = perturbed[0], values[0]
-    return (perturbed, values) if trajectory else perturbed
+    sharding = sharding_of(x, sharding)
+    compute = _bind(climb, params, steps, step_size, radius, bounds, gating, skip, only, trajectory)
+    perturbed, values = compute(
+        *spread(sharding, images, centres, target),
+        rows=rows_at_once(batch_size),
+        sharding=sharding,
+    )
+    picked = 0 if single else slice(len(images))
+    return (perturbed[picked], values[picked]) if trajectory else perturbed[picked]
 
 
 @overload
@@ -159,6 +165,8 @@ def pga_grid(
     skip: SiteSelection = (),
     only: SiteSelection | None = None,
     batch_size: int | None = None,
+    sharding: NamedSharding | None = None,
+    out: Any = None,
     trajectory: bool = False,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
     """Projected gradient ascent of each image towards each of several classes.
@@ -174,7 +182,9 @@ def pga_grid(
         gating: how gates are softened.
         skip: sites to leave hard.
         only: if given, the only sites to soften.
-        batch_size: at most this many cells (an image with a class) at a time.
+        batch_size: at most this many cells (an image with a class) at a time, on each device.
+        sharding: as for `pullback`.
+        out: an array of the result's shape to write to, as for `pullback_grid`.
         trajectory: return the classes' logits along the way too.
 
     Returns:
@@ -182,28 +192,23 @@ def pga_grid(
         these and of the logits, `[N, C, steps + 1]` or `[C, steps + 1]`.
 
     Raises:
-        ValueError: as for `pga`.
+        ValueError: as for `pga`; `out` has another shape.
         ExciteError: as for `pullback`.
     """
     images, single = as_batch(x, bounds)
     params = as_pytree(params)
     indices = targets.class_rows(classes, len(images), number_of_logits(params, images))
-    cells = indices.shape
-    climb = _climber(params, steps, step_size, radius, bounds, gating, skip, only, trajectory)
-
-    def climb_cells(rows: Any, target: Any) -> Any:
-        cells = images[rows]
-        return climb(cells, cells, target)
-
-    rows = np.repeat(np.arange(cells[0]), cells[1])
-    results = in_chunks(climb_cells, len(rows), batch_size, rows, indices.reshape(-1))
-    perturbed, values = (part.reshape(*cells, *part.shape[1:]) for part in results)
-    if single:
-        perturbed, values = perturbed[0], values[0]
+    compute = _bind(
+        climb_grid, params, steps, step_size, radius, bounds, gating, skip, only, trajectory
+    )
+    cells = rows_at_once(batch_size)
+    compute = functools.partial(compute, cells=cells, sharding=sharding_of(x, sharding))
+    perturbed, values = over_grid(compute, images, indices, single, out)
     return (perturbed, values) if trajectory else perturbed
 
 
-def _climber(
+def _bind(
+    compiled: Callable[..., Any],
     params: Params,
     steps: int,
     step_size: float,
@@ -213,8 +218,8 @@ def _climber(
     skip: SiteSelection,
     only: SiteSelection | None,
     trajectory: bool,
-) -> Callable[[Any, Any, Any], tuple[jax.Array, jax.Array]]:
-    """Checked settings, bound to the compiled ascent of images towards targets."""
+) -> functools.partial[Any]:
+    """A compiled ascent with its settings, checked."""
     if steps < 0:
         raise ValueError(f"steps is {steps}: give a number of at least 0")
     if not isinstance(step_size, Tracer) and not np.isfinite(step_size):
@@ -225,54 +230,11 @@ def _climber(
         radius = None if radius == np.inf else radius
     check_gating(gating)
     return functools.partial(
-        _climb,
+        compiled,
         params,
-        gating=as_floats(gating),
-        step_size=as_floats(step_size),
-        radius=as_floats(radius),
-        bounds=as_floats(bounds),
+        settings=Settings(*as_floats((gating, step_size, radius, bounds))),
         skip=hashable(skip),
         only=hashable(only),
         steps=steps,
         trajectory=trajectory,
     )
-
-
-@functools.partial(jax.jit, static_argnames=("skip", "only", "steps", "trajectory"))
-def _climb(
-    params: Params,
-    images: jax.Array,
-    centres: jax.Array,
-    target: Any,
-    *,
-    gating: Gating,
-    step_size: jax.Array,
-    radius: jax.Array | None,
-    bounds: tuple[jax.Array, jax.Array] | None,
-    skip: Any,
-    only: Any,
-    steps: int,
-    trajectory: bool,
-) -> tuple[jax.Array, jax.Array]:
-    """Perturbed images, and the target's values `[N, steps + 1]`, or `[N, 0]` if not asked for."""
-    dtype = compute_dtype(images.dtype)
-    original = centres.astype(dtype)
-
-    def step(x: jax.Array, _: None) -> tuple[jax.Array, jax.Array | None]:
-        logits, transpose = linearise(params, x.astype(images.dtype), gating, skip, only)
-        field = transpose(targets.cotangents(target, logits)).astype(dtype)
-        norm = jnp.sqrt(jnp.sum(field**2, axis=(1, 2, 3), keepdims=True))
-        x = x + field / jnp.maximum(norm, 1e-20) * jnp.asarray(step_size, dtype)
-        if radius is not None:
-            ball = jnp.asarray(radius, dtype)
-            x = original + jax.vmap(lambda delta: projection_l2_ball(delta, ball))(x - original)
-        if bounds is not None:
-            x = projection_box(x, *(jnp.asarray(bound, dtype) for bound in bounds))
-        return x, targets.values(target, logits) if trajectory else None
-
-    x, values = lax.scan(step, images.astype(dtype), length=steps)
-    perturbed = x.astype(images.dtype)
-    if values is None:
-        return perturbed, jnp.zeros((len(images), 0), dtype)
-    last = targets.values(target, params(perturbed))
-    return perturbed, jnp.concatenate([values, last[None]]).T

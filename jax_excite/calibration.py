@@ -26,6 +26,7 @@ from jax_excite.pullback import Bounds, as_batch, hashable, linearise, number_of
 from jax_excite.recipes import EXCITATION
 from jax_excite.surrogates import compute_dtype
 from jax_excite.targets import Target
+from jax_excite.transform import softened
 
 SCALE = 0.6
 
@@ -146,6 +147,8 @@ def _sweep(
     skip: Any,
     only: Any,
 ) -> jax.Array:
+    network = softened(params, x, skip, only)
+
     def at(t: jax.Array) -> jax.Array:
         own = {
             name: jnp.where(value == 0, value, t * value)
@@ -154,7 +157,7 @@ def _sweep(
         swept = dataclasses.replace(
             gating, temperature=t, pool_temperature=t, site_temperatures=own
         )
-        logits, transpose = linearise(params, x, swept, skip, only)
+        logits, transpose = linearise(network, x, swept)
         return transpose(targets.cotangents(target, logits))
 
     return lax.map(at, temperatures)

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jax_excite.blocks import check_batch_size
 from jax_excite.callables import as_floats, as_pytree
 from jax_excite.gating import Gating, check_gating
 from jax_excite.paths import Batch, BySite, Network, gate_at, run_network
 from jax_excite.plan import AtSite
-from jax_excite.pullback import check_batch_size
 from jax_excite.recipes import EXCITATION
 from jax_excite.surrogates import compute_dtype
 

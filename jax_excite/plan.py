@@ -13,6 +13,7 @@ import numpy as np
 from jax import lax
 
 from jax_excite.callables import split_arrays
+from jax_excite.convolutions import Kernels, convolve, find_convolution, prepare_kernels
 from jax_excite.errors import GatingError
 from jax_excite.evaluation import Values, evaluate
 from jax_excite.gating import Gating
@@ -23,7 +24,7 @@ from jax_excite.surrogates import (
     check_broadcasts,
     compute_dtype,
 )
-from jax_excite.windows import PoolConfig, Window, pooled_once
+from jax_excite.windows import PoolConfig, Window, max_pool, pooled_once
 
 SiteSelection = str | int | Iterable[str | int]
 
@@ -94,6 +95,9 @@ class Plan:
         self,
         at_site: Callable[["AtSite"], tuple[jax.Array, Any]],
         given: dict[str, Any] | None = None,
+        *,
+        arrays: Sequence[Any] | None = None,
+        kernels: Kernels | None = None,
     ) -> tuple[Any, dict[str, Any]]:
         """Evaluate the function, with a say at each gated site.
 
@@ -102,6 +106,9 @@ class Plan:
                 bring out or None.
             given: pytrees of arrays by the sites' names, for `at_site` to see. Those of a site
                 inside a scan have a leading axis, one entry for each step.
+            arrays: arrays of the same shapes to evaluate it on, in place of those it was traced on.
+            kernels: what `prepare` gave. With it convolutions and max-pools are computed in faster
+                ways, and differ from the function's own by rounding.
 
         Returns:
             What the function returns, and what was brought out, by the sites' names in their order.
@@ -113,9 +120,9 @@ class Plan:
         }
         outputs, brought = evaluate(
             self._graph,
-            self._arrays,
+            self._arrays if arrays is None else arrays,
             self._enters,
-            functools.partial(self._around, at_site),
+            functools.partial(self._around, at_site, kernels),
             {} if given is None else {number: given[name] for number, name in names.items()},
         )
         # A clipped ReLU may have two nodes, of which the last computes its output.
@@ -125,23 +132,36 @@ class Plan:
             site.name: found[site.name] for site in self.sites if site.name in found
         }
 
+    def prepare(self) -> Kernels:
+        """What makes `run` faster, computed from the constants of the function."""
+        return prepare_kernels(self._graph)
+
     def _around(
         self,
         at_site: Callable[["AtSite"], tuple[jax.Array, Any]],
+        kernels: Kernels | None,
         node: Node,
         inputs: list[Any],
         run: Callable[[list[Any]], tuple[list[Any], Values]],
         read: Callable[[Operand], Any],
         given: Any,
     ) -> tuple[list[Any], Values]:
+        if (conv := find_convolution(self._graph, node)) is not None:
+            prepared = None if kernels is None else kernels.get(node.number)
+            x, w = inputs
+            return [convolve(conv, x, w, prepared, exact=kernels is None)], {}
         softening = self._matches.softenings.get(node)
         if softening is None or not self._site_of[softening.gate].gated:
             return run(inputs)
         site = self._site_of[softening.gate]
-        hard, _ = run([lax.stop_gradient(value) for value in inputs])
         window = _window(node) if site.kind == "max_pool" else None
+        inputs = [lax.stop_gradient(value) for value in inputs]
+        if window is None or kernels is None:
+            (hard, *_), _ = run(inputs)
+        else:
+            hard = max_pool(window, inputs[0])
         z = jnp.asarray(read(softening.z))
-        output, out = at_site(AtSite(site, jnp.asarray(hard[0]), z, softening.bound, window, given))
+        output, out = at_site(AtSite(site, jnp.asarray(hard), z, softening.bound, window, given))
         return [output], {} if out is None else {node.number: out}
 
     def _enters(self, node: Node) -> bool:

@@ -1,27 +1,29 @@
 """Excitation pullbacks of a network's logits, for one target an image or for a grid of classes."""
 
 import functools
-import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax.sharding import NamedSharding
 
 from jax_excite import targets
+from jax_excite.blocks import Grid, in_loop, rows_at_once
 from jax_excite.callables import as_floats, as_pytree
+from jax_excite.devices import on_each, sharding_of, shards_of, spread
 from jax_excite.errors import TargetError
 from jax_excite.gating import Gating, check_gating
 from jax_excite.images import check_images
 from jax_excite.plan import SiteSelection
 from jax_excite.recipes import EXCITATION
 from jax_excite.targets import Target
-from jax_excite.transform import excite
+from jax_excite.transform import softened
 
 Bounds = tuple[float, float]
 Params = Callable[[jax.Array], jax.Array]
+Network = Callable[[jax.Array, Gating], jax.Array]  # as `softened` makes of `Params`
 
 
 def pullback(
@@ -34,6 +36,7 @@ def pullback(
     only: SiteSelection | None = None,
     bounds: Bounds | None = (-1.0, 1.0),
     batch_size: int | None = None,
+    sharding: NamedSharding | None = None,
 ) -> jax.Array:
     """Pull a target back from the logits to the image, through soft gates (paper, section 4.2).
 
@@ -51,7 +54,11 @@ def pullback(
         skip: sites to leave hard, by index or name as `sites` lists them.
         only: if given, the only sites to soften.
         bounds: the range of images, checked; None checks only that they are finite.
-        batch_size: at most this many images at a time, to bound memory; None for all at once.
+        batch_size: at most this many images at a time, to bound memory, on each device; None for
+            as many as are fast: 6 on a CPU, all elsewhere.
+        sharding: how to spread the images over devices, such as
+            `NamedSharding(mesh, PartitionSpec("data"))`. Their number need not divide evenly. None
+            for as they are: a sharded `x` is computed where its rows are.
 
     Returns:
         The vector field at `x`: signed, not normalised, with the shape of `x`.
@@ -62,7 +69,15 @@ def pullback(
         GatingError: the model has no gate, a site does not exist, a temperature does not fit.
     """
     return value_and_pullback(
-        params, x, c, gating=gating, skip=skip, only=only, bounds=bounds, batch_size=batch_size
+        params,
+        x,
+        c,
+        gating=gating,
+        skip=skip,
+        only=only,
+        bounds=bounds,
+        batch_size=batch_size,
+        sharding=sharding,
     )[1]
 
 
@@ -76,6 +91,7 @@ def value_and_pullback(
     only: SiteSelection | None = None,
     bounds: Bounds | None = (-1.0, 1.0),
     batch_size: int | None = None,
+    sharding: NamedSharding | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """The logits and the pullback, from one forward pass.
 
@@ -88,15 +104,20 @@ def value_and_pullback(
     images, single = as_batch(x, bounds)
     params = as_pytree(params)
     target = targets.prepare(c, len(images), number_of_logits(params, images), single)
-    compute = functools.partial(
-        _value_and_pullback,
+    sharding = sharding_of(x, sharding)
+    rows, target = spread(sharding, images, target)
+    logits, field = _value_and_pullback(
         params,
+        rows,
+        target,
         gating=as_floats(gating),
         skip=hashable(skip),
         only=hashable(only),
+        rows=rows_at_once(batch_size),
+        sharding=sharding,
     )
-    logits, field = in_chunks(compute, len(images), batch_size, images, target)
-    return (logits[0], field[0]) if single else (logits, field)
+    picked = 0 if single else slice(len(images))
+    return logits[picked], field[picked]
 
 
 def pullback_grid(
@@ -109,7 +130,9 @@ def pullback_grid(
     only: SiteSelection | None = None,
     bounds: Bounds | None = (-1.0, 1.0),
     batch_size: int | None = None,
-) -> jax.Array:
+    sharding: NamedSharding | None = None,
+    out: Any = None,
+) -> Any:
     """Pullbacks of several classes for each image, from one forward pass an image.
 
     The class grid of the paper's section 5.1. Arguments and errors are those of `pullback`, but:
@@ -122,65 +145,129 @@ def pullback_grid(
         skip: as for `pullback`.
         only: as for `pullback`.
         bounds: as for `pullback`.
-        batch_size: at most this many cells (an image with a class) at a time.
+        batch_size: at most this many cells (an image with a class) at a time, on each device.
+        sharding: as for `pullback`.
+        out: an array of the result's shape to write to, batch after batch, for a grid larger than
+            memory: a `numpy.lib.format.open_memmap`, a Zarr array.
 
     Returns:
-        The vector fields, `[N, C, H, W, 3]`, or `[C, H, W, 3]` for one image.
+        The vector fields, `[N, C, H, W, 3]`, or `[C, H, W, 3]` for one image; `out`, if given.
+
+    Raises:
+        ValueError: `out` has another shape.
     """
     check_gating(gating)
     images, single = as_batch(x, bounds)
     params = as_pytree(params)
     indices = targets.class_rows(classes, len(images), number_of_logits(params, images))
-    columns = indices.shape[1]
-    check_batch_size(batch_size)
     compute = functools.partial(
         _pullback_grid,
         params,
         gating=as_floats(gating),
         skip=hashable(skip),
         only=hashable(only),
-        classes_at_once=columns if batch_size is None else min(batch_size, columns),
+        cells=rows_at_once(batch_size),
+        sharding=sharding_of(x, sharding),
     )
-    rows = None if batch_size is None else max(1, batch_size // columns)
-    field = in_chunks(compute, len(images), rows, images, indices)
-    return field[0] if single else field
+    return over_grid(compute, images, indices, single, out)[0]
 
 
-@functools.partial(jax.jit, static_argnames=("skip", "only"))
+def over_grid(
+    compute: functools.partial[tuple[jax.Array, ...]],
+    images: Any,
+    indices: Any,
+    single: bool,
+    out: Any,
+) -> tuple[Any, ...]:
+    """`compute(images, indices)`, whose results `[N, C, ...]` are an image a cell, then others.
+
+    With `out`, the images are written there, a block of cells after the other.
+    """
+    sharding = compute.keywords["sharding"]
+    if out is None:
+        results = compute(*spread(sharding, images, indices))
+        picked = 0 if single else slice(len(images))
+        return tuple(part[picked] for part in results)
+    wanted = (*indices.shape, *images.shape[1:])[single:]
+    if tuple(out.shape) != wanted:
+        raise ValueError(f"out has shape {tuple(out.shape)}: the result has {wanted}")
+    grid = Grid(len(indices), indices.shape[1], compute.keywords["cells"])
+    others: list[np.ndarray] = []
+    for rows, columns in grid.blocks(shards_of(sharding)):
+        block = indices[rows, columns]
+        first, *more = compute(*spread(sharding, images[rows], block))
+        height = len(block)
+        out[columns if single else (rows, columns)] = np.asarray(first)[
+            0 if single else slice(height)
+        ]
+        others = others or [np.empty((*indices.shape, *p.shape[2:]), p.dtype) for p in more]
+        for array, part in zip(others, more, strict=True):
+            array[rows, columns] = np.asarray(part)[:height]
+    return (out, *(array[0] if single else array for array in others))
+
+
+@functools.partial(jax.jit, static_argnames=("skip", "only", "rows", "sharding"))
 def _value_and_pullback(
-    params: Params, x: jax.Array, target: Any, gating: Gating, skip: Any, only: Any
+    params: Params,
+    x: jax.Array,
+    target: Any,
+    *,
+    gating: Gating,
+    skip: Any,
+    only: Any,
+    rows: int | None,
+    sharding: NamedSharding | None,
 ) -> tuple[jax.Array, jax.Array]:
-    logits, transpose = linearise(params, x, gating, skip, only)
-    return logits, transpose(targets.cotangents(target, logits))
+    def compute(params: Params, gating: Gating, x: jax.Array, target: Any) -> Any:
+        network = softened(params, x[:rows], skip, only)
+
+        def block(x: jax.Array, target: Any) -> tuple[jax.Array, jax.Array]:
+            logits, transpose = linearise(network, x, gating)
+            return logits, transpose(targets.cotangents(target, logits))
+
+        return in_loop(block, rows, x, target)
+
+    return on_each(compute, sharding, (params, gating), (x, target))
 
 
-@functools.partial(jax.jit, static_argnames=("skip", "only", "classes_at_once"))
+@functools.partial(jax.jit, static_argnames=("skip", "only", "cells", "sharding"))
 def _pullback_grid(
     params: Params,
     x: jax.Array,
     indices: jax.Array,
+    *,
     gating: Gating,
     skip: Any,
     only: Any,
-    classes_at_once: int,
-) -> jax.Array:
-    logits, transpose = linearise(params, x, gating, skip, only)
+    cells: int | None,
+    sharding: NamedSharding | None,
+) -> tuple[jax.Array]:
+    def compute(params: Params, gating: Gating, x: jax.Array, indices: jax.Array) -> Any:
+        grid = Grid(len(indices), indices.shape[1], cells)
+        network = softened(params, x[: grid.rows_at_once], skip, only)
 
-    def column(target: jax.Array) -> jax.Array:
-        return transpose(targets.cotangents(target, logits))
+        def block(rows: Any, columns: Any) -> tuple[jax.Array]:
+            return (fields(network, x[rows], indices[rows][:, columns], gating)[1],)
 
-    if classes_at_once == indices.shape[1]:
-        field = jax.vmap(column)(indices.T)
-    else:
-        field = lax.map(column, indices.T, batch_size=classes_at_once)
-    return jnp.moveaxis(field, 0, 1)
+        return grid.in_loop(block)
+
+    return on_each(compute, sharding, (params, gating), (x, indices))
+
+
+def fields(
+    network: Network, x: jax.Array, indices: jax.Array, gating: Gating
+) -> tuple[jax.Array, jax.Array]:
+    """The logits `[N, K]`, and the pullbacks `[N, C, H, W, 3]` of classes `[N, C]`."""
+    logits, transpose = linearise(network, x, gating)
+    columns = jax.vmap(lambda target: transpose(targets.cotangents(target, logits)))(indices.T)
+    return logits, jnp.moveaxis(columns, 0, 1)
 
 
 def linearise(
-    params: Params, x: jax.Array, gating: Gating, skip: Any, only: Any
+    network: Network, x: jax.Array, gating: Gating
 ) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
     """The logits of a batch, and the map from their cotangents to vector fields."""
-    logits, transpose = jax.vjp(excite(params, gating, skip=skip, only=only), x)
+    logits, transpose = jax.vjp(lambda x: network(x, gating), x)
     return logits, lambda cotangent: transpose(cotangent)[0]
 
 
@@ -214,26 +301,3 @@ def hashable(selection: SiteSelection | None) -> Any:
     if selection is None or isinstance(selection, (str, int, np.integer)):
         return selection
     return tuple(selection)
-
-
-def check_batch_size(batch_size: int | None) -> None:
-    """Raise `ValueError` unless `batch_size` is None or a whole number of at least 1."""
-    if batch_size is not None and not (isinstance(batch_size, numbers.Integral) and batch_size > 0):
-        raise ValueError(f"batch_size is {batch_size}: give a whole number of at least 1, or None")
-
-
-def in_chunks(
-    compute: Callable[..., Any], rows: int, batch_size: int | None, *operands: Any
-) -> Any:
-    """`compute(*operands)`, at most `batch_size` rows of the arrays among `operands` at a time.
-
-    The last chunk is filled up with copies of its last row, so that one program serves all.
-    """
-    check_batch_size(batch_size)
-    if batch_size is None or rows <= batch_size:
-        return compute(*operands)
-    results = []
-    for start in range(0, rows, batch_size):
-        index = np.minimum(np.arange(start, start + batch_size), rows - 1)
-        results.append(compute(*(o if callable(o) else o[index] for o in operands)))
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts)[:rows], *results)

@@ -27,7 +27,7 @@ from jax_excite.gating import (
     gate_values,
     is_zero,
 )
-from jax_excite.windows import PoolConfig, Window, cell_weights, pooled_once
+from jax_excite.windows import PoolConfig, Window, cell_weights, max_pool, pooled_once
 
 
 def gated_relu(
@@ -113,15 +113,7 @@ def surrogate_max_pool(
         pads = [*((0, 0) for _ in lead), *padding, (0, 0)]
     window = Window(dimensions, steps, tuple((int(lo), int(hi)) for lo, hi in pads), gaps)
     config = PoolConfig(window, weights, pool_padding)
-    hard = lax.reduce_window(
-        lax.stop_gradient(x),
-        np.array(-np.inf, x.dtype),
-        lax.max,
-        window.dimensions,
-        window.strides,
-        window.padding,
-        window_dilation=window.dilation,
-    )
+    hard = max_pool(window, lax.stop_gradient(x))
     return soften_max_pool(config, hard, x, *_parameters(x, temperature))
 
 
@@ -243,11 +235,7 @@ def _soften_max_pool_bwd(
     g = cotangent.astype(x.dtype)
     cells, weight = cell_weights(config, hard.astype(x.dtype), x, temperature)
 
-    def scatter(k: Any, gradient: jax.Array) -> jax.Array:
-        return cells.put(gradient, k, g * weight(k))
-
-    # Last cell first: an input cell then sums its windows in the order in which XLA does.
-    gradient = cells.unpad(cells.loop(scatter, jnp.zeros(cells.padded, x.dtype), reverse=True))
+    gradient = cells.scatter(lambda k: g * weight(k))
     return None, gradient.astype(stored.dtype), None
 
 

@@ -73,6 +73,28 @@ def sites(
     return Plan(fn, args, kwargs, skip, only).sites
 
 
+def softened(
+    fn: Callable[[jax.Array], Any],
+    like: Any,
+    skip: SiteSelection = (),
+    only: SiteSelection | None = None,
+) -> Callable[[jax.Array, Gating], Any]:
+    """`excite(fn)` for many calls within one trace, on arrays shaped like `like`.
+
+    It is traced once, and what can be computed without the input is computed here, outside of any
+    loop that calls the result. Unlike those of `excite`, its outputs differ from those of `fn` by
+    rounding, for the sake of speed. Errors are those of `excite`.
+    """
+    plan = Plan(fn, (like,), {}, skip, only)
+    kernels = plan.prepare()
+
+    def call(x: jax.Array, gating: Gating) -> Any:
+        plan.check(gating)
+        return plan.run(lambda at: (_soften(gating, at), None), arrays=[x], kernels=kernels)[0]
+
+    return call
+
+
 def _soften(gating: Gating, at: AtSite) -> jax.Array:
     config, temperature, slope = at.settings(gating)
     if isinstance(config, PoolConfig):

@@ -1,6 +1,7 @@
 """Windows of max-pooling: their cells, and the weights that softmax-pooling gives to each."""
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import numpy as np
 from jax import lax
 
 from jax_excite.gating import PoolPadding, PoolWeights, is_zero
+from jax_excite.phases import Phase, interleave, shifted
 
 # Beyond this many cells in a window a loop runs over them instead of being written out.
 _UNROLLED_CELLS = 64
@@ -62,44 +64,95 @@ def cell_weights(
     cells = Cells(config.window, x.shape, hard.shape)
     padded = cells.pad(x)
     zero = is_zero(temperature)
-    divisor = jnp.where(zero, jnp.ones_like(temperature), temperature)
+    inverse = jnp.where(zero, 0, 1 / jnp.where(zero, jnp.ones_like(temperature), temperature))
 
+    def value(k: Any) -> jax.Array:
+        # A cell of -inf, with which some pad by hand, takes no part.
+        x_k = cells.take(padded, k)
+        return jnp.where(x_k > -jnp.inf, x_k, jnp.zeros_like(x_k))
+
+    part = _parts(config, cells, hard, padded, temperature, inverse)
+
+    def accumulate(k: Any, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return sums[0] + part(k), sums[1] + part(k) * value(k)
+
+    nothing = jnp.zeros_like(hard)
+    total, weighted = cells.loop(accumulate, (nothing, nothing))
+    share = 1 / total
+    pooled = weighted * share
+
+    def weight(k: Any) -> jax.Array:
+        soft = part(k) * share
+        return soft * (1 + (value(k) - pooled) * inverse) if config.weights == "through" else soft
+
+    return cells, weight
+
+
+def _parts(
+    config: PoolConfig,
+    cells: "Cells",
+    hard: jax.Array,
+    padded: jax.Array,
+    temperature: jax.Array,
+    inverse: jax.Array,
+) -> Callable[[Any], jax.Array]:
+    """From k to the part of cell k in its window's softmax, up to a factor of each window."""
     # A common shift of each window's softmax: its largest participant.
     shift = hard
     if cells.any_padding is not None and config.padding == "zero":
         shift = jnp.where(cells.any_padding, jnp.maximum(hard, 0), hard)
 
-    def participant(k: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Cell k of each window, its part in the softmax, and whether it can be the largest."""
-        x_k = cells.take(padded, k)
-        inside = cells.inside(k)
-        # A cell of -inf, with which some pad by hand, takes no part.
-        there = x_k > -jnp.inf
-        x_k = jnp.where(there, x_k, jnp.zeros_like(x_k))
-        counts = there if inside is None or config.padding == "zero" else there & inside
-        e_k = jnp.where(counts, jnp.exp((x_k - shift) / divisor), jnp.zeros_like(x_k))
-        return x_k, e_k, there if inside is None else there & inside
+    def soft(k: Any) -> jax.Array:
+        x_k, inside = cells.take(padded, k), cells.inside(k)
+        counts = x_k > -jnp.inf
+        if inside is not None and config.padding == "-inf":
+            counts = counts & inside
+        exponent = jnp.where(counts, x_k - shift, jnp.zeros_like(x_k)) * inverse
+        return jnp.where(counts, jnp.exp(exponent), jnp.zeros_like(x_k))
 
-    def accumulate(k: Any, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        total, weighted, largest, best = sums
-        x_k, e_k, can_be_largest = participant(k)
-        first = can_be_largest & ((x_k > best) | (largest == cells.count))
-        largest, best = jnp.where(first, k, largest), jnp.where(first, x_k, best)
-        return total + e_k, weighted + e_k * x_k, largest, best
+    def mixed(first: jax.Array) -> Callable[[Any], jax.Array]:
+        zero = is_zero(temperature)
+        return lambda k: jnp.where(zero, (first == k).astype(hard.dtype), soft(k))
 
-    nothing = jnp.zeros_like(hard)
+    if cells.count > _UNROLLED_CELLS:
+        return mixed(_first_largest(cells, hard, padded))
+    # The branches also keep XLA from computing the exponentials again wherever they are used.
+    return lax.cond(
+        jnp.any(is_zero(temperature)),
+        lambda: tuple(map(mixed(_first_largest(cells, hard, padded)), range(cells.count))),
+        lambda: tuple(map(soft, range(cells.count))),
+    ).__getitem__
+
+
+def _first_largest(cells: "Cells", hard: jax.Array, padded: jax.Array) -> jax.Array:
+    """The first cell of each window with its largest value, padding apart."""
+
+    def find(k: Any, known: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        first, best = known
+        x_k, inside = cells.take(padded, k), cells.inside(k)
+        can_be = x_k > -jnp.inf if inside is None else inside & (x_k > -jnp.inf)
+        better = can_be & ((x_k > best) | (first == cells.count))
+        return jnp.where(better, k, first), jnp.where(better, x_k, best)
+
     unknown = jnp.full(hard.shape, cells.count, jnp.int32)
-    total, weighted, largest, _ = cells.loop(accumulate, (nothing, nothing, unknown, nothing))
-    pooled = weighted / total
+    return cells.loop(find, (unknown, jnp.zeros_like(hard)))[0]
 
-    def weight(k: Any) -> jax.Array:
-        x_k, e_k, _ = participant(k)
-        soft = e_k / total
-        if config.weights == "through":
-            soft = soft * (1 + (x_k - pooled) / divisor)
-        return jnp.where(zero, (largest == k).astype(soft.dtype), soft)
 
-    return cells, weight
+def max_pool(window: Window, x: jax.Array) -> jax.Array:
+    """The largest cell of each window; padding is -inf."""
+    lowest = np.array(-np.inf, x.dtype)
+
+    def reduce(x: jax.Array) -> jax.Array:
+        sizes, steps = window.dimensions, window.strides
+        return lax.reduce_window(
+            x, lowest, lax.max, sizes, steps, window.padding, window_dilation=window.dilation
+        )
+
+    if math.prod(window.dimensions) > _UNROLLED_CELLS:
+        return reduce(x)
+    cells = Cells(window, x.shape, jax.eval_shape(reduce, x).shape)
+    padded = lax.pad(x, lowest, [(low, high, 0) for low, high in window.padding])
+    return functools.reduce(jnp.maximum, (cells.take(padded, k) for k in range(cells.count)))
 
 
 def pool_gate(
@@ -107,7 +160,9 @@ def pool_gate(
 ) -> jax.Array:
     """The weights of `cell_weights` for all cells, `[cells, *hard.shape]`."""
     cells, weight = cell_weights(config, hard, x, temperature)
-    return lax.map(weight, jnp.arange(cells.count))
+    if cells.count > _UNROLLED_CELLS:
+        return lax.map(weight, jnp.arange(cells.count))
+    return jnp.stack([weight(k) for k in range(cells.count)])
 
 
 def weighted_pool(window: Window, x: jax.Array, weights: jax.Array) -> jax.Array:
@@ -127,7 +182,9 @@ class Cells:
 
     def __init__(self, window: Window, shape: tuple[int, ...], pooled: tuple[int, ...]):
         self.strides = window.strides
+        self.shape = shape
         self._pads = [(low, high, 0) for low, high in window.padding]
+        self._low = np.array([low for low, _ in window.padding])
         sizes = zip(shape, window.padding, strict=True)
         self.padded = tuple(size + low + high for size, (low, high) in sizes)
         self.extents = [(n - 1) * s + 1 for n, s in zip(pooled, window.strides, strict=True)]
@@ -166,22 +223,38 @@ class Cells:
         """The input with zeros around it, as the other methods take it."""
         return lax.pad(x, jnp.zeros((), x.dtype), self._pads)
 
-    def unpad(self, padded: jax.Array) -> jax.Array:
-        """The inverse of `pad`."""
-        unpad = [(-low, -high, 0) for low, high, _ in self._pads]
-        return lax.pad(padded, jnp.zeros((), padded.dtype), unpad)
-
     def take(self, padded: jax.Array, k: Any) -> jax.Array:
         """Cell k of every window, shaped like the output."""
         block = lax.dynamic_slice(padded, self._start(k), self.extents)
         return lax.slice(block, [0] * block.ndim, block.shape, self.strides)
 
-    def put(self, gradient: jax.Array, k: Any, values: jax.Array) -> jax.Array:
-        """Add `values`, shaped like the output, to cell k of every window."""
-        spread = lax.pad(values, jnp.zeros((), values.dtype), [(0, 0, s - 1) for s in self.strides])
-        start = self._start(k)
-        block = lax.dynamic_slice(gradient, start, self.extents)
-        return lax.dynamic_update_slice(gradient, block + spread, start)
+    def scatter(self, values: Callable[[Any], jax.Array]) -> jax.Array:
+        """Add `values(k)`, shaped like the output, to cell k of every window, for all k.
+
+        The last cell comes first: an input cell then sums its windows in the order of XLA.
+        """
+        if self.count > _UNROLLED_CELLS:
+            return self._scatter_in_a_loop(values)
+        sizes = [-(-n // s) for n, s in zip(self.shape, self.strides, strict=True)]
+        parts: dict[Phase, jax.Array] = {}
+        for k in reversed(range(self.count)):
+            first = self.starts[k] - self._low
+            part = shifted(values(k), first // self.strides, sizes)
+            phase = tuple(first % self.strides)
+            parts[phase] = parts[phase] + part if phase in parts else part
+        return interleave(parts, self.strides, self.shape)
+
+    def _scatter_in_a_loop(self, values: Callable[[Any], jax.Array]) -> jax.Array:
+        def add(k: Any, total: jax.Array) -> jax.Array:
+            part = values(k)
+            part = lax.pad(part, jnp.zeros((), part.dtype), [(0, 0, s - 1) for s in self.strides])
+            block = lax.dynamic_slice(total, self._start(k), self.extents)
+            return lax.dynamic_update_slice(total, block + part, self._start(k))
+
+        shape = jax.eval_shape(values, 0)
+        total = self.loop(add, jnp.zeros(self.padded, shape.dtype), reverse=True)
+        crop = [(-low, -high, 0) for low, high, _ in self._pads]
+        return lax.pad(total, jnp.zeros((), total.dtype), crop)
 
     def _start(self, k: Any) -> list[Any]:
         if isinstance(k, int):

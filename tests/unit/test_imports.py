@@ -11,13 +11,14 @@ ROOT = Path(__file__).parents[2]
 # Each may import what stands before it, and nothing that stands after it (design: section 5).
 LAYERS = [
     {"errors"},
-    {"gating", "imagenet", "images", "callables"},
-    {"recipes", "windows", "graph", "imagenette"},
+    {"gating", "imagenet", "images", "callables", "phases", "devices", "blocks"},
+    {"recipes", "windows", "graph", "imagenette", "convolution_forms"},
     {"surrogates", "datasets"},
-    {"matching", "evaluation"},
+    {"matching", "evaluation", "convolutions"},
     {"plan"},
     {"transform", "targets"},
     {"pullback"},
+    {"climbing"},
     {"ascent", "paths", "path_space", "calibration", "sanity"},
     {"path_kernel"},
     {"viz"},

@@ -1,0 +1,160 @@
+"""The compiled loops of projected gradient ascent (paper, section 5.1)."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import NamedSharding
+from optax.projections import projection_box, projection_l2_ball
+
+from jax_excite import targets
+from jax_excite.blocks import Grid, in_loop
+from jax_excite.devices import on_each
+from jax_excite.gating import Gating
+from jax_excite.pullback import Network, Params, fields, linearise
+from jax_excite.surrogates import compute_dtype
+from jax_excite.transform import softened
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What an ascent follows, all of it traced."""
+
+    gating: Gating
+    step_size: jax.Array
+    radius: jax.Array | None
+    bounds: tuple[jax.Array, jax.Array] | None
+
+    def step(self, x: jax.Array, centres: jax.Array, field: jax.Array) -> jax.Array:
+        """From images `[N, H, W, 3]` along their pullbacks, back into the ball and the bounds."""
+        field = field.astype(x.dtype)
+        norm = jnp.sqrt(jnp.sum(field**2, axis=(1, 2, 3), keepdims=True))
+        x = x + field / jnp.maximum(norm, 1e-20) * jnp.asarray(self.step_size, x.dtype)
+        if self.radius is not None:
+            ball = jnp.asarray(self.radius, x.dtype)
+            x = centres + jax.vmap(lambda delta: projection_l2_ball(delta, ball))(x - centres)
+        if self.bounds is not None:
+            x = projection_box(x, *(jnp.asarray(bound, x.dtype) for bound in self.bounds))
+        return x
+
+
+def _ascend(
+    network: Network,
+    start: jax.Array,
+    centres: jax.Array,
+    target: Any,
+    settings: Settings,
+    steps: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Images after some steps, and the target's values before each, `[steps, N]`.
+
+    `start` has at least 32 bits; the network gets images of the dtype of `centres`.
+    """
+
+    def step(x: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+        logits, transpose = linearise(network, x.astype(centres.dtype), settings.gating)
+        field = transpose(targets.cotangents(target, logits))
+        moved = settings.step(x, centres.astype(x.dtype), field)
+        return moved, targets.values(target, logits)
+
+    return lax.scan(step, start, length=steps)
+
+
+def _finished(
+    params: Params, perturbed: jax.Array, target: Any, values: jax.Array, trajectory: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Perturbed images, and the target's values `[N, steps + 1]`, or `[N, 0]` if not asked for."""
+    if not trajectory:
+        return perturbed, values[:0].T
+    last = targets.values(target, params(perturbed))
+    return perturbed, jnp.concatenate([values, last[None]]).T
+
+
+_STATIC = ("skip", "only", "steps", "trajectory", "sharding")
+
+
+@functools.partial(jax.jit, static_argnames=(*_STATIC, "rows"))
+def climb(
+    params: Params,
+    images: jax.Array,
+    centres: jax.Array,
+    target: Any,
+    *,
+    settings: Settings,
+    skip: Any,
+    only: Any,
+    steps: int,
+    trajectory: bool,
+    rows: int | None,
+    sharding: NamedSharding | None,
+) -> tuple[jax.Array, jax.Array]:
+    """Climb with each of `N` images towards its target.
+
+    Returns:
+        Perturbed images, and the target's values `[N, steps + 1]`, or `[N, 0]` if not asked for.
+    """
+
+    def compute(
+        params: Params, settings: Settings, images: jax.Array, centres: jax.Array, target: Any
+    ) -> Any:
+        network = softened(params, images[:rows], skip, only)
+
+        def block(images: jax.Array, centres: jax.Array, target: Any) -> Any:
+            start = images.astype(compute_dtype(images.dtype))
+            x, values = _ascend(network, start, centres, target, settings, steps)
+            return _finished(params, x.astype(images.dtype), target, values, trajectory)
+
+        return in_loop(block, rows, images, centres, target)
+
+    return on_each(compute, sharding, (params, settings), (images, centres, target))
+
+
+@functools.partial(jax.jit, static_argnames=(*_STATIC, "cells"))
+def climb_grid(
+    params: Params,
+    images: jax.Array,
+    indices: jax.Array,
+    *,
+    settings: Settings,
+    skip: Any,
+    only: Any,
+    steps: int,
+    trajectory: bool,
+    cells: int | None,
+    sharding: NamedSharding | None,
+) -> tuple[jax.Array, jax.Array]:
+    """`climb` with each of `N` images towards each of its classes `[N, C]`.
+
+    The first step takes its pullbacks from one forward pass an image.
+
+    Returns:
+        As for `climb`, `[N, C, ...]`.
+    """
+
+    def compute(params: Params, settings: Settings, images: jax.Array, indices: jax.Array) -> Any:
+        grid = Grid(len(indices), indices.shape[1], cells)
+        first = images[: grid.rows_at_once]
+        on_images = softened(params, first, skip, only)
+        on_cells = softened(params, jnp.repeat(first, grid.columns_at_once, 0), skip, only)
+
+        def block(rows: Any, columns: Any) -> Any:
+            x, classes = images[rows], indices[rows][:, columns]
+            centres, target = jnp.repeat(x, classes.shape[1], 0), classes.reshape(-1)
+            start = centres.astype(compute_dtype(centres.dtype))
+            values = []
+            if steps > 0:
+                logits, field = fields(on_images, x, classes, settings.gating)
+                start = settings.step(start, start, field.reshape(start.shape))
+                values = [jnp.take_along_axis(logits, classes, 1).reshape(1, -1)]
+            x, more = _ascend(on_cells, start, centres, target, settings, max(steps - 1, 0))
+            values = jnp.concatenate([*values, more])
+            results = _finished(params, x.astype(images.dtype), target, values, trajectory)
+            return tuple(part.reshape(*classes.shape, *part.shape[1:]) for part in results)
+
+        return grid.in_loop(block)
+
+    return on_each(compute, sharding, (params, settings), (images, indices))
