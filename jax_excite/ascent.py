@@ -13,7 +13,7 @@ from jax_excite import targets
 from jax_excite.blocks import rows_at_once
 from jax_excite.callables import as_floats, as_pytree
 from jax_excite.climbing import Settings, climb, climb_grid
-from jax_excite.devices import sharding_of, spread
+from jax_excite.devices import gathered, sharding_of, spread
 from jax_excite.errors import ImageError
 from jax_excite.gating import Gating, check_gating
 from jax_excite.plan import SiteSelection
@@ -125,13 +125,13 @@ def pga(
     target = targets.prepare(c, len(images), number_of_logits(params, images), single)
     sharding = sharding_of(x, sharding)
     compute = _bind(climb, params, steps, step_size, radius, bounds, gating, skip, only, trajectory)
-    perturbed, values = compute(
+    results = compute(
         *spread(sharding, images, centres, target),
         rows=rows_at_once(batch_size),
         sharding=sharding,
     )
-    picked = 0 if single else slice(len(images))
-    return (perturbed[picked], values[picked]) if trajectory else perturbed[picked]
+    perturbed, *values = gathered(sharding, results, len(images), single)
+    return (perturbed, *values) if trajectory else perturbed
 
 
 @overload
@@ -203,8 +203,8 @@ def pga_grid(
     )
     cells = rows_at_once(batch_size)
     compute = functools.partial(compute, cells=cells, sharding=sharding_of(x, sharding))
-    perturbed, values = over_grid(compute, images, indices, single, out)
-    return (perturbed, values) if trajectory else perturbed
+    perturbed, *values = over_grid(compute, images, indices, single, out)
+    return (perturbed, *values) if trajectory else perturbed
 
 
 def _bind(

@@ -66,10 +66,10 @@ def _ascend(
 
 def _finished(
     params: Params, perturbed: jax.Array, target: Any, values: jax.Array, trajectory: bool
-) -> tuple[jax.Array, jax.Array]:
-    """Perturbed images, and the target's values `[N, steps + 1]`, or `[N, 0]` if not asked for."""
+) -> tuple[jax.Array, ...]:
+    """Perturbed images, and if asked for the target's values `[N, steps + 1]`."""
     if not trajectory:
-        return perturbed, values[:0].T
+        return (perturbed,)
     last = targets.values(target, params(perturbed))
     return perturbed, jnp.concatenate([values, last[None]]).T
 
@@ -91,11 +91,11 @@ def climb(
     trajectory: bool,
     rows: int | None,
     sharding: NamedSharding | None,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, ...]:
     """Climb with each of `N` images towards its target.
 
     Returns:
-        Perturbed images, and the target's values `[N, steps + 1]`, or `[N, 0]` if not asked for.
+        Perturbed images, and with `trajectory` the target's values `[N, steps + 1]`.
     """
 
     def compute(
@@ -126,7 +126,7 @@ def climb_grid(
     trajectory: bool,
     cells: int | None,
     sharding: NamedSharding | None,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, ...]:
     """`climb` with each of `N` images towards each of its classes `[N, C]`.
 
     The first step takes its pullbacks from one forward pass an image.

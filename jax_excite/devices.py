@@ -58,6 +58,22 @@ def spread(sharding: NamedSharding | None, *operands: Any) -> tuple[Any, ...]:
     return tuple(map(placed, operands))
 
 
+def gathered(sharding: NamedSharding | None, results: Any, count: int, single: bool) -> Any:
+    """The first rows of results `[rows, ...]`, or the first alone, without its axis.
+
+    Results of which none is left out stay where they are; else all devices get all.
+    """
+
+    def pick(part: jax.Array) -> jax.Array:
+        if len(part) == count and not single:
+            return part
+        if sharding is not None:
+            part = jax.device_put(part, NamedSharding(sharding.mesh, PartitionSpec()))
+        return part[0] if single else part[:count]
+
+    return jax.tree.map(pick, results)
+
+
 def on_each(
     compute: Callable[..., Any],
     sharding: NamedSharding | None,

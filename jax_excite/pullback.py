@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding
 from jax_excite import targets
 from jax_excite.blocks import Grid, in_loop, rows_at_once
 from jax_excite.callables import as_floats, as_pytree
-from jax_excite.devices import on_each, sharding_of, shards_of, spread
+from jax_excite.devices import gathered, on_each, sharding_of, shards_of, spread
 from jax_excite.errors import TargetError
 from jax_excite.gating import Gating, check_gating
 from jax_excite.images import check_images
@@ -106,7 +106,7 @@ def value_and_pullback(
     target = targets.prepare(c, len(images), number_of_logits(params, images), single)
     sharding = sharding_of(x, sharding)
     rows, target = spread(sharding, images, target)
-    logits, field = _value_and_pullback(
+    results = _value_and_pullback(
         params,
         rows,
         target,
@@ -116,8 +116,7 @@ def value_and_pullback(
         rows=rows_at_once(batch_size),
         sharding=sharding,
     )
-    picked = 0 if single else slice(len(images))
-    return logits[picked], field[picked]
+    return gathered(sharding, results, len(images), single)
 
 
 def pullback_grid(
@@ -186,8 +185,7 @@ def over_grid(
     sharding = compute.keywords["sharding"]
     if out is None:
         results = compute(*spread(sharding, images, indices))
-        picked = 0 if single else slice(len(images))
-        return tuple(part[picked] for part in results)
+        return gathered(sharding, results, len(images), single)
     wanted = (*indices.shape, *images.shape[1:])[single:]
     if tuple(out.shape) != wanted:
         raise ValueError(f"out has shape {tuple(out.shape)}: the result has {wanted}")
