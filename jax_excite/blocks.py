@@ -36,14 +36,19 @@ def check_batch_size(batch_size: int | None) -> None:
         raise ValueError(f"batch_size is {batch_size}: give a whole number of at least 1, or None")
 
 
-def in_loop(compute: Callable[..., Any], rows: int | None, *operands: Any) -> Any:
-    """`compute(*operands)`, a block of `rows` of the arrays after the other, in a compiled loop.
+def evenly(count: int, most: int | None) -> int:
+    """The size of the fewest blocks of at most so many rows, with least left over in the last."""
+    return count if most is None else math.ceil(count / math.ceil(count / most))
+
+
+def in_loop(compute: Callable[..., Any], rows: int, *operands: Any) -> Any:
+    """`compute(*operands)`, `rows` of the arrays at a time, in a compiled loop.
 
     Operands that are callable are passed as they are. The last block is filled up with its last
     row.
     """
     count = len(operands[0])
-    if rows is None or count <= rows:
+    if count <= rows:
         return compute(*operands)
     blocks = math.ceil(count / rows)
     index = np.minimum(np.arange(blocks * rows), count - 1).reshape(blocks, rows)
@@ -65,8 +70,8 @@ class Grid:
     def __init__(self, rows: int, columns: int, cells: int | None):
         self.shape = rows, columns
         cells = rows * columns if cells is None else cells
-        self.columns_at_once = min(cells, columns)
-        self.rows_at_once = min(max(1, cells // columns), rows)
+        self.columns_at_once = evenly(columns, cells)
+        self.rows_at_once = evenly(rows, max(1, cells // columns))
 
     def in_loop(self, compute: Callable[[Any, Any], Any]) -> Any:
         """The results of `compute(rows, columns)` of all blocks, in a compiled loop.
@@ -91,12 +96,19 @@ class Grid:
 
         return jax.tree.map(whole, results)
 
-    def blocks(self, shards: int = 1) -> Iterator[tuple[slice, slice]]:
-        """Rows and columns of the blocks, so many blocks below each other at a time."""
+    def blocks(self, shards: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray, Any]]:
+        """Rows and columns of the blocks, so many blocks below each other at a time.
+
+        Yields:
+            Indices of rows and of columns, filled up with the last ones to blocks of one size, and
+            the block's place in the grid, as a pair of slices.
+        """
         rows, columns = self.shape
         height, width = self.rows_at_once * shards, self.columns_at_once
         for top, left in itertools.product(range(0, rows, height), range(0, columns, width)):
-            yield slice(top, min(top + height, rows)), slice(left, min(left + width, columns))
+            row, column = np.arange(top, top + height), np.arange(left, left + width)
+            place = slice(top, min(top + height, rows)), slice(left, min(left + width, columns))
+            yield row.clip(max=rows - 1), column.clip(max=columns - 1), place
 
 
 def _merged(part: jax.Array, axis: int) -> jax.Array:

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding
 from optax.projections import projection_box, projection_l2_ball
 
 from jax_excite import targets
-from jax_excite.blocks import Grid, in_loop
+from jax_excite.blocks import Grid, evenly, in_loop
 from jax_excite.devices import on_each
 from jax_excite.gating import Gating
 from jax_excite.pullback import Network, Params, fields, linearise
@@ -101,14 +101,15 @@ def climb(
     def compute(
         params: Params, settings: Settings, images: jax.Array, centres: jax.Array, target: Any
     ) -> Any:
-        network = softened(params, images[:rows], skip, only)
+        at_once = evenly(len(images), rows)
+        network = softened(params, images[:at_once], skip, only)
 
         def block(images: jax.Array, centres: jax.Array, target: Any) -> Any:
             start = images.astype(compute_dtype(images.dtype))
             x, values = _ascend(network, start, centres, target, settings, steps)
             return _finished(params, x.astype(images.dtype), target, values, trajectory)
 
-        return in_loop(block, rows, images, centres, target)
+        return in_loop(block, at_once, images, centres, target)
 
     return on_each(compute, sharding, (params, settings), (images, centres, target))
 

@@ -25,7 +25,10 @@ CHUNK = 1 << 18  # bytes
 
 
 def cache_folder() -> Path:
-    """The folder of downloaded and converted weights; JAX_EXCITE_CACHE moves it."""
+    """The folder of weights, and of programs that the command line compiled.
+
+    JAX_EXCITE_CACHE moves it.
+    """
     if moved := os.environ.get("JAX_EXCITE_CACHE"):
         return Path(moved).expanduser().absolute()
     import platformdirs

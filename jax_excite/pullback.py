@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from jax_excite import targets
-from jax_excite.blocks import Grid, in_loop, rows_at_once
+from jax_excite.blocks import Grid, evenly, in_loop, rows_at_once
 from jax_excite.callables import as_floats, as_pytree
 from jax_excite.devices import gathered, on_each, sharding_of, shards_of, spread
 from jax_excite.errors import TargetError
@@ -191,16 +191,14 @@ def over_grid(
         raise ValueError(f"out has shape {tuple(out.shape)}: the result has {wanted}")
     grid = Grid(len(indices), indices.shape[1], compute.keywords["cells"])
     others: list[np.ndarray] = []
-    for rows, columns in grid.blocks(shards_of(sharding)):
-        block = indices[rows, columns]
-        first, *more = compute(*spread(sharding, images[rows], block))
-        height = len(block)
-        out[columns if single else (rows, columns)] = np.asarray(first)[
-            0 if single else slice(height)
-        ]
+    for rows, columns, place in grid.blocks(shards_of(sharding)):
+        block = spread(sharding, images[rows], indices[rows][:, columns])
+        first, *more = gathered(sharding, compute(*block), len(rows), single=False)
+        inside = tuple(slice(part.stop - part.start) for part in place)
+        out[place[single:]] = np.asarray(first)[inside][0 if single else slice(None)]
         others = others or [np.empty((*indices.shape, *p.shape[2:]), p.dtype) for p in more]
         for array, part in zip(others, more, strict=True):
-            array[rows, columns] = np.asarray(part)[:height]
+            array[place] = np.asarray(part)[inside]
     return (out, *(array[0] if single else array for array in others))
 
 
@@ -217,13 +215,14 @@ def _value_and_pullback(
     sharding: NamedSharding | None,
 ) -> tuple[jax.Array, jax.Array]:
     def compute(params: Params, gating: Gating, x: jax.Array, target: Any) -> Any:
-        network = softened(params, x[:rows], skip, only)
+        at_once = evenly(len(x), rows)
+        network = softened(params, x[:at_once], skip, only)
 
         def block(x: jax.Array, target: Any) -> tuple[jax.Array, jax.Array]:
             logits, transpose = linearise(network, x, gating)
             return logits, transpose(targets.cotangents(target, logits))
 
-        return in_loop(block, rows, x, target)
+        return in_loop(block, at_once, x, target)
 
     return on_each(compute, sharding, (params, gating), (x, target))
 

@@ -7,6 +7,7 @@ Exit codes: 0 done; 2 wrong input, or an extra is not installed, said in one lin
 import typer
 
 from jax_excite.cli.calibrate import calibrate
+from jax_excite.cli.console import keep_compiled_programs
 from jax_excite.cli.demo import demo
 from jax_excite.cli.figures import figures
 from jax_excite.cli.grid import grid
@@ -26,4 +27,5 @@ for command in (demo, grid, figures, sweep, calibrate, sanity, models):
 
 def main() -> None:
     """Run the command line."""
+    keep_compiled_programs()
     app()

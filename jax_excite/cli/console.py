@@ -5,10 +5,12 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
+import jax
 import typer
 from rich.console import Console
 from rich.progress import track
 
+from jax_excite.downloads import cache_folder
 from jax_excite.errors import ExciteError
 
 Item = TypeVar("Item")
@@ -22,6 +24,15 @@ _EXTRAS = {
     "tensorflow_datasets": "data",
 }
 _SECONDS_BETWEEN_LINES = 2
+
+
+def keep_compiled_programs() -> None:
+    """Keep what JAX compiles in the cache folder, unless it has been told to keep it elsewhere.
+
+    Has to come before the first array: JAX looks where to keep programs once.
+    """
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
 
 
 @contextlib.contextmanager

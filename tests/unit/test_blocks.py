@@ -5,12 +5,12 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import jax_excite
-from jax_excite.blocks import Grid, in_loop, rows_at_once
+from jax_excite.blocks import Grid, evenly, in_loop, rows_at_once
 from tests.networks import Network, images
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 6, 7])
-@pytest.mark.parametrize("rows", [1, 2, 3, 6, None])
+@pytest.mark.parametrize("rows", [1, 2, 3, 6])
 def test_a_loop_over_blocks_gives_what_one_call_gives(count, rows):
     x, y = jnp.arange(count * 2.0).reshape(count, 2), jnp.arange(count)
     seen = []
@@ -22,7 +22,12 @@ def test_a_loop_over_blocks_gives_what_one_call_gives(count, rows):
     found = jax.jit(lambda: in_loop(compute, rows, x, y, lambda v: v * 2))()
     np.testing.assert_array_equal(found[0], x * 2)
     np.testing.assert_array_equal(found[1], x.sum(1) * y)
-    assert seen[-1][0] == min(rows or count, count)
+    assert seen[-1][0] == min(rows, count)
+
+
+def test_blocks_are_even():
+    assert [evenly(count, 6) for count in (1, 6, 7, 10, 12, 13, 30)] == [1, 6, 4, 5, 6, 5, 6]
+    assert evenly(7, None) == 7
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 4), (5, 6), (2, 7)])
@@ -34,8 +39,13 @@ def test_a_grid_in_blocks(shape, cells):
     found = jax.jit(lambda: grid.in_loop(lambda rows, columns: (whole[rows][:, columns],)))()
     np.testing.assert_array_equal(found[0], whole)
     covered = np.zeros(shape, int)
-    for rows, columns in grid.blocks(shards=2):
-        covered[rows, columns] += 1
+    for rows, columns, place in grid.blocks(shards=2):
+        assert (len(rows), len(columns)) == (2 * grid.rows_at_once, grid.columns_at_once)
+        covered[place] += 1
+        inside = covered[place].shape
+        np.testing.assert_array_equal(
+            whole[rows][:, columns][: inside[0], : inside[1]], whole[place]
+        )
     np.testing.assert_array_equal(covered, 1)
 
 
