@@ -3,6 +3,7 @@
 These forms are for CPUs. Elsewhere convolutions and their gradients are those of XLA.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -12,9 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jax_excite.convolution_forms import Convolution, choose
+from jax_excite.folding import Consumers, following_map, known_values
 from jax_excite.graph import Constant, Graph, Node, Operand, passed_on
-
-Kernels = dict[int, Any]  # by `Node.number`: what `Form.prepare` made of a convolution's kernel
 
 
 def find_convolution(graph: Graph, node: Node) -> Convolution | None:
@@ -46,32 +46,63 @@ def find_convolution(graph: Graph, node: Node) -> Convolution | None:
     return conv if choose(conv, x.shape, w.shape) is not None else None
 
 
-def prepare_kernels(graph: Graph, known: Mapping[Operand, Any] | None = None) -> Kernels:
-    """What input gradients need of the kernels that are constants of a graph.
+@dataclasses.dataclass(frozen=True)
+class Folded:
+    """A convolution of known kernel, with the map of channels that follows it.
 
-    Made outside of a loop in which the graph is run, it is made once.
+    Attributes:
+        w: its kernel.
+        shift: what is added to each channel; None for nothing.
+        kernels: what its input gradient needs of the kernel.
+    """
+
+    w: jax.Array
+    shift: jax.Array | None
+    kernels: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What can be computed of a graph ahead of running it.
+
+    Attributes:
+        folded: convolutions, by number of node.
+        absorbed: nodes that these compute too, by number, each with the place of the input that it
+            passes on.
+    """
+
+    folded: dict[int, Folded]
+    absorbed: dict[int, int]
+
+
+def prepare(graph: Graph, inputs: Mapping[int, Any] | None = None) -> Prepared:
+    """Fold what follows convolutions into them, and prepare their input gradients.
+
+    Of the kernels that are constants of a graph. Made outside of a loop in which the graph is run,
+    it is made once.
 
     Args:
         graph: with the graphs nested in it.
-        known: values of some of its inputs.
+        inputs: what is known of its inputs.
     """
-
-    def value(operand: Operand | None) -> Any:
-        if isinstance(operand, Constant):
-            return operand.value
-        return None if operand is None or known is None else known.get(operand)
-
-    kernels: Kernels = {}
+    value, consumers = known_values(graph, dict(inputs or {})), Consumers(graph)
+    prepared = Prepared({}, {})
     for node in graph.nodes:
         conv = find_convolution(graph, node)
         if conv is not None and (w := value(node.inputs[1])) is not None:
+            w = jnp.asarray(w)
+            following = following_map(graph, node, value, consumers)
+            w = w if following.scale is None else w * following.scale
             form = choose(conv, _type(graph, node.inputs[0]).shape, w.shape)
-            kernels[node.number] = form and form.prepare(conv, jnp.asarray(w))
+            kernels = form and form.prepare(conv, w)
+            prepared.folded[node.number] = Folded(w, following.shift, kernels)
+            prepared.absorbed.update(following.absorbed)
         for body, operands in zip(node.bodies, passed_on(node), strict=True):
-            kernels |= prepare_kernels(
-                body, dict(zip(body.inputs, map(value, operands), strict=True))
-            )
-    return kernels
+            known = dict(zip(body.inputs, map(value, operands), strict=True))
+            inner = prepare(body, {n: v for n, v in known.items() if v is not None})
+            prepared.folded.update(inner.folded)
+            prepared.absorbed.update(inner.absorbed)
+    return prepared
 
 
 def _type(graph: Graph, operand: Operand) -> Any:
@@ -87,7 +118,7 @@ def convolve(
         conv: which.
         x: `[N, *spatial, I]`.
         w: `[*sizes, I, O]`.
-        kernels: what `prepare_kernels` made of `w`; if None it is made anew.
+        kernels: what its form prepared of `w`; if None it is made anew.
         exact: compute the convolution as XLA does, bit for bit, if that is slower too.
     """
     return _convolve(conv, exact, x, w, kernels)

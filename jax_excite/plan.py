@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from jax_excite.callables import split_arrays
-from jax_excite.convolutions import Kernels, convolve, find_convolution, prepare_kernels
+from jax_excite.convolutions import Prepared, convolve, find_convolution, prepare
 from jax_excite.errors import GatingError
 from jax_excite.evaluation import Values, evaluate
 from jax_excite.gating import Gating
@@ -97,7 +97,7 @@ class Plan:
         given: dict[str, Any] | None = None,
         *,
         arrays: Sequence[Any] | None = None,
-        kernels: Kernels | None = None,
+        prepared: Prepared | None = None,
     ) -> tuple[Any, dict[str, Any]]:
         """Evaluate the function, with a say at each gated site.
 
@@ -107,8 +107,8 @@ class Plan:
             given: pytrees of arrays by the sites' names, for `at_site` to see. Those of a site
                 inside a scan have a leading axis, one entry for each step.
             arrays: arrays of the same shapes to evaluate it on, in place of those it was traced on.
-            kernels: what `prepare` gave. With it convolutions and max-pools are computed in faster
-                ways, and differ from the function's own by rounding.
+            prepared: what `prepare` gave. With it convolutions, what is folded into them, and
+                max-pools differ from the function's own by rounding, for speed.
 
         Returns:
             What the function returns, and what was brought out, by the sites' names in their order.
@@ -122,7 +122,7 @@ class Plan:
             self._graph,
             self._arrays if arrays is None else arrays,
             self._enters,
-            functools.partial(self._around, at_site, kernels),
+            functools.partial(self._around, at_site, prepared),
             {} if given is None else {number: given[name] for number, name in names.items()},
         )
         # A clipped ReLU may have two nodes, of which the last computes its output.
@@ -132,31 +132,36 @@ class Plan:
             site.name: found[site.name] for site in self.sites if site.name in found
         }
 
-    def prepare(self) -> Kernels:
+    def prepare(self) -> Prepared:
         """What makes `run` faster, computed from the constants of the function."""
-        return prepare_kernels(self._graph)
+        return prepare(self._graph)
 
     def _around(
         self,
         at_site: Callable[["AtSite"], tuple[jax.Array, Any]],
-        kernels: Kernels | None,
+        prepared: Prepared | None,
         node: Node,
         inputs: list[Any],
         run: Callable[[list[Any]], tuple[list[Any], Values]],
         read: Callable[[Operand], Any],
         given: Any,
     ) -> tuple[list[Any], Values]:
+        if prepared is not None and node.number in prepared.absorbed:
+            return [inputs[prepared.absorbed[node.number]]], {}
         if (conv := find_convolution(self._graph, node)) is not None:
-            prepared = None if kernels is None else kernels.get(node.number)
             x, w = inputs
-            return [convolve(conv, x, w, prepared, exact=kernels is None)], {}
+            folded = None if prepared is None else prepared.folded.get(node.number)
+            if folded is None:
+                return [convolve(conv, x, w, exact=prepared is None)], {}
+            y = convolve(conv, x, folded.w, folded.kernels)
+            return [y if folded.shift is None else y + folded.shift], {}
         softening = self._matches.softenings.get(node)
         if softening is None or not self._site_of[softening.gate].gated:
             return run(inputs)
         site = self._site_of[softening.gate]
         window = _window(node) if site.kind == "max_pool" else None
         inputs = [lax.stop_gradient(value) for value in inputs]
-        if window is None or kernels is None:
+        if window is None or prepared is None:
             (hard, *_), _ = run(inputs)
         else:
             hard = max_pool(window, inputs[0])

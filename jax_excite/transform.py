@@ -86,11 +86,11 @@ def softened(
     rounding, for the sake of speed. Errors are those of `excite`.
     """
     plan = Plan(fn, (like,), {}, skip, only)
-    kernels = plan.prepare()
+    prepared = plan.prepare()
 
     def call(x: jax.Array, gating: Gating) -> Any:
         plan.check(gating)
-        return plan.run(lambda at: (_soften(gating, at), None), arrays=[x], kernels=kernels)[0]
+        return plan.run(lambda at: (_soften(gating, at), None), arrays=[x], prepared=prepared)[0]
 
     return call
 

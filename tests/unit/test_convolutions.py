@@ -17,7 +17,7 @@ from jax_excite.convolution_forms import (
     Convolution,
     choose,
 )
-from jax_excite.convolutions import convolve, find_convolution, prepare_kernels
+from jax_excite.convolutions import convolve, find_convolution, prepare
 from jax_excite.graph import trace
 from tests.networks import relative_error
 
@@ -195,7 +195,7 @@ def test_any_convolution_has_the_right_pullback(name):
     graph, _ = trace(fn, x)
     found = [find_convolution(graph, node) for node in everywhere(graph)]
     assert any(found) is served
-    assert len(prepare_kernels(graph)) == served
+    assert len(prepare(graph).folded) == served
 
 
 def everywhere(graph):
@@ -215,7 +215,7 @@ def test_kernels_that_are_arguments_or_scanned_over_are_not_prepared():
 
     kernels = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3, 3, 20, 20)), jnp.float32)
     x = jnp.ones((1, 6, 6, 20))
-    assert prepare_kernels(trace(deep, x, kernels)[0]) == {}
+    assert prepare(trace(deep, x, kernels)[0]).folded == {}
     closed = functools.partial(deep, kernels=kernels)
     hard = jax_excite.Gating(temperature=0.0)
     found = jax.grad(lambda x: jnp.sum(jax_excite.excite(closed, hard)(x) ** 2))(x)
