@@ -121,7 +121,7 @@ def _rates(rates: Sequence[dict[str, Any]]) -> str:
 
 
 def _cells(row: Row) -> list[str]:
-    batch = "all" if row.batch_size is None else str(row.batch_size)
+    batch = "default" if row.batch_size is None else str(row.batch_size)
     start = [row.model, row.job, row.environment, row.variant, batch]
     if not row.seconds:
         middle = ["-"] * (len(COLUMNS) - len(start) - 1)

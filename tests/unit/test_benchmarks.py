@@ -14,7 +14,7 @@ from benchmarks.contest import Measurement, Setup
 from benchmarks.jobs import JOBS, Sizes, gflop
 from benchmarks.rows import make_rows
 from benchmarks.table import COLUMNS, markdown
-from benchmarks.variants import OURS, OURS_6, PUBLISHED, SHARED, TUNED, Task
+from benchmarks.variants import OURS, PUBLISHED, SHARED, TUNED, Task
 from benchmarks.work import forward_gflop
 from benchmarks.workers import ROOT, Worker, WorkerError
 
@@ -22,7 +22,7 @@ TINY = Sizes(images=2, classes=2, size=64, steps=2)
 # Each compiles for seconds. The command does `grid`; the last two share a program.
 OURS_BY_JOB = {
     "grid": [],
-    "pga": [(OURS_6, 3)],
+    "pga": [(OURS, 3)],
     "latency": [(OURS, None)],
     "throughput": [(OURS, 1)],
 }
