@@ -55,15 +55,15 @@ class Form:
     """A way to compute the input gradient of a convolution.
 
     Attributes:
-        prepare: makes of the kernel what `gradient` needs of it, a pytree of arrays. That depends
-            on nothing else, so it can be done once for a loop.
-        gradient: the cotangent of an input, from the convolution, the input's shape, what was
-            prepared, and the cotangent of the output.
+        prepare: makes of the kernel what `gradient` needs beside it, a pytree of arrays. That
+            depends on nothing else, so it can be done once for a loop.
+        gradient: the cotangent of an input, from the convolution, the input's shape, the kernel,
+            what was prepared, and the cotangent of the output.
         forward: the convolution, where there is a faster way to compute it too.
     """
 
     prepare: Callable[[Convolution, jax.Array], Any]
-    gradient: Callable[[Convolution, Shape, Any, jax.Array], jax.Array]
+    gradient: Callable[[Convolution, Shape, jax.Array, Any, jax.Array], jax.Array]
     forward: Callable[[Convolution, jax.Array, jax.Array], jax.Array] | None = None
 
 
@@ -85,17 +85,17 @@ def choose(conv: Convolution, x_shape: Shape, w_shape: Shape) -> Form | None:
 def _pointwise(conv: Convolution, x: jax.Array, w: jax.Array) -> jax.Array:
     if set(conv.strides) != {1}:
         x = lax.slice(x, [0] * x.ndim, x.shape, (1, *conv.strides, 1))
-    return _matmul(conv, x, _matrix(conv, w), 0)
+    return _matmul(conv, x, w, 0)
 
 
-def _matrix(conv: Convolution, w: jax.Array) -> jax.Array:
-    return w.reshape(w.shape[-2:])
+def _nothing(conv: Convolution, w: jax.Array) -> tuple[()]:
+    return ()
 
 
 def _pointwise_gradient(
-    conv: Convolution, shape: Shape, matrix: jax.Array, g: jax.Array
+    conv: Convolution, shape: Shape, w: jax.Array, _: tuple[()], g: jax.Array
 ) -> jax.Array:
-    y = _matmul(conv, g, matrix, 1)
+    y = _matmul(conv, g, w, 1)
     if set(conv.strides) == {1}:
         return y
     edges = [
@@ -107,10 +107,10 @@ def _pointwise_gradient(
 
 def _matmul(conv: Convolution, x: jax.Array, w: jax.Array, contracted: int) -> jax.Array:
     axes = (((x.ndim - 1,), (contracted,)), ((), ()))
-    return lax.dot_general(x, w, axes, precision=conv.precision)
+    return lax.dot_general(x, w.reshape(w.shape[-2:]), axes, precision=conv.precision)
 
 
-POINTWISE = Form(_matrix, _pointwise_gradient, _pointwise)
+POINTWISE = Form(_nothing, _pointwise_gradient, _pointwise)
 
 
 # Input positions that are the same modulo the stride, a phase, see the same cells of the kernel:
@@ -159,7 +159,7 @@ def _transposed_by_phase(conv: Convolution, w: jax.Array) -> dict[str, jax.Array
 
 
 def _phases_gradient(
-    conv: Convolution, shape: Shape, kernels: dict[str, jax.Array], g: jax.Array
+    conv: Convolution, shape: Shape, w: jax.Array, kernels: dict[str, jax.Array], g: jax.Array
 ) -> jax.Array:
     return _from_phases(conv, shape, kernels, g, lambda unstrided, w: unstrided(g, w))
 
@@ -186,7 +186,7 @@ def _depthwise(conv: Convolution, x: jax.Array, w: jax.Array) -> jax.Array:
 
 
 def _depthwise_gradient(
-    conv: Convolution, shape: Shape, kernels: dict[str, jax.Array], g: jax.Array
+    conv: Convolution, shape: Shape, w: jax.Array, kernels: dict[str, jax.Array], g: jax.Array
 ) -> jax.Array:
     return _from_phases(conv, shape, kernels, g, lambda unstrided, w: _depthwise(unstrided, g, w))
 
@@ -211,7 +211,7 @@ def _taps_by_phase(conv: Convolution, w: jax.Array) -> jax.Array:
 
 
 def _space_to_depth_gradient(
-    conv: Convolution, shape: Shape, kernel: jax.Array, g: jax.Array
+    conv: Convolution, shape: Shape, w: jax.Array, kernel: jax.Array, g: jax.Array
 ) -> jax.Array:
     rank = len(conv.strides)
     padding, sizes = [], []

@@ -149,7 +149,7 @@ def _convolve_bwd(
 
     def fast(w: jax.Array, kernels: Any, g: jax.Array) -> jax.Array:
         prepared = form.prepare(conv, w) if kernels is None else kernels
-        return form.gradient(conv, x.shape, prepared, g)
+        return form.gradient(conv, x.shape, w, prepared, g)
 
     def plain(w: jax.Array, kernels: Any, g: jax.Array) -> jax.Array:
         return jax.linear_transpose(lambda x: conv(x, w), x)(g)[0]

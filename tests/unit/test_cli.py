@@ -2,6 +2,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import os
 import re
 import socket
 import subprocess
@@ -322,3 +323,20 @@ def test_entry_point_answers():
     )
     assert result.returncode == 0
     assert all(command in result.stdout for command in ("demo", "grid", "models"))
+
+
+@pytest.mark.parametrize("told", ["", "elsewhere"])
+def test_compiled_programs_are_kept(told, tmp_path):
+    code = (
+        "import jax, jax.numpy as jnp\n"
+        "from jax_excite.cli.console import keep_compiled_programs\n"
+        "keep_compiled_programs()\n"
+        "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)\n"
+        "jax.jit(lambda x: x + 1)(jnp.ones(3))\n"
+    )
+    environment = {**os.environ, "JAX_EXCITE_CACHE": str(tmp_path / "cache")}
+    if told:
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / told)
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    kept = tmp_path / told if told else tmp_path / "cache" / "compiled"
+    assert any(kept.iterdir())
