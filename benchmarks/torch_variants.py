@@ -78,17 +78,13 @@ class Runner:
         return torch.cat([reference.pullback(self.module, x, c) for x, c in parts])
 
     def _shared_fields(self) -> Tensor:
-        """One forward pass for an image, and a backward pass for each of its classes."""
-        parts = []
-        for chunk in self.images.split(len(self.images) if self.on_gpu else 1):
-            x = chunk.detach().requires_grad_()
-            logits = self.module(x)
-            fields = [
-                torch.autograd.grad(logits[:, c].sum(), x, retain_graph=True)[0]
-                for c in self.classes
-            ]
-            parts.append(torch.stack(fields, dim=1).flatten(0, 1))
-        return torch.cat(parts)
+        """One forward pass of the images, and a backward pass of all of them for each class."""
+        x = self.images.detach().requires_grad_()
+        logits = self.module(x)
+        fields = [
+            torch.autograd.grad(logits[:, c].sum(), x, retain_graph=True)[0] for c in self.classes
+        ]
+        return torch.stack(fields, dim=1).flatten(0, 1)
 
     def _ascend(self, steps: int) -> Tensor:
         """PGA as in `reference.pga`, whose first step shares forward passes."""
