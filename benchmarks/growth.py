@@ -86,7 +86,7 @@ def plot(points: list[dict[str, Any]], model: str, path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(15, 5.5), layout="constrained")
-    axes = figure.subplots(2, len(VARIED), sharey="row")
+    axes = figure.subplots(2, len(VARIED))
     for column, what in enumerate(VARIED):
         chosen = [point for point in points if point["varied"] == what]
         values = [point["value"] for point in chosen]
