@@ -17,7 +17,7 @@ import typer
 from benchmarks import table
 from benchmarks.check import Accuracy, error_of
 from benchmarks.contest import Measurement, Setup, working
-from benchmarks.jobs import JOBS, JobName, Sizes
+from benchmarks.jobs import JOBS, JobName, Sizes, rounds_of
 from benchmarks.measure import contestants, measure
 from benchmarks.rows import Row, make_rows
 from benchmarks.variants import Device, Variant, variants
@@ -41,7 +41,9 @@ def main(
     variant: Names = None,
     environment: Names = None,
     device: Annotated[Device, typer.Option(help="Where both frameworks compute.")] = "cpu",
-    rounds: Annotated[int, typer.Option(min=1, help="How often each variant is timed.")] = 5,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="How often each variant is timed; in PGA half as often.")
+    ] = 5,
     images: Annotated[int, typer.Option(min=1, help="Images of a grid.")] = 5,
     classes: Annotated[int, typer.Option(min=1, max=1000, help="Classes for each image.")] = 6,
     size: Annotated[int, typer.Option(min=32, help="Pixels of an image's side.")] = 224,
@@ -115,6 +117,7 @@ def compete(
     rates: list[dict[str, Any]],
 ) -> None:
     """Measure and check one job in each environment; add to the rows and rates."""
+    setup = dataclasses.replace(setup, rounds=rounds_of(job, setup.rounds))
     entered = contestants(setup, job, environments[0], chosen)
     for environment in environments:
         typer.echo(f"{setup.model}, {job}, {environment}", err=True)

@@ -1,6 +1,7 @@
 """The jobs that are timed, their sizes, and their work in multiply-adds."""
 
 import dataclasses
+import math
 from typing import Literal
 
 import numpy as np
@@ -49,6 +50,11 @@ def describe(job: JobName, sizes: Sizes) -> str:
 def pullbacks(job: JobName, sizes: Sizes) -> int:
     """How many vector fields the job computes; those of one cell's PGA steps count once."""
     return 1 if job == "latency" else sizes.cells
+
+
+def rounds_of(job: JobName, rounds: int) -> int:
+    """How often a job is timed: PGA, whose steps repeat a pullback, half as often as others."""
+    return math.ceil(rounds / 2) if job == "pga" else rounds
 
 
 def gflop(job: JobName, sizes: Sizes, forward: float, shared: bool) -> float:
