@@ -43,7 +43,7 @@ def main(
     device: Annotated[Device, typer.Option(help="Where both frameworks compute.")] = "cpu",
     rounds: Annotated[
         int, typer.Option(min=1, help="How often each variant is timed; in PGA half as often.")
-    ] = 5,
+    ] = 3,
     images: Annotated[int, typer.Option(min=1, help="Images of a grid.")] = 5,
     classes: Annotated[int, typer.Option(min=1, max=1000, help="Classes for each image.")] = 6,
     size: Annotated[int, typer.Option(min=32, help="Pixels of an image's side.")] = 224,

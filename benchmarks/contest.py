@@ -106,7 +106,9 @@ class Contest:
                 measurement.first, _ = worker.run()
                 needed += worker.rest()
         self.crowded = needed > limit
-        for measurement in [] if self.crowded else working(self.measurements):
+        # A long ascent warms itself.
+        warm = self.crowded or self.job == "pga"
+        for measurement in [] if warm else working(self.measurements):
             with noting_failure(measurement):
                 self.workers[measurement].run()
 

@@ -43,7 +43,9 @@ class Variant:
 PUBLISHED = Variant("A as published", "torch", "published")
 TUNED = Variant("B tuned", "torch", "tuned")
 SHARED = Variant("B shared", "torch", "shared", jobs=GRIDS, shares=GRIDS)
-COMPILED = Variant("B compiled", "torch", "compiled", compiles=True, optional=True)
+COMPILED = Variant(
+    "B compiled", "torch", "compiled", ("grid", *SINGLES), compiles=True, optional=True
+)
 REFERENCES = (PUBLISHED, TUNED, SHARED, COMPILED)
 
 OURS = Variant("ours", "jax", "ours", shares=GRIDS, compiles=True)
