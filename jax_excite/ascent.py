@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding
 from jax_excite import targets
 from jax_excite.blocks import rows_at_once
 from jax_excite.callables import as_floats, as_pytree
-from jax_excite.climbing import Settings, climb, climb_grid
+from jax_excite.climbing import Settings, Step, climb, climb_grid
 from jax_excite.devices import gathered, sharding_of, spread
 from jax_excite.errors import ImageError
 from jax_excite.gating import Gating, check_gating
@@ -222,19 +222,24 @@ def _bind(
     """A compiled ascent with its settings, checked."""
     if steps < 0:
         raise ValueError(f"steps is {steps}: give a number of at least 0")
+    check_gating(gating)
+    return functools.partial(
+        compiled,
+        params,
+        settings=as_floats(Settings(gating, checked_step(step_size, radius, bounds))),
+        skip=hashable(skip),
+        only=hashable(only),
+        steps=steps,
+        trajectory=trajectory,
+    )
+
+
+def checked_step(step_size: Any, radius: Any, bounds: Bounds | None) -> Step:
+    """A step of these settings of `pga`, or `ValueError`."""
     if not isinstance(step_size, Tracer) and not np.isfinite(step_size):
         raise ValueError(f"step_size is {step_size}: give a finite number")
     if radius is not None and not isinstance(radius, Tracer):
         if not radius > 0:
             raise ValueError(f"radius is {radius}: give a positive number, or None for no ball")
         radius = None if radius == np.inf else radius
-    check_gating(gating)
-    return functools.partial(
-        compiled,
-        params,
-        settings=Settings(*as_floats((gating, step_size, radius, bounds))),
-        skip=hashable(skip),
-        only=hashable(only),
-        steps=steps,
-        trajectory=trajectory,
-    )
+    return Step(step_size, radius, bounds)

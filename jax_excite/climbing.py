@@ -21,25 +21,33 @@ from jax_excite.transform import softened
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """What an ascent follows, all of it traced."""
+class Step:
+    """How far a step goes, and where it has to stay; all of it traced."""
 
-    gating: Gating
-    step_size: jax.Array
+    size: jax.Array
     radius: jax.Array | None
     bounds: tuple[jax.Array, jax.Array] | None
 
-    def step(self, x: jax.Array, centres: jax.Array, field: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, centres: jax.Array, field: jax.Array) -> jax.Array:
         """From images `[N, H, W, 3]` along their pullbacks, back into the ball and the bounds."""
         field = field.astype(x.dtype)
         norm = jnp.sqrt(jnp.sum(field**2, axis=(1, 2, 3), keepdims=True))
-        x = x + field / jnp.maximum(norm, 1e-20) * jnp.asarray(self.step_size, x.dtype)
+        x = x + field / jnp.maximum(norm, 1e-20) * jnp.asarray(self.size, x.dtype)
         if self.radius is not None:
             ball = jnp.asarray(self.radius, x.dtype)
             x = centres + jax.vmap(lambda delta: projection_l2_ball(delta, ball))(x - centres)
         if self.bounds is not None:
             x = projection_box(x, *(jnp.asarray(bound, x.dtype) for bound in self.bounds))
         return x
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What an ascent follows, and its steps."""
+
+    gating: Gating
+    step: Step
 
 
 def _ascend(

@@ -16,6 +16,7 @@ GateName = Literal["sigmoid", "normal_cdf", "softsign", "hard", "leaky"]
 UpperGate = Literal["pass", "hard", "soft"]
 PoolWeights = Literal["through", "detached"]
 PoolPadding = Literal["zero", "-inf"]
+Cotangents = Literal["all", "positive"]
 
 Gate = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -82,6 +83,8 @@ class Gating:
             Listing 2), `detached` holds them constant.
         pool_padding: padding cells take part in that softmax as zeros (`zero`, as in Listing 2)
             or not at all (`-inf`, as in the hard pool).
+        cotangents: what arrives at a ReLU from above and is multiplied by its gate: `all` of it, or
+            its `positive` part alone, as in deconvolution and guided backpropagation.
 
     Raises:
         GatingError: a temperature is negative or NaN, or a field is not one of its choices.
@@ -95,6 +98,7 @@ class Gating:
     upper: UpperGate = dataclasses.field(default="pass", metadata={"static": True})
     pool_weights: PoolWeights = dataclasses.field(default="through", metadata={"static": True})
     pool_padding: PoolPadding = dataclasses.field(default="zero", metadata={"static": True})
+    cotangents: Cotangents = dataclasses.field(default="all", metadata={"static": True})
 
     def __post_init__(self) -> None:
         if isinstance(self.site_temperatures, Mapping):
@@ -110,6 +114,7 @@ class Gating:
             ("upper", UpperGate),
             ("pool_weights", PoolWeights),
             ("pool_padding", PoolPadding),
+            ("cotangents", Cotangents),
         ):
             check_choice(getattr(self, field), get_args(choices), field)
 

@@ -89,6 +89,11 @@ def gates(params: Network, x: Batch, gating: Gating = EXCITATION) -> Gates:
         GatingError: as for `preactivations`, or a temperature does not fit its site.
     """
     check_gating(gating)
+    if gating.cotangents != "all":
+        raise GatingError(
+            f"cotangents is {gating.cotangents!r}: gates that depend on the cotangent are no "
+            "gating function; give a gating with cotangents='all'"
+        )
     both = _gates(as_pytree(params), x, as_floats(gating)).by_name()
     return Gates(
         {name: value for name, (value, _) in both.items()},

@@ -83,7 +83,8 @@ class Plan:
 
     def check(self, gating: Gating) -> None:
         """Raise `GatingError` where there is nothing to soften or a temperature has no site."""
-        if not any(not gate.obstacle for gate in self._matches.gates):
+        plain = gating.gate == "hard" and gating.cotangents == "all"
+        if not plain and all(gate.obstacle for gate in self._matches.gates):
             found = "; ".join(f"{site.name}: {site.reason}" for site in self.sites)
             raise GatingError(
                 "the function has no gate to soften: excite wants a ReLU, a clipped ReLU or a "
@@ -210,7 +211,7 @@ class AtSite:
             config = PoolConfig(self.window, gating.pool_weights, gating.pool_padding)
             default, allowed = gating.pool_temperature, pooled_once(self.window, self.z.shape)
         else:
-            config = ReluConfig(gating.gate, self.bound, gating.upper)
+            config = ReluConfig(gating.gate, self.bound, gating.upper, gating.cotangents)
             default, allowed = gating.temperature, self.z.shape
         by_index = gating.site_temperatures.get(str(self.site.index), default)
         temperature = jnp.asarray(gating.site_temperatures.get(self.site.name, by_index))

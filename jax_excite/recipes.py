@@ -16,3 +16,11 @@ SEMANTIC = Gating(temperature=0.6, pool_temperature=0.3, gate="normal_cdf", pool
 SEMANTIC_PGA: dict[str, Any] = {"steps": 5, "step_size": 20.0, "radius": None}
 
 VANILLA = Gating(temperature=0.0, pool_temperature=0.0, gate="hard")
+
+# Both pass on positive cotangents alone: guided backpropagation where the unit is active
+# (Springenberg et al., "Striving for Simplicity", 2015, section 3.4), deconvolution everywhere
+# (Zeiler & Fergus, "Visualizing and Understanding Convolutional Networks", 2014, section 2.1).
+GUIDED_BACKPROP = Gating(temperature=0.0, pool_temperature=0.0, gate="hard", cotangents="positive")
+DECONVOLUTION = Gating(
+    temperature=1.0, pool_temperature=0.0, slope=1.0, gate="leaky", cotangents="positive"
+)

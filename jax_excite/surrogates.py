@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 
 from jax_excite.errors import GatingError
 from jax_excite.gating import (
+    Cotangents,
     GateName,
     PoolPadding,
     PoolWeights,
@@ -145,6 +146,7 @@ class ReluConfig:
     gate: GateName = "sigmoid"
     bound: float | None = None
     upper: UpperGate = "pass"
+    cotangents: Cotangents = "all"
 
 
 def relu_gate(
@@ -189,6 +191,8 @@ def _soften_relu_bwd(config: ReluConfig, residuals: Any, cotangent: jax.Array) -
     stored, temperature, slope = residuals
     z = stored.astype(temperature.dtype)
     gate, _ = relu_gate(config, z, temperature, slope)
+    if config.cotangents == "positive":
+        cotangent = jnp.maximum(cotangent, 0)
     product = cotangent.astype(z.dtype) * gate
     return None, product.astype(stored.dtype), None, None
 

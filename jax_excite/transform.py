@@ -37,8 +37,8 @@ def excite(
         reverse-mode derivative is soft-gated. It composes with `jit`, `vmap` and `grad`.
 
     Raises:
-        GatingError: (when called) `fn` has no gate that can be softened, a named site does not
-            exist, or a temperature does not fit its site.
+        GatingError: (when called) `fn` has no gate that can be softened and the gating is not the
+            plain gradient's, a named site does not exist, or a temperature does not fit its site.
     """
     check_gating(gating)
 
@@ -46,7 +46,7 @@ def excite(
     def excited(*args: Any, **kwargs: Any) -> Any:
         plan = Plan(fn, args, kwargs, skip, only)
         plan.check(gating)
-        return plan.run(lambda at: (_soften(gating, at), None))[0]
+        return plan.run(lambda at: (soften(gating, at), None))[0]
 
     return excited
 
@@ -90,12 +90,13 @@ def softened(
 
     def call(x: jax.Array, gating: Gating) -> Any:
         plan.check(gating)
-        return plan.run(lambda at: (_soften(gating, at), None), arrays=[x], prepared=prepared)[0]
+        return plan.run(lambda at: (soften(gating, at), None), arrays=[x], prepared=prepared)[0]
 
     return call
 
 
-def _soften(gating: Gating, at: AtSite) -> jax.Array:
+def soften(gating: Gating, at: AtSite) -> jax.Array:
+    """The output of a site, with the derivative of its soft gate."""
     config, temperature, slope = at.settings(gating)
     if isinstance(config, PoolConfig):
         return soften_max_pool(config, at.hard, at.z, temperature)

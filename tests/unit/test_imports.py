@@ -21,7 +21,9 @@ LAYERS = [
     {"pullback"},
     {"climbing"},
     {"ascent", "paths", "path_space", "calibration", "sanity"},
-    {"path_kernel"},
+    {"path_kernel", "attributions"},
+    {"metrics"},
+    {"comparison"},
     {"viz"},
     {"cli"},
 ]

@@ -1,0 +1,37 @@
+"""Attributions: maps shaped like the image that say what a target depends on.
+
+All are called like `pullback`: `gradient(params, x, c)` with one image or a batch, any callable
+pytree and any target; they are compiled once for each shape and setting. `excitation_pullback` is
+`jax_excite.pullback`. The last three are controls, which explain nothing.
+"""
+
+from jax_excite.attributions.ascents import pga_difference
+from jax_excite.attributions.controls import constant_map, edges, random_map
+from jax_excite.attributions.grad_cam import grad_cam, guided_grad_cam
+from jax_excite.attributions.gradients import (
+    deconvolution,
+    gradient,
+    guided_backprop,
+    input_x_gradient,
+    integrated_gradients,
+    smooth_grad,
+    smoothed_pullback,
+)
+from jax_excite.pullback import pullback as excitation_pullback
+
+__all__ = [
+    "constant_map",
+    "deconvolution",
+    "edges",
+    "excitation_pullback",
+    "grad_cam",
+    "gradient",
+    "guided_backprop",
+    "guided_grad_cam",
+    "input_x_gradient",
+    "integrated_gradients",
+    "pga_difference",
+    "random_map",
+    "smooth_grad",
+    "smoothed_pullback",
+]

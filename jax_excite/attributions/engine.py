@@ -1,0 +1,136 @@
+"""What all attributions share: checks, blocks, devices, and one compiled call."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Hashable
+from typing import Any, Protocol, TypedDict
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from jax_excite import targets
+from jax_excite.blocks import evenly, in_loop, rows_at_once
+from jax_excite.callables import as_floats, as_pytree
+from jax_excite.devices import gathered, on_each, sharding_of, spread
+from jax_excite.gating import Gating, check_gating
+from jax_excite.plan import SiteSelection
+from jax_excite.pullback import Bounds, Params, as_batch, hashable, linearise, number_of_logits
+from jax_excite.targets import Target
+from jax_excite.transform import softened
+
+Images = jax.Array | np.ndarray
+Block = Callable[[jax.Array, Any], jax.Array]  # images [n, H, W, 3], their targets -> maps
+
+
+class Options(TypedDict, total=False):
+    """The keyword arguments that all attributions take, as `pullback` has them."""
+
+    bounds: Bounds | None
+    batch_size: int | None
+    sharding: NamedSharding | None
+
+
+class GatingOptions(Options, total=False):
+    """Those and the sites of which the gating is."""
+
+    skip: SiteSelection
+    only: SiteSelection | None
+
+
+class Rule(Hashable, Protocol):
+    """How an attribution is computed; its own settings that are no arrays are part of it."""
+
+    def __call__(self, params: Params, like: jax.Array, settings: Any) -> Block:
+        """The function of a block of images shaped like `like`, and their targets."""
+        ...
+
+
+def attribute(
+    rule: Rule,
+    params: Params,
+    x: Images,
+    c: Target,
+    settings: Any,
+    *,
+    bounds: Bounds | None = (-1.0, 1.0),
+    batch_size: int | None = None,
+    sharding: NamedSharding | None = None,
+) -> jax.Array:
+    """The maps that a rule makes of images and targets.
+
+    Args:
+        rule: what is computed; compiled once for each, and for each shape.
+        params: as for `pullback`, like all that is not described here.
+        x: one image `[H, W, 3]` or a batch `[N, H, W, 3]`.
+        c: the target.
+        settings: a pytree of arrays that the rule takes, traced.
+        bounds: the range of images.
+        batch_size: images at a time.
+        sharding: how to spread the images.
+
+    Returns:
+        The maps, shaped like `x`.
+    """
+    images, single = as_batch(x, bounds)
+    params = as_pytree(params)
+    target = targets.prepare(c, len(images), number_of_logits(params, images), single)
+    sharding = sharding_of(x, sharding)
+    rows, target = spread(sharding, images, target)
+    maps = _attribute(
+        params,
+        rows,
+        target,
+        settings,
+        rule=rule,
+        rows=rows_at_once(batch_size),
+        sharding=sharding,
+    )
+    return gathered(sharding, maps, len(images), single)
+
+
+@functools.partial(jax.jit, static_argnames=("rule", "rows", "sharding"))
+def _attribute(
+    params: Params,
+    x: jax.Array,
+    target: Any,
+    settings: Any,
+    *,
+    rule: Rule,
+    rows: int | None,
+    sharding: NamedSharding | None,
+) -> jax.Array:
+    def compute(params: Params, settings: Any, x: jax.Array, target: Any) -> Any:
+        at_once = evenly(len(x), rows)
+        return in_loop(rule(params, x[:at_once], settings), at_once, x, target)
+
+    return on_each(compute, sharding, (params, settings), (x, target))
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """Which sites a gating is for, as a static part of rules."""
+
+    skip: Any
+    only: Any
+
+    @staticmethod
+    def of(skip: SiteSelection, only: SiteSelection | None) -> "Selection":
+        """The selection that a caller names."""
+        return Selection(hashable(skip), hashable(only))
+
+    def field(self, params: Params, like: jax.Array, gating: Gating) -> Block:
+        """The pullbacks of images shaped like `like`."""
+        network = softened(params, like, self.skip, self.only)
+
+        def pull(x: jax.Array, target: Any) -> jax.Array:
+            logits, transpose = linearise(network, x, gating)
+            return transpose(targets.cotangents(target, logits))
+
+        return pull
+
+
+def checked(gating: Gating) -> Gating:
+    """The gating with its temperatures as arrays; `GatingError` if it is none."""
+    check_gating(gating)
+    return as_floats(gating)

@@ -1,0 +1,115 @@
+"""Grad-CAM: where in an inner layer the evidence for a target is."""
+
+import dataclasses
+from typing import Any, Unpack
+
+import jax
+import jax.numpy as jnp
+
+from jax_excite import targets
+from jax_excite.attributions.engine import Block, Images, Options, attribute, checked
+from jax_excite.attributions.gradients import guided_backprop
+from jax_excite.errors import GatingError
+from jax_excite.gating import Gating
+from jax_excite.plan import AtSite, Plan, Site
+from jax_excite.pullback import Params
+from jax_excite.recipes import VANILLA
+from jax_excite.targets import Target
+from jax_excite.transform import soften
+
+
+def grad_cam(
+    params: Params,
+    x: Images,
+    c: Target,
+    *,
+    site: str | int | None = None,
+    gating: Gating = VANILLA,
+    **options: Unpack[Options],
+) -> jax.Array:
+    """Grad-CAM (Selvaraju et al., 2017, section 3): channels of a layer, weighted by the gradient.
+
+    The layer is the output of a site. Each of its channels is weighted by the mean of its gradient
+    over the layer; the positive part of their sum is resized to the image, bilinear.
+
+    Args:
+        params: as for `pullback`, like all that is not described here; its layers are channels
+            last.
+        x: one image `[H, W, 3]` or a batch `[N, H, W, 3]`.
+        c: the target.
+        site: the layer, by name or index as `sites` lists them; the last with more than one place
+            if None.
+        gating: how gates above the layer are softened; hard by default.
+        **options: `bounds`, `batch_size` and `sharding`.
+
+    Returns:
+        The maps, shaped like `x`: not negative, and the same in each channel.
+
+    Raises:
+        GatingError: there is no such site, or it is no layer `[N, h, w, C]`.
+        ExciteError: as for `pullback`.
+    """
+    return attribute(_GradCam(site), params, x, c, checked(gating), **options)
+
+
+def guided_grad_cam(
+    params: Params,
+    x: Images,
+    c: Target,
+    *,
+    site: str | int | None = None,
+    **options: Unpack[Options],
+) -> jax.Array:
+    """Guided backpropagation times Grad-CAM (Selvaraju et al., 2017, section 3.2).
+
+    Arguments, result and errors are those of the two.
+    """
+    cam = grad_cam(params, x, c, site=site, **options)
+    return guided_backprop(params, x, c, **options) * cam
+
+
+@dataclasses.dataclass(frozen=True)
+class _GradCam:
+    site: str | int | None
+
+    def __call__(self, params: Params, like: jax.Array, settings: Gating) -> Block:
+        gating = settings
+        plan = Plan(params, (like,), {}, (), None)
+        layer = _layer(plan.sites, self.site)
+        prepared = plan.prepare()
+
+        def at_site(at: AtSite) -> tuple[jax.Array, Any]:
+            output = soften(gating, at)
+            if at.site != layer:
+                return output, None
+            return output + at.given, at.hard
+
+        def block(x: jax.Array, target: Any) -> jax.Array:
+            def run(change: jax.Array) -> tuple[jax.Array, jax.Array]:
+                given = {site.name: change if site == layer else None for site in plan.sites}
+                logits, brought = plan.run(at_site, given, arrays=[x], prepared=prepared)
+                return logits, brought[layer.name]
+
+            nothing = jnp.zeros((len(x), *layer.shape[1:]), layer.dtype)
+            logits, transpose, activations = jax.vjp(run, nothing, has_aux=True)
+            (gradients,) = transpose(targets.cotangents(target, logits))
+            weights = gradients.mean(axis=(1, 2))
+            cam = jnp.maximum(jnp.einsum("nhwc,nc->nhw", activations, weights), 0)
+            whole = jax.image.resize(cam, x.shape[:3], "linear")
+            return jnp.broadcast_to(whole[..., None], x.shape).astype(x.dtype)
+
+        return block
+
+
+def _layer(found: list[Site], wanted: str | int | None) -> Site:
+    """The site that is named, or the last one with several places."""
+    layers = [s for s in found if s.gated and len(s.shape) == 4 and s.shape[1] * s.shape[2] > 1]
+    if wanted is not None:
+        layers = [s for s in layers if str(wanted) in (s.name, str(s.index))]
+    if not layers:
+        listed = ", ".join(f"{s.index} ({s.name}, {s.shape})" for s in found) or "none"
+        raise GatingError(
+            f"site is {wanted!r}: Grad-CAM wants a site with a layer [N, h, w, C] of more than one "
+            f"place; the sites: {listed}"
+        )
+    return layers[-1]

@@ -1,0 +1,242 @@
+"""Attributions made of pullbacks: of one, of several along a line, of several with noise."""
+
+import dataclasses
+import numbers
+from typing import Any, Unpack
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+
+from jax_excite.attributions.engine import (
+    Block,
+    GatingOptions,
+    Images,
+    Options,
+    Selection,
+    attribute,
+    checked,
+)
+from jax_excite.callables import as_floats
+from jax_excite.gating import Gating
+from jax_excite.plan import SiteSelection
+from jax_excite.pullback import Params, pullback
+from jax_excite.recipes import DECONVOLUTION, EXCITATION, GUIDED_BACKPROP, VANILLA
+from jax_excite.targets import Target
+
+
+def gradient(params: Params, x: Images, c: Target, **options: Unpack[Options]) -> jax.Array:
+    """The gradient of the target (Simonyan et al., "Deep Inside Convolutional Networks", 2014).
+
+    Signed, and of all channels. Where a ReLU's pre-activation is 0 its derivative is 0, and of
+    equal cells in a max-pool the first takes the gradient, as in PyTorch.
+
+    Args:
+        params: as for `pullback`; a function without gates will do here.
+        x: one image `[H, W, 3]` or a batch `[N, H, W, 3]`.
+        c: the target, as for `pullback`.
+        **options: `bounds`, `batch_size` and `sharding`, as for `pullback`.
+
+    Returns:
+        The gradients, shaped like `x`.
+
+    Raises:
+        ExciteError: as for `pullback`.
+    """
+    return pullback(params, x, c, gating=VANILLA, **options)
+
+
+def input_x_gradient(params: Params, x: Images, c: Target, **options: Unpack[Options]) -> jax.Array:
+    """The gradient times the image (Shrikumar et al., "Not Just a Black Box", 2016).
+
+    The image is in [-1, 1], so pixels of mid grey get nothing. Arguments, result and errors are
+    those of `gradient`.
+    """
+    return jnp.asarray(x) * gradient(params, x, c, **options)
+
+
+def guided_backprop(params: Params, x: Images, c: Target, **options: Unpack[Options]) -> jax.Array:
+    """Guided backpropagation (Springenberg et al., "Striving for Simplicity", 2015, section 3.4).
+
+    ReLUs pass positive cotangents alone, where they are active. Known to change little when the
+    weights above are randomised (Adebayo et al., 2018). Arguments, result and errors are those of
+    `gradient`, but the function has to have gates.
+    """
+    return pullback(params, x, c, gating=GUIDED_BACKPROP, **options)
+
+
+def deconvolution(params: Params, x: Images, c: Target, **options: Unpack[Options]) -> jax.Array:
+    """Deconvolution (Zeiler & Fergus, "Visualizing and Understanding", 2014, section 2.1).
+
+    ReLUs pass positive cotangents alone, whether they are active or not; upper bounds of clipped
+    ReLUs pass all of them. Arguments, result and errors are those of `guided_backprop`.
+    """
+    return pullback(params, x, c, gating=DECONVOLUTION, **options)
+
+
+def integrated_gradients(
+    params: Params,
+    x: Images,
+    c: Target,
+    *,
+    steps: int = 50,
+    baseline: ArrayLike = 0.0,
+    gating: Gating = VANILLA,
+    skip: SiteSelection = (),
+    only: SiteSelection | None = None,
+    **options: Unpack[Options],
+) -> jax.Array:
+    """Gradients integrated from a baseline to the image, times the difference of the two.
+
+    Sundararajan et al., "Axiomatic Attribution for Deep Networks" (2017), equation 1. The integral
+    is that of Gauss and Legendre. With the plain gradient the sum of a map approaches the
+    difference of the target's values at the image and at the baseline.
+
+    Args:
+        params: as for `pullback`, like all that is not described here.
+        x: one image or a batch.
+        c: the target.
+        steps: points of the quadrature, >= 1.
+        baseline: where to start: a number, or an array that broadcasts to one image `[H, W, 3]`;
+            0 is mid grey.
+        gating: what to integrate: the plain gradient, or pullbacks.
+        skip: sites to leave hard.
+        only: if given, the only sites to soften.
+        **options: `bounds`, `batch_size` and `sharding`.
+
+    Returns:
+        The maps, shaped like `x`.
+
+    Raises:
+        ValueError: `steps` is out of its range, or `baseline` does not fit the image.
+        ExciteError: as for `pullback`.
+    """
+    count = whole_number(steps, "steps")
+    start = image_like(baseline, x, "baseline")
+    rule = _Integrated(Selection.of(skip, only), count)
+    return attribute(rule, params, x, c, (checked(gating), start), **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Integrated:
+    selection: Selection
+    steps: int
+
+    def __call__(self, params: Params, like: jax.Array, settings: Any) -> Block:
+        gating, baseline = settings
+        field = self.selection.field(params, like, gating)
+        places, weights = np.polynomial.legendre.leggauss(self.steps)
+        nodes = np.stack([(places + 1) / 2, weights / 2], axis=1)
+
+        def block(x: jax.Array, target: Any) -> jax.Array:
+            start = baseline.astype(x.dtype)
+
+            def add(total: jax.Array, node: jax.Array) -> tuple[jax.Array, None]:
+                return total + node[1] * field(start + node[0] * (x - start), target), None
+
+            total, _ = lax.scan(add, jnp.zeros_like(x), jnp.asarray(nodes, x.dtype))
+            return total * (x - start)
+
+        return block
+
+
+def smooth_grad(
+    params: Params,
+    x: Images,
+    c: Target,
+    *,
+    key: jax.Array,
+    samples: int = 25,
+    std: float = 0.3,
+    gating: Gating = VANILLA,
+    skip: SiteSelection = (),
+    only: SiteSelection | None = None,
+    **options: Unpack[Options],
+) -> jax.Array:
+    """The mean gradient over noisy copies of the image (Smilkov et al., "SmoothGrad", 2017).
+
+    Sample `i` adds `std * jax.random.normal(jax.random.fold_in(key, i), [H, W, 3])` to each image,
+    so that the results of a batch are those of its images.
+
+    Args:
+        params: as for `pullback`, like all that is not described here.
+        x: one image or a batch.
+        c: the target.
+        key: of `jax.random`.
+        samples: noisy copies, >= 1.
+        std: standard deviation of the noise, >= 0, in units of images; 0.3 is 15 % of their range,
+            within the 10 to 20 % that the paper advises.
+        gating: what to average: the plain gradient, or pullbacks.
+        skip: sites to leave hard.
+        only: if given, the only sites to soften.
+        **options: `bounds`, `batch_size` and `sharding`.
+
+    Returns:
+        The maps, shaped like `x`.
+
+    Raises:
+        ValueError: `samples` or `std` is out of its range.
+        ExciteError: as for `pullback`.
+    """
+    count = whole_number(samples, "samples")
+    if not std >= 0:
+        raise ValueError(f"std is {std}: give a number of at least 0")
+    rule = _Smoothed(Selection.of(skip, only), count)
+    return attribute(rule, params, x, c, (checked(gating), key, as_floats(std)), **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Smoothed:
+    selection: Selection
+    samples: int
+
+    def __call__(self, params: Params, like: jax.Array, settings: Any) -> Block:
+        gating, key, std = settings
+        field = self.selection.field(params, like, gating)
+
+        def block(x: jax.Array, target: Any) -> jax.Array:
+            def add(total: jax.Array, sample: jax.Array) -> tuple[jax.Array, None]:
+                noise = jax.random.normal(jax.random.fold_in(key, sample), x.shape[1:], x.dtype)
+                return total + field(x + std.astype(x.dtype) * noise, target), None
+
+            total, _ = lax.scan(add, jnp.zeros_like(x), jnp.arange(self.samples))
+            return total / self.samples
+
+        return block
+
+
+def smoothed_pullback(
+    params: Params,
+    x: Images,
+    c: Target,
+    *,
+    key: jax.Array,
+    samples: int = 25,
+    std: float = 0.3,
+    gating: Gating = EXCITATION,
+    **options: Unpack[GatingOptions],
+) -> jax.Array:
+    """The mean excitation pullback over noisy copies of the image: `smooth_grad` of soft gates."""
+    return smooth_grad(params, x, c, key=key, samples=samples, std=std, gating=gating, **options)
+
+
+def whole_number(value: Any, what: str) -> int:
+    """`value` as an int; `ValueError` unless it is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(f"{what} is {value!r}: give a whole number of at least 1")
+    return int(value)
+
+
+def image_like(value: ArrayLike, x: Images, what: str) -> jax.Array:
+    """`value` as an array that broadcasts to one image of `x`, else `ValueError`."""
+    array = jnp.asarray(as_floats(value))
+    shape = x.shape[-3:]
+    pairs = zip(reversed(array.shape), reversed(shape), strict=False)
+    if array.ndim > 3 or not all(own in (1, extent) for own, extent in pairs):
+        raise ValueError(
+            f"{what} has shape {array.shape}: give a number, or an array that broadcasts to an "
+            f"image, {shape}"
+        )
+    return array

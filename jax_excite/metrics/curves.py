@@ -1,0 +1,137 @@
+"""Insertion and deletion curves."""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jax_excite.attributions.gradients import image_like, whole_number
+from jax_excite.metrics.faithfulness import ranked_groups
+from jax_excite.metrics.perturbation import Case, Images, Replaced, before, responses, rest
+from jax_excite.pullback import Bounds, Params
+from jax_excite.targets import Target
+
+Baseline = float | np.ndarray | jax.Array | Literal["blur"]
+
+_BLUR_STD = 5.0  # pixels
+_BLUR_REACH = 15
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """How the target's value moves as pixels are replaced.
+
+    Attributes:
+        values: before the first step and after each, `[..., steps + 1]`, with the axes of the maps'
+            methods and images in front.
+        area: under the curve, by the trapezoidal rule, with all pixels as 1: `[...]`.
+    """
+
+    values: np.ndarray
+    area: np.ndarray
+
+
+def deletion(
+    params: Params,
+    x: Images,
+    c: Target,
+    maps: Images,
+    *,
+    steps: int = 50,
+    baseline: Baseline = 0.0,
+    softmax: bool = True,
+    bounds: Bounds | None = (-1.0, 1.0),
+    batch_size: int | None = None,
+) -> Curve:
+    """The target's value as pixels are replaced, those of greatest attribution first.
+
+    Petsiuk et al., "RISE" (2018), section 4.3: the sooner it falls, the better. It rewards maps
+    that find values to which the network is brittle, adversarial ones too; read it together with
+    `insertion`. A pixel's attribution is the sum over its channels.
+
+    Args:
+        params: a callable pytree, as for `pullback`.
+        x: one image `[H, W, 3]` or a batch `[N, H, W, 3]`.
+        c: the target.
+        maps: shaped like `x`, or with an axis in front for several methods.
+        steps: number of steps, >= 1; each replaces the same number of pixels, but the last.
+        baseline: what is put there: a number, an array that broadcasts to an image, or `blur` for
+            the image blurred (Gaussian, 5 pixels); 0 is mid grey.
+        softmax: the target's value is a probability, not a logit.
+        bounds: as for `pullback`.
+        batch_size: copies of an image at a time.
+
+    Returns:
+        The curves.
+
+    Raises:
+        ValueError: `steps` or `baseline` is out of its range.
+        ExciteError: as for `pullback`, or the maps do not fit the images.
+    """
+    case = Case.of(params, x, c, maps, bounds)
+    return _curve(case, before, steps, baseline, softmax, batch_size)
+
+
+def insertion(
+    params: Params,
+    x: Images,
+    c: Target,
+    maps: Images,
+    *,
+    steps: int = 50,
+    baseline: Baseline = "blur",
+    softmax: bool = True,
+    bounds: Bounds | None = (-1.0, 1.0),
+    batch_size: int | None = None,
+) -> Curve:
+    """The target's value as pixels of the image are put into a baseline, the greatest first.
+
+    Petsiuk et al., "RISE" (2018), section 4.3: the sooner it rises, the better. Arguments, result
+    and errors are those of `deletion`.
+    """
+    case = Case.of(params, x, c, maps, bounds)
+    return _curve(case, rest, steps, baseline, softmax, batch_size)
+
+
+def _curve(
+    case: Case, replaced: Replaced, steps: int, baseline: Baseline, softmax: bool, rows: int | None
+) -> Curve:
+    count = whole_number(steps, "steps")
+    if isinstance(baseline, str):
+        if baseline != "blur":
+            raise ValueError(f"baseline is {baseline!r}: give a number, an array, or 'blur'")
+        base = blurred(jnp.asarray(case.x))
+    else:
+        base = image_like(baseline, case.x, "baseline")
+    groups = ranked_groups(case.maps.sum(axis=-1, keepdims=True), count)
+    copies = int(groups.max()) + 2
+    found, _ = responses(
+        case, groups, replaced, copies, base, softmax=softmax, batch_size=rows, only_values=True
+    )
+    curves = found.reshape(*case.shape, copies)
+    pixels = groups.shape[2] * groups.shape[3]
+    size = -(-pixels // count)
+    places = np.minimum(np.arange(copies) * size, pixels) / pixels
+    return Curve(curves, np.trapezoid(curves, places, axis=-1))
+
+
+@jax.jit
+def blurred(x: jax.Array) -> jax.Array:
+    """Images `[N, H, W, 3]` blurred by a Gaussian of 5 pixels; borders are repeated."""
+    reach = np.arange(-_BLUR_REACH, _BLUR_REACH + 1)
+    weights = np.exp(-(reach**2) / (2 * _BLUR_STD**2))
+    kernel = jnp.asarray(weights / weights.sum(), x.dtype)
+
+    def along(x: jax.Array, axis: int) -> jax.Array:
+        pads = [(_BLUR_REACH, _BLUR_REACH) if a == axis else (0, 0) for a in range(x.ndim)]
+        padded, extent = jnp.pad(x, pads, mode="edge"), x.shape[axis]
+        shifted = [
+            lax.slice_in_dim(padded, start, start + extent, axis=axis)
+            for start in range(len(reach))
+        ]
+        return sum((w * part for w, part in zip(kernel, shifted, strict=True)), jnp.zeros_like(x))
+
+    return along(along(x, 1), 2)

@@ -1,0 +1,200 @@
+"""Faithfulness: does a map say what the network's answer depends on?
+
+All of these replace parts of an image, which takes it away from the images that the network has
+learnt; a map that follows what the network makes of grey squares may not follow what it makes of
+photographs (Hooker et al., "A Benchmark for Interpretability Methods", 2019). They also depend on
+the baseline that is put there. So compare methods within one setting, never values across settings.
+"""
+
+from typing import Any, TypedDict, Unpack
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_excite.attributions.gradients import image_like, whole_number
+from jax_excite.metrics.perturbation import Case, Images, Listed, equal, responses, values
+from jax_excite.metrics.similarity import pearson
+from jax_excite.pullback import Bounds, Params
+from jax_excite.targets import Target
+
+
+class Options(TypedDict, total=False):
+    """What all metrics of faithfulness take.
+
+    `baseline` is put in place of what is replaced: a number, or an array that broadcasts to an
+    image `[H, W, 3]`; 0, mid grey, by default. With `softmax` the target's value is a probability,
+    not a logit. `bounds` and `batch_size` (copies of an image at a time) are those of `pullback`.
+    """
+
+    baseline: float | np.ndarray | jax.Array
+    softmax: bool
+    bounds: Bounds | None
+    batch_size: int | None
+
+
+def faithfulness_correlation(
+    params: Params,
+    x: Images,
+    c: Target,
+    maps: Images,
+    *,
+    key: jax.Array,
+    runs: int = 100,
+    subset_size: int = 224,
+    **options: Unpack[Options],
+) -> np.ndarray:
+    """Correlation of a map's sum over random values with the drop when they are replaced.
+
+    Bhatt et al., "Evaluating and Aggregating Feature-based Model Explanations" (2020), section 3.1.
+    A few hundred scattered values hardly change an answer, so the correlation is small for any map,
+    and has to be averaged over many images.
+
+    Args:
+        params: a callable pytree, as for `pullback`.
+        x: one image `[H, W, 3]` or a batch `[N, H, W, 3]`.
+        c: the target.
+        maps: shaped like `x`, or with an axis in front for several methods, which then share the
+            network's answers.
+        key: of `jax.random`; the subsets are `random_subsets(key, runs, subset_size, size)` with
+            `size` the number of values of an image, the same for all images.
+        runs: number of subsets, >= 2.
+        subset_size: values in each, channels counted.
+        **options: `baseline`, `softmax`, `bounds` and `batch_size`; see `Options`.
+
+    Returns:
+        Pearson's correlation for each image (and method), in [-1, 1]; NaN where the map or the
+        answer does not vary.
+
+    Raises:
+        ValueError: a number is out of its range.
+        ExciteError: as for `pullback`, or the maps do not fit the images.
+    """
+    case, base, settings = _prepared(params, x, c, maps, options)
+    shape = case.x.shape[1:]
+    subsets = random_subsets(key, runs, subset_size, int(np.prod(shape)))
+    found, sums = responses(case, subsets[None, None], Listed(shape), runs, base, **settings)
+    drops = values(case, **settings)[:, None] - found
+    return case.values(pearson(sums, drops))
+
+
+def random_subsets(key: jax.Array, runs: int, subset_size: int, size: int) -> jax.Array:
+    """`runs` subsets of `subset_size` different places of `size`, `[runs, subset_size]`."""
+    whole_number(runs, "runs")
+    if whole_number(subset_size, "subset_size") > size:
+        raise ValueError(f"subset_size is {subset_size}: an image has {size} values")
+
+    def subset(run: jax.Array) -> jax.Array:
+        return jax.random.choice(jax.random.fold_in(key, run), size, (subset_size,), replace=False)
+
+    return jax.lax.map(subset, jnp.arange(runs))
+
+
+def faithfulness_estimate(
+    params: Params,
+    x: Images,
+    c: Target,
+    maps: Images,
+    *,
+    steps: int = 50,
+    **options: Unpack[Options],
+) -> np.ndarray:
+    """Correlation of a map's sum over groups of values with the drop when each is replaced.
+
+    Alvarez-Melis & Jaakkola, "Towards Robust Interpretability with Self-Explaining Neural
+    Networks" (2018), section 5. The groups are the values of greatest attribution, the next, and so
+    on. Arguments, result and errors are those of `faithfulness_correlation`, but:
+
+    Args:
+        params: a callable pytree.
+        x: one image or a batch.
+        c: the target.
+        maps: their maps. The groups differ, so methods share nothing here.
+        steps: number of groups, >= 2.
+        **options: see `Options`.
+
+    Returns:
+        Pearson's correlation for each image (and method).
+    """
+    case, base, settings = _prepared(params, x, c, maps, options)
+    groups = ranked_groups(case.maps, whole_number(steps, "steps"))
+    copies = int(groups.max()) + 1
+    found, sums = responses(case, groups, equal, copies, base, **settings)
+    drops = values(case, **settings)[:, None] - found
+    return case.values(pearson(sums, drops))
+
+
+def ranked_groups(maps: jax.Array, steps: int) -> jax.Array:
+    """For each value of maps `[..., H, W, C]` its group: 0 for the greatest, up to `steps` - 1.
+
+    All groups have the same size but the last, which may be smaller. Of equal values the first
+    comes first.
+    """
+    shape = maps.shape
+    flat = maps.reshape(-1, int(np.prod(shape[-3:])))
+    size = -(-flat.shape[1] // steps)
+    order = jnp.argsort(-flat, axis=1, stable=True)
+    ranks = jnp.argsort(order, axis=1).astype(jnp.int32)
+    return (ranks // size).reshape(shape)
+
+
+def infidelity(
+    params: Params,
+    x: Images,
+    c: Target,
+    maps: Images,
+    *,
+    patch_size: int = 32,
+    scaled: bool = True,
+    **options: Unpack[Options],
+) -> np.ndarray:
+    """Mean squared error of the map as a linear account of what replacing squares does.
+
+    Yeh et al., "On the (In)fidelity and Sensitivity of Explanations" (2019), definition 2.1. The
+    image is cut into squares, each of which is replaced in turn; with change `I` of the image, drop
+    `d` of the target's value and map `m` the error is `mean((I . m - d)^2)`. Arguments, result and
+    errors are those of `faithfulness_correlation`, but:
+
+    Args:
+        params: a callable pytree.
+        x: one image or a batch.
+        c: the target.
+        maps: their maps; methods share the network's answers.
+        patch_size: side of the squares in pixels, >= 1; those at the lower and right border may be
+            smaller.
+        scaled: multiply each map by the number that makes the error least, `sum(I.m d) /
+            sum((I.m)^2)`, as the authors do: a map of the wrong scale is not punished.
+        **options: see `Options`.
+
+    Returns:
+        The error for each image (and method), >= 0, in squared units of the target's value. With
+        `scaled` no map is worse than nothing, which has the mean of `d^2`.
+    """
+    case, base, settings = _prepared(params, x, c, maps, options)
+    height, width = case.x.shape[1:3]
+    side = whole_number(patch_size, "patch_size")
+    across = -(-width // side)
+    squares = np.arange(height)[:, None] // side * across + np.arange(width) // side
+    groups = jnp.asarray(squares, jnp.int32)[None, None, :, :, None]
+    count = int(squares.max()) + 1
+    found, sums = responses(case, groups, equal, count, base, weighted=True, **settings)
+    drops = values(case, **settings)[:, None] - found
+    return case.values(squared_error(sums, drops, scaled))
+
+
+def squared_error(sums: np.ndarray, drops: np.ndarray, scaled: bool) -> np.ndarray:
+    """Mean squared difference along the last axis; if `scaled`, of the best multiple of `sums`."""
+    if scaled:
+        power = np.sum(sums**2, axis=-1, keepdims=True)
+        product = np.sum(sums * drops, axis=-1, keepdims=True)
+        sums = sums * np.divide(product, power, out=np.zeros_like(power), where=power > 0)
+    return np.mean((sums - drops) ** 2, axis=-1)
+
+
+def _prepared(
+    params: Params, x: Images, c: Target, maps: Images, options: Options
+) -> tuple[Case, jax.Array, dict[str, Any]]:
+    case = Case.of(params, x, c, maps, options.get("bounds", (-1.0, 1.0)))
+    base = image_like(options.get("baseline", 0.0), x, "baseline")
+    settings = {k: v for k, v in options.items() if k in ("softmax", "batch_size")}
+    return case, base, settings

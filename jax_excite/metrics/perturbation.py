@@ -1,0 +1,206 @@
+"""How a network answers when parts of an image are replaced: what faithfulness metrics share."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jax_excite import targets
+from jax_excite.blocks import rows_at_once
+from jax_excite.callables import as_pytree
+from jax_excite.errors import ImageError
+from jax_excite.pullback import Bounds, Params, as_batch, number_of_logits
+from jax_excite.recipes import VANILLA
+from jax_excite.targets import Target
+from jax_excite.transform import softened
+
+Images = jax.Array | np.ndarray
+# Where the values of an image are replaced in its k-th copy: its groups, k -> mask [H, W, 3].
+Replaced = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Images with their maps, checked.
+
+    Attributes:
+        params: the network.
+        x: images `[N, H, W, 3]`.
+        target: as `targets.prepare` makes it.
+        maps: of each method, `[M, N, H, W, 3]`.
+        shape: that of a metric's values for the caller.
+    """
+
+    params: Params
+    x: Images
+    target: Any
+    maps: jax.Array
+    shape: tuple[int, ...]
+
+    @staticmethod
+    def of(params: Params, x: Images, c: Target, maps: Images, bounds: Bounds | None) -> "Case":
+        """The case that a caller gives: one image or a batch, maps of one method or of several.
+
+        Raises:
+            ImageError: `x` is no image, or the maps do not have its shape.
+            TargetError: as for `pullback`.
+        """
+        images, single = as_batch(x, bounds)
+        params = as_pytree(params)
+        target = targets.prepare(c, len(images), number_of_logits(params, images), single)
+        return Case(params, images, target, *grouped(x, maps))
+
+    def values(self, found: np.ndarray) -> np.ndarray:
+        """A metric's values `[M, N]` in the shape that the caller expects."""
+        return found.reshape(self.shape)
+
+
+def grouped(x: Images, maps: Images) -> tuple[jax.Array, tuple[int, ...]]:
+    """Maps as `[M, N, H, W, 3]`, and the shape of their values: the leading axes of `maps`."""
+    found = jnp.asarray(maps)
+    if found.shape[-x.ndim :] != x.shape or found.ndim not in (x.ndim, x.ndim + 1):
+        raise ImageError(
+            f"maps have shape {found.shape}: give those of x, {x.shape}, with one axis more in "
+            "front for several methods"
+        )
+    count = len(x) if x.ndim == 4 else 1
+    return found.reshape(-1, count, *x.shape[-3:]), found.shape[:-3]
+
+
+def equal(groups: jax.Array, k: jax.Array) -> jax.Array:
+    """Copy k has group k replaced."""
+    return groups == k
+
+
+def before(groups: jax.Array, k: jax.Array) -> jax.Array:
+    """Copy k has the first k groups replaced."""
+    return groups < k
+
+
+def rest(groups: jax.Array, k: jax.Array) -> jax.Array:
+    """Copy k has all but the first k groups replaced."""
+    return groups >= k
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """Copy k has the k-th set of values replaced, listed by their places in the flat image."""
+
+    shape: tuple[int, ...]
+
+    def __call__(self, groups: jax.Array, k: jax.Array) -> jax.Array:
+        """The mask of set k."""
+        return jnp.zeros(math.prod(self.shape), bool).at[groups[k]].set(True).reshape(self.shape)
+
+
+def values(case: Case, softmax: bool = False, batch_size: int | None = None) -> np.ndarray:
+    """The target's value at each image, `[N]`: a logit, or with `softmax` a probability."""
+    nowhere = jnp.zeros((1, 1, 1, 1, 1), np.int32)
+    found, _ = responses(
+        case, nowhere, before, 1, 0.0, softmax=softmax, batch_size=batch_size, only_values=True
+    )
+    return found[:, 0]
+
+
+def responses(
+    case: Case,
+    groups: jax.Array,
+    replaced: Replaced,
+    copies: int,
+    base: Any,
+    *,
+    weighted: bool = False,
+    softmax: bool = False,
+    batch_size: int | None = None,
+    only_values: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The target's value at perturbed copies of each image, and the map's sum over what changed.
+
+    Args:
+        case: images and maps.
+        groups: what `replaced` takes, with leading axes `[M or 1, N or 1]`: 1 where methods, or
+            images, share it.
+        replaced: where copies are changed.
+        copies: number of copies of each image, K.
+        base: what is put there: a number, or images `[N, H, W, 3]`.
+        weighted: sum the map times the change, not the map alone.
+        softmax: of the values: probabilities, not logits.
+        batch_size: copies at a time.
+        only_values: leave the sums out.
+
+    Returns:
+        In float64: the values `[M, N, K]`, or `[N, K]` where methods share groups; and the sums
+        `[M, N, K]`.
+    """
+    maps = case.maps[:, :, :0, :0] if only_values else case.maps
+    found, sums = _responses(
+        case.params,
+        jnp.asarray(case.x),
+        case.target,
+        maps,
+        groups,
+        jnp.asarray(base, case.x.dtype),
+        replaced=replaced,
+        copies=copies,
+        weighted=weighted,
+        softmax=softmax,
+        rows=min(copies, rows_at_once(batch_size) or copies),
+    )
+    return np.asarray(found, np.float64), np.asarray(sums, np.float64)
+
+
+@functools.partial(jax.jit, static_argnames=("replaced", "copies", "weighted", "softmax", "rows"))
+def _responses(
+    params: Params,
+    x: jax.Array,
+    target: Any,
+    maps: jax.Array,
+    groups: jax.Array,
+    base: jax.Array,
+    *,
+    replaced: Replaced,
+    copies: int,
+    weighted: bool,
+    softmax: bool,
+    rows: int,
+) -> tuple[jax.Array, jax.Array]:
+    methods, images = groups.shape[0], len(x)
+    blocks = math.ceil(copies / rows)
+    like = jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype)
+    network = softened(params, jnp.zeros(like.shape, like.dtype))
+    base = jnp.broadcast_to(base, x.shape)
+    summed = 0 not in maps.shape
+
+    def block(at: jax.Array) -> tuple[jax.Array, jax.Array]:
+        method, image, part = jnp.unravel_index(at, (methods, images, blocks))
+        chosen = groups[method, jnp.minimum(image, groups.shape[1] - 1)]
+        k = jnp.minimum(part * rows + jnp.arange(rows), copies - 1)
+        own = x[image]
+        mask = jax.vmap(lambda k: jnp.broadcast_to(replaced(chosen, k), own.shape))(k)
+        copied = jnp.where(mask, base[image], own)
+        repeated = (
+            target
+            if callable(target)
+            else jnp.broadcast_to(target[image], (rows, *target.shape[1:]))
+        )
+        logits = network(copied, VANILLA)
+        value = targets.values(repeated, jax.nn.softmax(logits) if softmax else logits)
+        if not summed:
+            return value, jnp.zeros((0, rows), value.dtype)
+        # Shared groups: the sums of all methods at once; else those of the method whose turn it is.
+        wanted = maps[:, image] if methods == 1 else maps[method, image][None]
+        change = own - copied if weighted else mask.astype(own.dtype)
+        return value, jnp.einsum("mhwc,khwc->mk", wanted, change)
+
+    found, sums = lax.map(block, jnp.arange(methods * images * blocks))
+    found = found.reshape(methods, images, blocks * rows)[..., :copies]
+    each = sums.shape[1]
+    sums = jnp.moveaxis(sums.reshape(methods, images, blocks, each, rows), 3, 1)
+    sums = sums.reshape(methods * each, images, blocks * rows)[..., :copies]
+    return cast(jax.Array, found[0] if methods == 1 else found), sums

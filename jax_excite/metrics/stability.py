@@ -1,0 +1,173 @@
+"""Metrics of a method, not of a map: how it answers noise, another class, other weights."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_excite.attributions.gradients import whole_number
+from jax_excite.errors import ExciteError
+from jax_excite.metrics.similarity import spearman, ssim
+from jax_excite.pullback import Params, as_batch, number_of_logits
+from jax_excite.sanity import layers, randomise
+
+Images = jax.Array | np.ndarray
+# Any of `attributions`, with its settings bound: (params, x, c) -> maps shaped like x.
+Method = Callable[[Any, Any, Any], Any]
+Similarity = Callable[[Any, Any], np.ndarray]  # of maps [N, H, W, 3]: [N]
+
+
+def max_sensitivity(
+    method: Method,
+    params: Params,
+    x: Images,
+    c: Any,
+    *,
+    key: jax.Array,
+    radius: float = 0.2,
+    samples: int = 10,
+    maps: Images | None = None,
+) -> np.ndarray:
+    """The most that a map changes, relative to its norm, when the image changes a little.
+
+    Yeh et al., "On the (In)fidelity and Sensitivity of Explanations" (2019), definition 3.1, by
+    random search: a lower bound that rises with `samples`. A map that ignores the image has 0,
+    however bad it is.
+
+    Args:
+        method: an attribution with its settings bound, called as `method(params, x, c)`.
+        params: a callable pytree, as for `pullback`.
+        x: one image `[H, W, 3]` or a batch `[N, H, W, 3]`.
+        c: the target.
+        key: of `jax.random`; sample `i` adds `jax.random.uniform(jax.random.fold_in(key, i),
+            [H, W, 3], minval=-radius, maxval=radius)` to each image. The sum may leave the bounds
+            of images, so bind `bounds=None` to the method.
+        radius: the greatest change of a value, > 0, in units of images.
+        samples: number of changes, >= 1.
+        maps: what `method` makes of `x`, if it is known.
+
+    Returns:
+        The greatest relative change, in L2, for each image; NaN where the map is 0.
+
+    Raises:
+        ValueError: `samples` or `radius` is out of its range.
+    """
+    whole_number(samples, "samples")
+    if not radius > 0:
+        raise ValueError(f"radius is {radius}: give a positive number")
+    images, single = as_batch(x, None)
+    x = jnp.asarray(x)
+    before = _flat(method(params, x, c) if maps is None else maps, len(images))
+    norms = np.linalg.norm(before, axis=1)
+    worst = np.zeros(len(images))
+    for sample in range(samples):
+        own = jax.random.fold_in(key, sample)
+        noise = jax.random.uniform(own, x.shape[-3:], x.dtype, -radius, radius)
+        after = _flat(method(params, x + noise, c), len(images))
+        worst = np.maximum(worst, np.linalg.norm(after - before, axis=1))
+    found = np.divide(worst, norms, out=np.full(len(images), np.nan), where=norms > 0)
+    return found[0] if single else found
+
+
+def random_logit(
+    method: Method,
+    params: Params,
+    x: Images,
+    c: Any,
+    *,
+    key: jax.Array,
+    similarity: Similarity = ssim,
+    maps: Images | None = None,
+) -> np.ndarray:
+    """How alike the maps of the target and of another class, drawn at random, are.
+
+    Sixt et al., "When Explanations Lie" (2020), section 5: a map that stays the same explains
+    the image, not the class. Neighbouring classes may well share evidence.
+
+    Args:
+        method: an attribution with its settings bound, called as `method(params, x, c)`.
+        params: a callable pytree, as for `pullback`.
+        x: one image `[H, W, 3]` or a batch `[N, H, W, 3]`.
+        c: a class index, or one for each image.
+        key: of `jax.random`; the classes are `other_classes(key, c, number of logits)`.
+        similarity: of two batches of maps.
+        maps: what `method` makes of `x`, if it is known.
+
+    Returns:
+        The similarity for each image.
+
+    Raises:
+        ExciteError: there are fewer than two classes.
+    """
+    images, single = as_batch(x, None)
+    logits = number_of_logits(params, images)
+    if logits < 2:
+        raise ExciteError("the network has one logit: there is no other class")
+    before = method(params, x, c) if maps is None else maps
+    wanted = np.broadcast_to(np.asarray(c), len(images))
+    others = other_classes(key, wanted, logits)
+    after = method(params, x, others[0] if single else others)
+    found = similarity(*(np.asarray(m).reshape(images.shape) for m in (before, after)))
+    return found[0] if single else found
+
+
+def other_classes(key: jax.Array, classes: np.ndarray, logits: int) -> np.ndarray:
+    """For each class `[N]` another of `logits`, uniform."""
+    drawn = jax.random.randint(key, classes.shape, 1, logits)
+    return (classes + np.asarray(drawn)) % logits
+
+
+def parameter_randomisation(
+    method: Method,
+    params: Params,
+    x: Images,
+    c: Any,
+    *,
+    seed: int = 0,
+    down_to: str | None = None,
+    similarity: Similarity = spearman,
+    maps: Images | None = None,
+) -> np.ndarray:
+    """How alike the maps of the network and of one with random weights are.
+
+    Adebayo et al., "Sanity Checks for Saliency Maps" (2018), section 3.1. The entries of each
+    weight are shuffled, so that their spread stays (the authors draw them anew). Maps that are
+    dominated by edges of the image correlate in any case, and signs by chance: see
+    `jax_excite.sanity` for magnitudes.
+
+    Args:
+        method: an attribution with its settings bound, called as `method(params, x, c)`.
+        params: a callable pytree whose leaves are its weights.
+        x: one image `[H, W, 3]` or a batch `[N, H, W, 3]`.
+        c: the target.
+        seed: of the shuffling.
+        down_to: the lowest layer to randomise, as `jax_excite.sanity.layers` names it, with all
+            above it; None for all.
+        similarity: of two batches of maps.
+        maps: what `method` makes of `x`, if it is known.
+
+    Returns:
+        The similarity for each image.
+
+    Raises:
+        ExciteError: there is no such layer, or `params` has no weights.
+    """
+    images, single = as_batch(x, None)
+    found = layers(params, images[:1])
+    if down_to is not None and down_to not in found:
+        raise ExciteError(f"down_to is {down_to!r}: the layers are {', '.join(found)}")
+    changed = params
+    for layer, names in found.items():
+        changed = randomise(changed, names, seed)
+        if layer == down_to:
+            break
+    before = method(params, x, c) if maps is None else maps
+    after = method(changed, x, c)
+    alike = similarity(*(np.asarray(m).reshape(images.shape) for m in (before, after)))
+    return alike[0] if single else alike
+
+
+def _flat(maps: Any, count: int) -> np.ndarray:
+    return np.asarray(maps, np.float64).reshape(count, -1)

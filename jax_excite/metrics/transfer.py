@@ -1,0 +1,116 @@
+"""Transfer: does what one network's attributions draw mean the target to another network?"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_excite.ascent import checked_step
+from jax_excite.attributions.gradients import whole_number
+from jax_excite.callables import as_floats
+from jax_excite.climbing import Step
+from jax_excite.metrics.similarity import Images
+from jax_excite.metrics.stability import Method
+from jax_excite.pullback import Bounds, Params, as_batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """How a network sees targets.
+
+    Attributes:
+        rank: how many classes it puts above each target, `[N]`; 0 is the best.
+        probability: softmax probability of each, `[N]`.
+    """
+
+    rank: np.ndarray
+    probability: np.ndarray
+
+
+def standing(params: Params, x: Images, c: Any, *, batch_size: int = 16) -> Standing:
+    """How a network sees targets in images.
+
+    Args:
+        params: a callable pytree.
+        x: images `[N, H, W, 3]`.
+        c: class index, or one for each image `[N]`.
+        batch_size: images at a time.
+    """
+    whole_number(batch_size, "batch_size")
+    found = [_logits(params, x[i : i + batch_size]) for i in range(0, len(x), batch_size)]
+    logits = np.concatenate([np.asarray(part, np.float64) for part in found])
+    own = np.take_along_axis(logits, np.broadcast_to(np.asarray(c), len(x))[:, None], axis=1)
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    chosen = np.exp(own - logits.max(axis=1, keepdims=True))[:, 0]
+    return Standing((logits > own).sum(axis=1), chosen / weights.sum(axis=1))
+
+
+@jax.jit
+def _logits(params: Params, x: jax.Array) -> jax.Array:
+    return params(x)
+
+
+def climb_along(
+    method: Method,
+    params: Params,
+    x: Images,
+    c: Any,
+    *,
+    steps: int = 10,
+    step_size: float = 20.0,
+    radius: float | None = 100.0,
+    bounds: Bounds | None = (-1.0, 1.0),
+) -> jax.Array:
+    """Projected gradient ascent along any attribution, as `pga` climbs along pullbacks.
+
+    Args:
+        method: an attribution with its settings bound, called as `method(params, x, c)`.
+        params: the network whose attributions are followed.
+        x: images `[N, H, W, 3]`.
+        c: the target.
+        steps: as for `pga`, like all below.
+        step_size: L2 norm of a step.
+        radius: of the ball around the image.
+        bounds: of the images.
+
+    Returns:
+        The perturbed images. Where an attribution is 0, or NaN, the image stays.
+    """
+    images, _ = as_batch(x, bounds)
+    step = as_floats(checked_step(step_size, radius, bounds))
+    start = current = jnp.asarray(images)
+    for _ in range(steps):
+        current = _step(step, current, start, jnp.nan_to_num(method(params, current, c)))
+    return current
+
+
+@jax.jit
+def _step(step: Step, x: jax.Array, start: jax.Array, field: jax.Array) -> jax.Array:
+    return step(x, start, field)
+
+
+def transfer(
+    method: Method,
+    params: Params,
+    other: Params,
+    x: Images,
+    c: Any,
+    **settings: Any,
+) -> tuple[Standing, Standing]:
+    """How another network sees targets before and after images climb along one's attributions.
+
+    What is fitted to the first network's noise does not show in the second, whose gradients were
+    never asked for.
+
+    Args:
+        method: an attribution with its settings bound.
+        params: the network that is followed.
+        other: the network that judges, with the same classes.
+        x: images `[N, H, W, 3]`.
+        c: class index, or one for each image.
+        **settings: `steps`, `step_size`, `radius` and `bounds` of `climb_along`.
+    """
+    after = climb_along(method, params, x, c, **settings)
+    return standing(other, x, c), standing(other, after, c)
