@@ -15,13 +15,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import jax
 import numpy as np
 
 import jax_excite as je
 from jax_excite import viz
+from jax_excite.metrics import standing
 from jax_excite.models import Classifier
+from jax_excite.summary import interval
 
 AT_ONCE = 8
 CONSTANT = {"efficientnet_lite0": (0.3, 0.6, 1.0, 1.5), "squeezenet1_0": (0.3, 30.0, 60.0, 200.0)}
@@ -63,21 +65,6 @@ def times(gating: je.Gating, scale: float) -> je.Gating:
     return dataclasses.replace(gating, site_temperatures=own)
 
 
-@jax.jit
-def logits(model: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-    """Logits of a batch."""
-    return model(x)
-
-
-def ranks(
-    model: Callable[[jax.Array], jax.Array], images: np.ndarray, targets: np.ndarray
-) -> list[int]:
-    """How many classes the model puts above each target."""
-    found = np.concatenate([logits(model, x) for x in np.split(images, len(images) // AT_ONCE)])
-    own = np.take_along_axis(found, targets[:, None], axis=1)
-    return (found > own).sum(axis=1).tolist()
-
-
 def draw(path: Path, name: str, model: Classifier, photographs: np.ndarray) -> None:
     """Differences that ten steps make to the first two photographs, by setting."""
     compared = settings(name, model, photographs)
@@ -98,10 +85,10 @@ def main() -> None:
     parser.add_argument("photographs", type=Path)
     parser.add_argument("--squeezenet", type=Path, required=True, help="its PyTorch checkpoint")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--number", type=int, default=48, help="photographs, a multiple of 8")
+    parser.add_argument("--number", type=int, default=100, help="photographs")
     arguments = parser.parse_args()
     files = sorted(arguments.photographs.glob("*.jpg"))
-    if len(files) < arguments.number or arguments.number % AT_ONCE:
+    if len(files) < arguments.number:
         parser.error(f"{arguments.photographs} has {len(files)} photographs (*.jpg)")
     rng = np.random.default_rng(314)
     chosen = sorted(rng.choice(len(files), arguments.number, replace=False))
@@ -114,13 +101,14 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     outcomes = []
     for name, other in zip(models, reversed(models), strict=True):
-        before = ranks(models[other], photographs, targets)
-        outcomes.append(Outcome(name, "before", before, 0))
+        before = standing(models[other], photographs, targets).rank
+        outcomes.append(Outcome(name, "before", before.tolist(), 0))
         for setting, gating in settings(name, models[name], photographs).items():
             start = time.perf_counter()
             images = je.pga(models[name], photographs, targets, gating=gating, batch_size=AT_ONCE)
-            found = ranks(models[other], np.asarray(images), targets)
-            outcomes.append(Outcome(name, setting, found, time.perf_counter() - start))
+            seconds = time.perf_counter() - start
+            found = standing(models[other], images, targets).rank
+            outcomes.append(Outcome(name, setting, found.tolist(), seconds))
             print(name, setting, np.median(found), file=sys.stderr, flush=True)
     for name, model in models.items():
         draw(arguments.out / f"calibration_{name}.png", name, model, photographs)
@@ -131,19 +119,42 @@ def main() -> None:
 
 
 def table(outcomes: list[Outcome]) -> str:
-    """Median rank, quartiles and seconds as a Markdown table."""
-    lines = ["| made with | temperatures | median rank | quartiles | s |", "|---|---|---|---|---|"]
+    """A Markdown table: medians and quartiles of the ranks, and how they differ from the gradient's.
+
+    The last two columns are paired, target by target: in what part of the targets the rank is better
+    than by the gradient (ties count half), and the median difference.
+    """
+    lines = [
+        "| made with | temperatures | median rank | 95 % interval | quartiles | better than gradient "
+        "| median difference to it |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for o in outcomes:
-        low, middle, high = np.percentile(o.ranks, (25, 50, 75))
+        ranks = np.asarray(o.ranks, float)
+        low, middle, high = np.percentile(ranks, (25, 50, 75))
+        gradient = next(
+            np.asarray(other.ranks, float)
+            for other in outcomes
+            if (other.made_with, other.setting) == (o.made_with, "gradient")
+        )
+        better = (ranks < gradient) + (ranks == gradient) / 2
+        gap = ranks - gradient
         cells = (
             o.made_with,
             o.setting,
             f"{middle:.0f}",
+            _range(ranks, np.median, ".0f"),
             f"{low:.0f}, {high:.0f}",
-            f"{o.seconds:.0f}",
+            f"{better.mean():.0%} ({_range(better, np.mean, '.0%')})",
+            f"{np.median(gap):.0f} ({_range(gap, np.median, '.0f')})",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _range(values: np.ndarray, statistic: Callable[..., Any], form: str) -> str:
+    low, high = interval(values, statistic)
+    return f"{low:{form}} to {high:{form}}"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import NamedSharding
+from jax.typing import ArrayLike
 from optax.projections import projection_box, projection_l2_ball
 
 from jax_excite import targets
@@ -24,9 +25,9 @@ from jax_excite.transform import softened
 class Step:
     """How far a step goes, and where it has to stay; all of it traced."""
 
-    size: jax.Array
-    radius: jax.Array | None
-    bounds: tuple[jax.Array, jax.Array] | None
+    size: ArrayLike
+    radius: ArrayLike | None
+    bounds: tuple[ArrayLike, ArrayLike] | None
 
     def __call__(self, x: jax.Array, centres: jax.Array, field: jax.Array) -> jax.Array:
         """From images `[N, H, W, 3]` along their pullbacks, back into the ball and the bounds."""

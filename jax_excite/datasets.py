@@ -43,6 +43,9 @@ class Example(NamedTuple):
 class ImageData(Sequence[Example]):
     """Photographs that are read and decoded when they are asked for.
 
+    Attributes:
+        names: of the examples.
+
     Args:
         names: of the examples.
         image: reads the image of the example at an index.
@@ -55,7 +58,7 @@ class ImageData(Sequence[Example]):
         image: Callable[[int], np.ndarray],
         label: Callable[[int], int | None],
     ):
-        self._names = names
+        self.names = names
         self._image = image
         self._label = label
 
@@ -65,7 +68,7 @@ class ImageData(Sequence[Example]):
         return tuple(map(self._label, range(len(self))))
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self.names)
 
     @overload
     def __getitem__(self, index: SupportsIndex) -> Example: ...
@@ -75,12 +78,12 @@ class ImageData(Sequence[Example]):
         if isinstance(index, slice):
             places = range(len(self))[index]
             return ImageData(
-                self._names[index],
+                self.names[index],
                 lambda place: self._image(places[place]),
                 lambda place: self._label(places[place]),
             )
         place = range(len(self))[index]
-        return Example(self._image(place), self._label(place), self._names[place])
+        return Example(self._image(place), self._label(place), self.names[place])
 
 
 def imagenette(

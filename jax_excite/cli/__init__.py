@@ -9,6 +9,7 @@ import typer
 from jax_excite.cli.calibrate import calibrate
 from jax_excite.cli.console import keep_compiled_programs
 from jax_excite.cli.demo import demo
+from jax_excite.cli.evaluate import evaluate
 from jax_excite.cli.figures import figures
 from jax_excite.cli.grid import grid
 from jax_excite.cli.models import models
@@ -21,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, grid, figures, sweep, calibrate, sanity, models):
+for command in (demo, grid, figures, sweep, calibrate, sanity, evaluate, models):
     app.command()(command)
 
 

@@ -20,6 +20,7 @@ _EXTRAS = {
     "array_record": "data",
     "importlib_resources": "data",
     "matplotlib": "viz",
+    "pyarrow": "parquet",
     "skimage": "demo",
     "tensorflow_datasets": "data",
 }

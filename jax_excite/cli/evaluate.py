@@ -1,0 +1,217 @@
+"""`jax-excite evaluate`: models x methods x metrics over photographs, to one table."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from jax_excite.cli.console import errors_in_one_line, with_progress
+from jax_excite.cli.gatings import excitation_gating, with_stored_temperatures
+from jax_excite.cli.manifest import appear_together, describe_file, describe_run, save_manifest
+from jax_excite.cli.networks import DEFAULT_MODEL, open_images, open_network
+from jax_excite.comparison import METRICS, Chunk, chunks, standard_methods
+from jax_excite.datasets import ImageData, image_folder
+from jax_excite.errors import ExciteError
+from jax_excite.gating import Gating
+from jax_excite.journal import Journal
+from jax_excite.metrics.stability import Method
+from jax_excite.models import Classifier, model_spec
+from jax_excite.pullback import pullback
+from jax_excite.summary import markdown, summarise, writer_of
+
+_AT_ONCE = 12
+
+
+class TargetChoice(StrEnum):
+    """Whose class is explained."""
+
+    PREDICTED = "predicted"
+    LABEL = "label"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entrant:
+    """A model with the methods that are compared on it."""
+
+    name: str
+    network: Classifier
+    methods: dict[str, Method]
+
+
+def evaluate(
+    images: Annotated[Path, typer.Argument(help="A folder of photographs.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="A .csv, .json or .parquet file; .md, .png, .manifest.json and .journal.jsonl "
+            "go beside it."
+        ),
+    ],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="A name that `models` lists, or NAME=WEIGHTS; may be repeated."),
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="May be repeated; all if not given.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="May be repeated; all if not given.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Of excitation pullbacks; else each model's.")
+    ] = None,
+    temperatures: Annotated[
+        str | None, typer.Option(help="Further excitation pullbacks at these, by commas.")
+    ] = None,
+    reference: Annotated[
+        str, typer.Option(help="The method that the others are paired with.")
+    ] = "excitation_pullback",
+    target: Annotated[
+        TargetChoice, typer.Option(help="Explain the predicted class, or the photograph's own.")
+    ] = TargetChoice.PREDICTED,
+    limit: Annotated[int | None, typer.Option(help="At most so many photographs.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Of noise, subsets and other classes.", min=0)] = 0,
+) -> None:
+    """Compare attribution methods by several metrics; goes on where a killed run stopped."""
+    with errors_in_one_line():
+        from jax_excite import plots
+
+        write = writer_of(out)
+        if not out.parent.is_dir():
+            raise ExciteError(f"--out is {out}: there is no folder {out.parent}")
+        wanted = [each.partition("=") for each in model or [DEFAULT_MODEL]]
+        named = {name: weights for name, _, weights in wanted}
+        if len(named) < len(wanted):
+            raise ExciteError("--model names a model twice: give each once")
+        metrics = _chosen("metric", metric, METRICS)
+        if len(named) == 1 and "transfer" in metrics:
+            if metric:
+                raise ExciteError("--metric transfer wants a second --model, which judges")
+            metrics.remove("transfer")
+        photographs = image_folder(images)[:limit]
+        if target is TargetChoice.LABEL and None in photographs.labels:
+            unknown = photographs[photographs.labels.index(None)].name
+            raise ExciteError(f"--target is label, but the name of {unknown} tells none")
+        entrants, files = [], {}
+        for name, weights in named.items():
+            spec = model_spec(name)
+            path, network = open_network(spec, weights or None)
+            files[name] = describe_file(path)["sha256"]
+            gating = excitation_gating(spec, temperature=temperature, pool_temperature=temperature)
+            gating = with_stored_temperatures(gating, network, temperature)
+            methods = {**standard_methods(gating, seed), **_at_temperatures(gating, temperatures)}
+            kept = _chosen("method", method, methods)
+            entrants.append(_Entrant(name, network, {each: methods[each] for each in kept}))
+        compared = list(entrants[0].methods)
+        if reference not in compared:
+            raise ExciteError(f"--reference is {reference}: compared are {', '.join(compared)}")
+        settings = {
+            "models": files,
+            "methods": compared,
+            "temperature": temperature,
+            "photographs": {n: describe_file(images / n)["sha256"] for n in photographs.names},
+            "target": target,
+            "seed": seed,
+        }
+        with Journal.open(out.with_suffix(".journal.jsonl"), settings) as journal:
+            _fill(journal, entrants, metrics, photographs, target, seed)
+            table = _table(journal, entrants, metrics, len(photographs))
+        lines = summarise(table, reference, seed=seed)
+        beside = [out, *(out.with_suffix(each) for each in (".md", ".png", ".manifest.json"))]
+        with appear_together(*beside) as (result, text, picture, manifest):
+            write(result, lines)
+            text.write_text(markdown(lines, {k: m.better for k, m in METRICS.items()}), "utf-8")
+            plots.draw_intervals(picture, lines, {k: m.better for k, m in METRICS.items()})
+            described = {**settings, "metrics": metrics, "reference": reference}
+            save_manifest(manifest, {**described, **describe_run()})
+        typer.echo("\n".join(map(str, beside)))
+
+
+def _chosen(what: str, names: Sequence[str] | None, known: Mapping[str, Any]) -> list[str]:
+    """The names that the user gives, or all, in their own order."""
+    for name in names or ():
+        if name not in known:
+            raise ExciteError(f"there is no {what} {name!r}: choose of {', '.join(known)}")
+    return [name for name in known if not names or name in names]
+
+
+def _at_temperatures(gating: Gating, text: str | None) -> dict[str, Method]:
+    """Excitation pullbacks at the temperatures that a user lists, by name."""
+    found: dict[str, Method] = {}
+    for each in text.split(",") if text else ():
+        try:
+            value = float(each)
+        except ValueError:
+            raise ExciteError(f"--temperatures has {each!r}: give numbers, or inf") from None
+        own = dataclasses.replace(
+            gating, temperature=value, pool_temperature=value, site_temperatures={}
+        )
+        found[f"excitation_pullback T={value:g}"] = functools.partial(
+            pullback, gating=own, bounds=None
+        )
+    return found
+
+
+def _fill(
+    journal: Journal,
+    entrants: Sequence[_Entrant],
+    metrics: Sequence[str],
+    photographs: ImageData,
+    target: TargetChoice,
+    seed: int,
+) -> None:
+    """Compute what the journal does not have, chunk after chunk."""
+    parts = chunks(len(photographs), _AT_ONCE)
+    work = [
+        (place, number)
+        for place, entrant in enumerate(entrants)
+        for number in range(len(parts))
+        if any(_key(entrant.name, number, metric) not in journal for metric in metrics)
+    ]
+    for place, number in with_progress(work, "Comparing, chunks of photographs"):
+        entrant, (indices, count) = entrants[place], parts[number]
+        judge = entrants[(place + 1) % len(entrants)].network
+        some = [photographs[int(index)] for index in indices]
+        labels = np.asarray([each.label for each in some]) if target is TargetChoice.LABEL else None
+        x = open_images(entrant.network, [each.image for each in some])
+        chunk = Chunk(entrant.network, entrant.methods, x, number, seed, labels, judge)
+        for metric in metrics:
+            key = _key(entrant.name, number, metric)
+            if key not in journal:
+                scores = METRICS[metric].compute(chunk)
+                journal.add(key, {name: _plain(own[:count]) for name, own in scores.items()})
+
+
+def _key(model: str, chunk: int, metric: str) -> str:
+    return f"{model} {metric} {chunk}"
+
+
+def _plain(scores: np.ndarray) -> list[float | None]:
+    """Scores as JSON has them: null for NaN."""
+    return [float(score) if np.isfinite(score) else None for score in scores]
+
+
+def _table(
+    journal: Journal, entrants: Sequence[_Entrant], metrics: Sequence[str], count: int
+) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """All scores by model, metric and method."""
+    numbers = range(len(chunks(count, _AT_ONCE)))
+    return {
+        entrant.name: {
+            metric: {
+                method: [
+                    np.nan if score is None else score
+                    for number in numbers
+                    for score in journal[_key(entrant.name, number, metric)][method]
+                ]
+                for method in entrant.methods
+            }
+            for metric in metrics
+        }
+        for entrant in entrants
+    }

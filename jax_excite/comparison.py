@@ -1,0 +1,249 @@
+"""Methods compared by metrics over photographs: what is computed for each chunk of them."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from jax_excite import attributions, metrics
+from jax_excite.gating import Gating
+from jax_excite.metrics.stability import Method, other_classes
+from jax_excite.pullback import Params
+
+# Cheaper than the functions' own defaults: a table takes minutes.
+_INTEGRATION_STEPS = 16
+_NOISY_COPIES = 8
+_CHANGES = 4
+_CURVE_STEPS = 16
+
+
+def standard_methods(gating: Gating, seed: int = 0) -> dict[str, Method]:
+    """All attributions and controls by name, with settings, called as `method(params, x, c)`.
+
+    Args:
+        gating: of those that are excitation pullbacks.
+        seed: of those that add noise.
+    """
+    key = jax.random.key(seed)
+    free: dict[str, Any] = {"bounds": None}  # metrics move images out of [-1, 1]
+    noisy = {**free, "key": key, "samples": _NOISY_COPIES}
+    each: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+        "excitation_pullback": (attributions.excitation_pullback, {**free, "gating": gating}),
+        "smoothed_pullback": (attributions.smoothed_pullback, {**noisy, "gating": gating}),
+        "pga_difference": (attributions.pga_difference, {**free, "gating": gating}),
+        "gradient": (attributions.gradient, free),
+        "input_x_gradient": (attributions.input_x_gradient, free),
+        "integrated_gradients": (
+            attributions.integrated_gradients,
+            {**free, "steps": _INTEGRATION_STEPS},
+        ),
+        "smooth_grad": (attributions.smooth_grad, noisy),
+        "guided_backprop": (attributions.guided_backprop, free),
+        "deconvolution": (attributions.deconvolution, free),
+        "grad_cam": (attributions.grad_cam, free),
+        "guided_grad_cam": (attributions.guided_grad_cam, free),
+        "random_map": (attributions.random_map, {"key": key}),
+        "constant_map": (attributions.constant_map, {}),
+        "edges": (attributions.edges, {}),
+    }
+    return {name: functools.partial(method, **bound) for name, (method, bound) in each.items()}
+
+
+# Those whose maps take many passes, and which are not followed up ten steps for `transfer`.
+_SLOW = ("smoothed_pullback", "pga_difference", "integrated_gradients", "smooth_grad")
+
+
+class Chunk:
+    """Photographs of one model whose scores are computed together.
+
+    Args:
+        params: the network.
+        methods: by name.
+        x: photographs `[n, H, W, 3]`.
+        number: that of the chunk, which seeds what is random.
+        seed: of the run.
+        target: class index of each, `[n]`; the network's predictions if None.
+        judge: another network with the same classes, for the metric `transfer`.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        methods: Mapping[str, Method],
+        x: np.ndarray,
+        number: int,
+        seed: int,
+        target: np.ndarray | None = None,
+        judge: Params | None = None,
+    ):
+        self.params, self.methods, self.x, self.judge = params, methods, x, judge
+        self.seed = (seed, number)
+        self.key = jax.random.fold_in(jax.random.key(seed), number)
+        self.target = predictions(params, x) if target is None else target
+
+    @functools.cached_property
+    def maps(self) -> np.ndarray:
+        """Of all methods, `[M, n, H, W, 3]`."""
+        return self._maps(self.x)
+
+    def _maps(self, x: np.ndarray) -> np.ndarray:
+        each = self.methods.values()
+        return np.stack([np.asarray(method(self.params, x, self.target)) for method in each])
+
+    @functools.cached_property
+    def mosaics(self) -> tuple[metrics.Mosaics, np.ndarray] | None:
+        """The chunk's photographs in mosaics, and maps of these; None if they are too alike."""
+        if len(np.unique(self.target)) < 4:
+            return None
+        made = metrics.mosaics(self.x, self.target, seed=int(np.sum(self.seed)))
+        return made, self._maps(made.x)
+
+    def on_maps(self, metric: Callable[..., Any], **settings: Any) -> "Scores":
+        """A metric of maps, for all methods at once."""
+        found = metric(self.params, self.x, self.target, self.maps, **settings)
+        found = found.area if isinstance(found, metrics.Curve) else found
+        return dict(zip(self.methods, found, strict=True))
+
+    def on_methods(self, metric: Callable[..., Any], **settings: Any) -> "Scores":
+        """A metric of methods, for each of them."""
+        return {
+            name: metric(method, self.params, self.x, self.target, maps=own, **settings)
+            for (name, method), own in zip(self.methods.items(), self.maps, strict=True)
+        }
+
+    def on_mosaics(self, metric: Callable[..., Any], **settings: Any) -> "Scores":
+        """A metric of maps of mosaics; NaN where there are none."""
+        if self.mosaics is None:
+            return {name: np.full(len(self.x), np.nan) for name in self.methods}
+        made, maps = self.mosaics
+        return dict(zip(self.methods, metric(maps, made.masks, **settings), strict=True))
+
+
+Scores = dict[str, np.ndarray]  # by method, [n]
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A metric with its settings.
+
+    Attributes:
+        compute: the scores of a chunk.
+        better: which scores are the better ones; None where that is for the reader to say.
+        meaning: in a few words.
+    """
+
+    compute: Callable[[Chunk], Scores]
+    better: Literal["higher", "lower"] | None
+    meaning: str
+
+
+def _faithfulness_correlation(chunk: Chunk) -> Scores:
+    return chunk.on_maps(metrics.faithfulness_correlation, key=chunk.key)
+
+
+def _faithfulness_estimate(chunk: Chunk) -> Scores:
+    return chunk.on_maps(metrics.faithfulness_estimate, steps=_CURVE_STEPS)
+
+
+def _infidelity(chunk: Chunk) -> Scores:
+    return chunk.on_maps(metrics.infidelity)
+
+
+def _insertion(chunk: Chunk) -> Scores:
+    return chunk.on_maps(metrics.insertion, steps=_CURVE_STEPS)
+
+
+def _deletion(chunk: Chunk) -> Scores:
+    return chunk.on_maps(metrics.deletion, steps=_CURVE_STEPS)
+
+
+def _max_sensitivity(chunk: Chunk) -> Scores:
+    return chunk.on_methods(metrics.max_sensitivity, key=chunk.key, samples=_CHANGES)
+
+
+def _random_logit(chunk: Chunk) -> Scores:
+    return chunk.on_methods(metrics.random_logit, key=chunk.key)
+
+
+def _parameter_randomisation(chunk: Chunk) -> Scores:
+    return chunk.on_methods(metrics.parameter_randomisation, seed=chunk.seed[0])
+
+
+def _focus(chunk: Chunk) -> Scores:
+    return chunk.on_mosaics(metrics.focus)
+
+
+def _pointing_game(chunk: Chunk) -> Scores:
+    return chunk.on_mosaics(metrics.pointing_game)
+
+
+def _total_variation(chunk: Chunk) -> Scores:
+    return dict(zip(chunk.methods, metrics.total_variation(chunk.maps), strict=True))
+
+
+def _transfer(chunk: Chunk) -> Scores:
+    assert chunk.judge is not None
+    rng = np.random.default_rng(chunk.seed)
+    classes = number_of_classes(chunk.judge, chunk.x)
+    wanted = other_classes(jax.random.key(int(rng.integers(2**31))), chunk.target, classes)
+    before = metrics.standing(chunk.judge, chunk.x, wanted).rank
+    found = {}
+    for name, method in chunk.methods.items():
+        if name in _SLOW:
+            found[name] = np.full(len(chunk.x), np.nan)
+            continue
+        climbed = metrics.climb_along(method, chunk.params, chunk.x, wanted)
+        after = metrics.standing(chunk.judge, climbed, wanted).rank
+        found[name] = np.log10((1 + before) / (1 + after))
+    return found
+
+
+METRICS: dict[str, Metric] = {
+    "faithfulness_correlation": Metric(
+        _faithfulness_correlation, "higher", "map's sum and drop of the logit, random values"
+    ),
+    "faithfulness_estimate": Metric(
+        _faithfulness_estimate, "higher", "map's sum and drop of the logit, values by rank"
+    ),
+    "infidelity": Metric(_infidelity, "lower", "squared error on drops of the logit, scaled"),
+    "insertion": Metric(_insertion, "higher", "area under the probability, blur to image"),
+    "deletion": Metric(_deletion, "lower", "area under the probability, image to grey"),
+    "max_sensitivity": Metric(_max_sensitivity, "lower", "greatest relative change by noise"),
+    "random_logit": Metric(_random_logit, "lower", "structural similarity to another class's map"),
+    "parameter_randomisation": Metric(
+        _parameter_randomisation, "lower", "rank correlation with a random network's map"
+    ),
+    "focus": Metric(_focus, "higher", "positive part inside the target's quadrant"),
+    "pointing_game": Metric(_pointing_game, "higher", "greatest value in the target's quadrant"),
+    "total_variation": Metric(_total_variation, None, "roughness"),
+    "transfer": Metric(_transfer, "higher", "rank gained in the other network, in powers of 10"),
+}
+
+
+def predictions(params: Params, x: np.ndarray) -> np.ndarray:
+    """The class of greatest logit of each image `[N, H, W, 3]`."""
+    return np.asarray(_logits(params, x)).argmax(axis=1)
+
+
+def number_of_classes(params: Params, x: np.ndarray) -> int:
+    """K, of a network that maps images `[N, H, W, 3]` to logits `[N, K]`."""
+    return _logits.eval_shape(params, x).shape[1]
+
+
+@jax.jit
+def _logits(params: Params, x: jax.Array) -> jax.Array:
+    return params(x)
+
+
+def chunks(count: int, size: int) -> list[tuple[np.ndarray, int]]:
+    """Indices of the images of each chunk, the last filled up with its last; how many are its own.
+
+    All chunks have one size, so that nothing is compiled twice.
+    """
+    size = min(size, count)
+    starts: Sequence[int] = range(0, count, size)
+    indices = [np.minimum(np.arange(start, start + size), count - 1) for start in starts]
+    return [(own, min(size, count - start)) for own, start in zip(indices, starts, strict=True)]

@@ -1,0 +1,84 @@
+"""A file that remembers what a long run has computed, so that a killed one goes on."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from jax_excite.errors import ExciteError
+
+
+class Journal:
+    """Results by key, one line of JSON each, below a line with the settings of the run.
+
+    A line that was cut off by a kill is dropped.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._results: dict[str, Any] = {}
+
+    @staticmethod
+    @contextlib.contextmanager
+    def open(path: Path, settings: dict[str, Any]) -> Iterator["Journal"]:
+        """The journal at a path, new or to go on with; no other process has it at the same time.
+
+        Raises:
+            ExciteError: another run has it, or it is of a run with other settings.
+        """
+        lock = filelock.FileLock(f"{path}.lock", timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise ExciteError(
+                f"another run is writing {path}: wait for it, or write elsewhere"
+            ) from None
+        try:
+            journal = Journal(path)
+            journal._read(json.loads(json.dumps(settings)))
+            yield journal
+        finally:
+            lock.release()
+            Path(f"{path}.lock").unlink(missing_ok=True)
+
+    def _read(self, settings: dict[str, Any]) -> None:
+        text = self.path.read_text("utf-8") if self.path.exists() else ""
+        whole = text[: text.rfind("\n") + 1]
+        if not whole:
+            self.path.write_text(json.dumps({"settings": settings}) + "\n", "utf-8")
+            return
+        if whole != text:
+            with self.path.open("r+b") as file:
+                file.truncate(len(whole.encode()))
+        first, *lines = map(json.loads, whole.splitlines())
+        for name in {**settings, **first["settings"]}:
+            old, new = first["settings"].get(name), settings.get(name)
+            if old != new:
+                raise ExciteError(
+                    f"{self.path} is of a run with {name} {_short(old)}, and this one has "
+                    f"{_short(new)}: use the same, or remove the file to begin anew"
+                )
+        self._results = {line["key"]: line["result"] for line in lines}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._results
+
+    def __getitem__(self, key: str) -> Any:
+        return self._results[key]
+
+    def add(self, key: str, result: Any) -> None:
+        """Write a result down; once this returns a kill does not lose it."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"key": key, "result": result}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._results[key] = result
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 80 else f"{text[:77]}..."

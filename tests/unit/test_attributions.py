@@ -1,0 +1,206 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jax_excite import Gating, GatingError, ImageError, attributions, pullback, recipes, sites
+from jax_excite.paths import gates
+from tests.networks import Network, images, relative_error
+
+KEY = jax.random.key(7)
+CASES = {
+    "gradient": {},
+    "input_x_gradient": {},
+    "integrated_gradients": {"steps": 4},
+    "smooth_grad": {"key": KEY, "samples": 3},
+    "guided_backprop": {},
+    "deconvolution": {},
+    "grad_cam": {},
+    "guided_grad_cam": {},
+    "excitation_pullback": {},
+    "smoothed_pullback": {"key": KEY, "samples": 3},
+    "pga_difference": {"steps": 2},
+    "random_map": {"key": KEY},
+    "constant_map": {},
+    "edges": {},
+}
+CONTROLS = ("random_map", "constant_map", "edges")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Network()
+
+
+@pytest.fixture(scope="module")
+def x():
+    return images(3)
+
+
+def test_all_are_listed():
+    assert set(CASES) == set(attributions.__all__)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_batch_is_its_images(model, x, name):
+    method = functools.partial(getattr(attributions, name), **CASES[name])
+    classes = np.array([0, 3, 4])
+    whole = method(model, x, classes)
+    assert whole.shape == x.shape
+    assert whole.dtype == x.dtype
+    for image, c, own in zip(x, classes, whole, strict=True):
+        np.testing.assert_allclose(method(model, image, int(c)), own, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in CONTROLS])
+def test_blocks_and_devices_change_nothing(model, x, name):
+    method = functools.partial(getattr(attributions, name), **CASES[name])
+    whole = method(model, x, 2)
+    np.testing.assert_allclose(method(model, x, 2, batch_size=2), whole, rtol=1e-4, atol=1e-6)
+    mesh = jax.make_mesh((2,), ("data",), devices=jax.devices()[:2])
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    spread = method(model, x, 2, sharding=sharding)
+    np.testing.assert_allclose(spread, whole, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in CONTROLS])
+def test_float64_numpy_images_are_taken_and_bad_ones_refused(model, x, name):
+    method = functools.partial(getattr(attributions, name), **CASES[name])
+    np.testing.assert_allclose(
+        method(model, np.asarray(x, np.float64), 2), method(model, x, 2), rtol=1e-4, atol=1e-6
+    )
+    with pytest.raises(ImageError, match="x has shape"):
+        method(model, x[0, 0], 2)
+
+
+def test_gradients_of_functions_without_gates():
+    def smooth(x):
+        return jnp.tanh(x).mean(axis=(1, 2))
+
+    x = images(2)
+    plain = jax.grad(lambda x: smooth(x)[:, 1].sum())(x)
+    np.testing.assert_allclose(attributions.gradient(smooth, x, 1), plain, rtol=1e-6)
+    line = attributions.integrated_gradients(smooth, x, 1, steps=20)
+    rise = smooth(x)[:, 1] - smooth(jnp.zeros_like(x))[:, 1]
+    np.testing.assert_allclose(line.sum(axis=(1, 2, 3)), rise, rtol=1e-4, atol=1e-6)
+    for method in (attributions.guided_backprop, attributions.deconvolution):
+        with pytest.raises(GatingError, match="no gate to soften"):
+            method(smooth, x, 1)
+
+
+def test_guided_and_deconvolution_by_hand():
+    weights = jax.random.normal(jax.random.key(0), (2, 3, 4))
+    above = jax.random.normal(jax.random.key(1), (2, 4, 2))
+
+    def net(x):
+        hidden = jax.nn.relu(x.mean(axis=(1, 2)) @ weights[0])
+        return jax.nn.relu(hidden @ above[0] @ above[1].T @ jnp.eye(4)) @ above[1]
+
+    x = images(3)
+    z1 = x.mean(axis=(1, 2)) @ weights[0]
+    z2 = jax.nn.relu(z1) @ above[0] @ above[1].T
+    for method, active in (
+        (attributions.guided_backprop, lambda z: z > 0),
+        (attributions.deconvolution, lambda z: z == z),
+    ):
+        g = jnp.broadcast_to(above[1][:, 1], z2.shape)
+        g = jnp.maximum(g, 0) * active(z2)
+        g = jnp.maximum(g @ (above[0] @ above[1].T).T, 0) * active(z1)
+        wanted = (g @ weights[0].T / (x.shape[1] * x.shape[2]))[:, None, None]
+        found = method(net, x, 1)
+        np.testing.assert_allclose(found, jnp.broadcast_to(wanted, x.shape), rtol=1e-5, atol=1e-7)
+
+
+def test_positive_cotangents_are_no_gating_function(model, x):
+    with pytest.raises(GatingError, match="no gating function"):
+        gates(model, x, recipes.GUIDED_BACKPROP)
+    with pytest.raises(GatingError, match="cotangents is 'some'"):
+        Gating(cotangents="some")
+
+
+def test_soft_gates_may_be_integrated_and_smoothed(model, x):
+    soft = recipes.EXCITATION
+    smooth = attributions.smooth_grad(model, x, 2, key=KEY, samples=2, std=0.0, gating=soft)
+    assert relative_error(smooth, pullback(model, x, 2)) < 1e-6
+    one = attributions.integrated_gradients(model, x, 2, steps=1, gating=soft, skip=0)
+    wanted = pullback(model, x / 2, 2, skip=0) * x
+    assert relative_error(one, wanted) < 1e-6
+
+
+def test_another_baseline_key_or_temperature_compiles_nothing(model, x):
+    from jax_excite.attributions.engine import _attribute
+
+    attributions.integrated_gradients(model, x, 2, steps=3)
+    attributions.smooth_grad(model, x, 2, key=KEY, samples=2)
+    before = _attribute._cache_size()
+    attributions.integrated_gradients(model, x, 4, steps=3, baseline=np.full((1, 1, 3), 0.5))
+    assert _attribute._cache_size() == before + 1, "another shape of baseline"
+    attributions.integrated_gradients(model, x, 4, steps=3, baseline=-1)
+    attributions.smooth_grad(
+        model, x, 1, key=jax.random.key(9), samples=2, std=0.1, gating=recipes.VANILLA
+    )
+    assert _attribute._cache_size() == before + 1
+
+
+def test_grad_cam_of_a_named_layer(model, x):
+    found = sites(model, x)
+    with jax.disable_jit():
+        first = jax.nn.relu(model.norm(model.conv1(x)))
+
+    def above(layer):
+        hidden = jax.nn.relu(
+            model.conv2(
+                jax.lax.reduce_window(
+                    layer, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"
+                )
+            )
+        )
+        return model.head(hidden.mean(axis=(1, 2)))
+
+    gradients = jax.grad(lambda layer: above(layer)[:, 2].sum())(first)
+    weights = gradients.mean(axis=(1, 2), keepdims=True)
+    cam = jnp.maximum((weights * first).sum(-1), 0)
+    for site in (found[0].name, 0):
+        own = attributions.grad_cam(model, x, 2, site=site)
+        assert relative_error(own, jnp.broadcast_to(cam[..., None], x.shape)) < 1e-5
+    last = attributions.grad_cam(model, x, 2)
+    assert last.shape == x.shape
+    assert (last >= 0).all()
+    with pytest.raises(GatingError, match="site is 'nowhere': Grad-CAM wants"):
+        attributions.grad_cam(model, x, 2, site="nowhere")
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        (attributions.integrated_gradients, {"steps": 0}, "steps is 0"),
+        (attributions.integrated_gradients, {"steps": 2.5}, "steps is 2.5"),
+        (
+            attributions.integrated_gradients,
+            {"baseline": np.zeros(7)},
+            r"baseline has shape \(7,\)",
+        ),
+        (attributions.smooth_grad, {"key": KEY, "samples": True}, "samples is True"),
+        (attributions.smooth_grad, {"key": KEY, "std": -1}, "std is -1"),
+    ],
+)
+def test_wrong_settings_are_named(model, x, method, settings, message):
+    with pytest.raises(ValueError, match=message):
+        method(model, x, 2, **settings)
+
+
+def test_controls():
+    x = images(2, size=9)
+    noise = attributions.random_map(None, x, 0, key=KEY)
+    np.testing.assert_array_equal(noise[0], noise[1])
+    assert 0.8 < noise.std() < 1.2
+    assert (attributions.constant_map(None, x, 0) == 1).all()
+    step = jnp.zeros((8, 8, 3)).at[:, 4:].set(1.0)
+    wanted = np.zeros((8, 8, 3))
+    wanted[:, 3:5] = 4
+    np.testing.assert_allclose(attributions.edges(None, step, 0), wanted)
+    turned = attributions.edges(None, step.swapaxes(0, 1), 0)
+    np.testing.assert_allclose(turned, wanted.swapaxes(0, 1))
