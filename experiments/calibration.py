@@ -119,14 +119,14 @@ def main() -> None:
 
 
 def table(outcomes: list[Outcome]) -> str:
-    """A Markdown table: medians and quartiles of the ranks, and how they differ from the gradient's.
+    """Ranks as a Markdown table, and how they differ from those by the gradient.
 
-    The last two columns are paired, target by target: in what part of the targets the rank is better
-    than by the gradient (ties count half), and the median difference.
+    The last two columns are paired, target by target: in what part of the targets the rank is
+    better than by the gradient (ties count half), and the median difference.
     """
     lines = [
-        "| made with | temperatures | median rank | 95 % interval | quartiles | better than gradient "
-        "| median difference to it |",
+        "| made with | temperatures | median rank | 95 % interval | quartiles "
+        "| better than gradient | median difference to it |",
         "|---|---|---|---|---|---|---|",
     ]
     for o in outcomes:
