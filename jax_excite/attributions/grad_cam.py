@@ -75,7 +75,7 @@ class _GradCam:
     def __call__(self, params: Params, like: jax.Array, settings: Gating) -> Block:
         gating = settings
         plan = Plan(params, (like,), {}, (), None)
-        layer = _layer(plan.sites, self.site)
+        layer, shape = _layer(plan, self.site)
         prepared = plan.prepare()
 
         def at_site(at: AtSite) -> tuple[jax.Array, Any]:
@@ -90,7 +90,7 @@ class _GradCam:
                 logits, brought = plan.run(at_site, given, arrays=[x], prepared=prepared)
                 return logits, brought[layer.name]
 
-            nothing = jnp.zeros((len(x), *layer.shape[1:]), layer.dtype)
+            nothing = jnp.zeros((len(x), *shape[1:]), layer.dtype)
             logits, transpose, activations = jax.vjp(run, nothing, has_aux=True)
             (gradients,) = transpose(targets.cotangents(target, logits))
             weights = gradients.mean(axis=(1, 2))
@@ -101,15 +101,22 @@ class _GradCam:
         return block
 
 
-def _layer(found: list[Site], wanted: str | int | None) -> Site:
-    """The site that is named, or the last one with several places."""
-    layers = [s for s in found if s.gated and len(s.shape) == 4 and s.shape[1] * s.shape[2] > 1]
-    if wanted is not None:
-        layers = [s for s in layers if str(wanted) in (s.name, str(s.index))]
-    if not layers:
-        listed = ", ".join(f"{s.index} ({s.name}, {s.shape})" for s in found) or "none"
-        raise GatingError(
-            f"site is {wanted!r}: Grad-CAM wants a site with a layer [N, h, w, C] of more than one "
-            f"place; the sites: {listed}"
-        )
-    return layers[-1]
+def _layer(plan: Plan, wanted: str | int | None) -> tuple[Site, tuple[int, ...]]:
+    """The site that is named, or the last one with several places; and the shape of its output."""
+    for site in reversed([site for site in plan.sites if site.gated]):
+        if wanted is None or str(wanted) in (site.name, str(site.index)):
+            shape = _shape(plan, site)
+            if len(shape) == 4 and shape[1] * shape[2] > 1:
+                return site, shape
+    listed = ", ".join(f"{s.index} ({s.name}, {s.shape})" for s in plan.sites) or "none"
+    raise GatingError(
+        f"site is {wanted!r}: Grad-CAM wants a site with a layer [N, h, w, C] of more than one "
+        f"place; the sites: {listed}"
+    )
+
+
+def _shape(plan: Plan, site: Site) -> tuple[int, ...]:
+    def output() -> jax.Array:
+        return plan.run(lambda at: (at.hard, at.hard if at.site == site else None))[1][site.name]
+
+    return jax.eval_shape(output).shape

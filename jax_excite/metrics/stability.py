@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_excite.attributions.gradients import whole_number
+from jax_excite.callables import as_pytree
 from jax_excite.errors import ExciteError
 from jax_excite.metrics.similarity import spearman, ssim
 from jax_excite.pullback import Params, as_batch, number_of_logits
@@ -102,7 +103,7 @@ def random_logit(
         ExciteError: there are fewer than two classes.
     """
     images, single = as_batch(x, None)
-    logits = number_of_logits(params, images)
+    logits = number_of_logits(as_pytree(params), images)
     if logits < 2:
         raise ExciteError("the network has one logit: there is no other class")
     before = method(params, x, c) if maps is None else maps

@@ -2,6 +2,7 @@
 
 import functools
 import warnings
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -44,9 +45,7 @@ def networks(name):
         wanted = {
             "gradient": gradient.attribute(image, target, abs=False),
             "input_x_gradient": captum.attr.InputXGradient(module).attribute(image, target),
-            "integrated_gradients": captum.attr.IntegratedGradients(module).attribute(
-                image, target=target, n_steps=7, baselines=-0.5
-            ),
+            "integrated_gradients": integrated(module, image, target),
             "guided_backprop": captum.attr.GuidedBackprop(module).attribute(image, target),
             "deconvolution": captum.attr.Deconvolution(module).attribute(image, target),
             "grad_cam": wide.expand(-1, 3, -1, -1),
@@ -55,6 +54,17 @@ def networks(name):
             ),
         }
     return module, x, {key: reference.to_numpy(value) for key, value in wanted.items()}
+
+
+def integrated(module, image, target):
+    """Captum's integrated gradients, whose weights it would round to float32."""
+    method = captum.attr.IntegratedGradients(module)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with mock.patch.object(torch.Tensor, "float", lambda tensor: tensor):
+            return method.attribute(image, target=target, n_steps=7, baselines=-0.5)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 METHODS = {
