@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jax.sharding import NamedSharding
 
 from jax_excite import targets
-from jax_excite.blocks import rows_at_once
+from jax_excite.blocks import cells_at_once, rows_at_once
 from jax_excite.callables import as_floats, as_pytree
 from jax_excite.climbing import Settings, Step, climb, climb_grid
 from jax_excite.devices import gathered, sharding_of, spread
@@ -127,7 +127,7 @@ def pga(
     compute = _bind(climb, params, steps, step_size, radius, bounds, gating, skip, only, trajectory)
     results = compute(
         *spread(sharding, images, centres, target),
-        rows=rows_at_once(batch_size),
+        rows=rows_at_once(batch_size, x, gating),
         sharding=sharding,
     )
     perturbed, *values = gathered(sharding, results, len(images), single)
@@ -201,7 +201,7 @@ def pga_grid(
     compute = _bind(
         climb_grid, params, steps, step_size, radius, bounds, gating, skip, only, trajectory
     )
-    cells = rows_at_once(batch_size)
+    cells = cells_at_once(batch_size, x, gating)
     compute = functools.partial(compute, cells=cells, sharding=sharding_of(x, sharding))
     perturbed, *values = over_grid(compute, images, indices, single, out)
     return (perturbed, *values) if trajectory else perturbed

@@ -4,19 +4,33 @@ import itertools
 import math
 import numbers
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 # On a CPU more at a time is no faster: what a block computes no longer fits the cache.
 _CPU_BATCH = 6
+# The same off a CPU, where all go at once otherwise, of a grid that is written as it is computed.
+_STREAMED = 64
+# So many blocks of cells are computed before they are written, so that they share forward passes.
+_BLOCKS_A_WRITE = 8
+
+COLUMN = "column"
+Cells = int | None | Literal["column"]
 
 
-def rows_at_once(batch_size: int | None) -> int | None:
+def rows_at_once(batch_size: int | None, x: Any = None, gating: Any = None) -> int | None:
     """The size of blocks: `batch_size`, or without one what the device is fast with.
+
+    Args:
+        batch_size: what the caller asks for.
+        x: the images. Traced ones may be spread over several devices, and a loop over their rows
+            would gather them; so without `batch_size` they stay together.
+        gating: its temperatures may vary over images, and then these stay together too.
 
     Returns:
         A number of rows, or None for all of them.
@@ -25,9 +39,33 @@ def rows_at_once(batch_size: int | None) -> int | None:
         ValueError: `batch_size` is no whole number of at least 1.
     """
     check_batch_size(batch_size)
-    if batch_size is None:
-        return _CPU_BATCH if jax.default_backend() == "cpu" else None
-    return int(batch_size)
+    if batch_size is not None:
+        return int(batch_size)
+    by_image = any(np.ndim(leaf) > 1 for leaf in jax.tree.leaves(gating))
+    together = by_image or _may_be_spread(x)
+    return None if together or jax.default_backend() != "cpu" else _CPU_BATCH
+
+
+def _may_be_spread(x: Any) -> bool:
+    return isinstance(x, Tracer) and jax.device_count() > 1
+
+
+def cells_at_once(batch_size: int | None, x: Any, gating: Any) -> Cells:
+    """The same for a grid: a number of cells, None for all, or one column after the other."""
+    if batch_size is None and _may_be_spread(x):
+        # Rows and columns together are one axis of what is computed, which would gather the rows.
+        return COLUMN
+    return rows_at_once(batch_size, x, gating)
+
+
+def cells_a_write(cells: Cells) -> tuple[int, int]:
+    """Of a grid that is written as it is computed: cells of a block, and of all that is written.
+
+    Args:
+        cells: what `cells_at_once` gave.
+    """
+    block = cells if isinstance(cells, int) else _STREAMED
+    return block, block * _BLOCKS_A_WRITE
 
 
 def check_batch_size(batch_size: int | None) -> None:
@@ -63,52 +101,66 @@ def in_loop(compute: Callable[..., Any], rows: int, *operands: Any) -> Any:
 class Grid:
     """A grid of rows and columns, cut into blocks of at most so many cells.
 
-    A block has whole rows if one fits; else it is a part of one row, and the cells of a row are
-    computed from as many forward passes as it has parts.
+    A block has whole rows if one fits; else it is a part of one row. Or it is a column.
     """
 
-    def __init__(self, rows: int, columns: int, cells: int | None):
+    def __init__(self, rows: int, columns: int, cells: Cells):
         self.shape = rows, columns
+        if isinstance(cells, str):
+            self.columns_at_once, self.rows_at_once = 1, rows
+            return
         cells = rows * columns if cells is None else cells
         self.columns_at_once = evenly(columns, cells)
         self.rows_at_once = evenly(rows, max(1, cells // columns))
 
-    def in_loop(self, compute: Callable[[Any, Any], Any]) -> Any:
-        """The results of `compute(rows, columns)` of all blocks, in a compiled loop.
+    def in_loop(self, begin: Callable[[Any], Callable[[Any], Any]]) -> Any:
+        """The results of all blocks, in a compiled loop.
 
-        Rows and columns are indices; the last blocks repeat the last ones. The results start with
-        the axes of the block.
+        `begin(rows)` computes what the columns of some rows share, and gives the function from
+        columns to results, which start with the axes of the block. Rows and columns are indices;
+        the last blocks repeat the last ones.
         """
         (rows, columns), height, width = self.shape, self.rows_at_once, self.columns_at_once
         down, across = math.ceil(rows / height), math.ceil(columns / width)
-        if down == across == 1:
-            return compute(np.arange(rows), np.arange(columns))
 
-        def block(at: tuple[jax.Array, jax.Array]) -> Any:
-            row, column = at[0] * height + np.arange(height), at[1] * width + np.arange(width)
-            return compute(row.clip(max=rows - 1), column.clip(max=columns - 1))
+        def beside(rows: Any) -> Any:
+            finish = begin(rows)
+            if across == 1:
+                return finish(slice(columns))
 
-        results = lax.map(block, jnp.divmod(jnp.arange(down * across), across))
+            def part(at: jax.Array) -> Any:
+                return finish((at * width + np.arange(width)).clip(max=columns - 1))
 
-        def whole(part: jax.Array) -> jax.Array:
-            part = part.reshape(down, across, *part.shape[1:]).swapaxes(1, 2)
-            return _merged(_merged(part, 0), 1)[:rows, :columns]
+            parts = lax.map(part, jnp.arange(across))
+            return jax.tree.map(lambda found: _merged(found.swapaxes(0, 1), 1), parts)
 
-        return jax.tree.map(whole, results)
+        def below(at: jax.Array) -> Any:
+            return beside((at * height + np.arange(height)).clip(max=rows - 1))
 
-    def blocks(self, shards: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray, Any]]:
-        """Rows and columns of the blocks, so many blocks below each other at a time.
+        if down == 1:
+            results = beside(slice(rows))
+        else:
+            below_each_other = lax.map(below, jnp.arange(down))
+            results = jax.tree.map(lambda found: _merged(found, 0), below_each_other)
+        return jax.tree.map(lambda found: found[:rows, :columns], results)
+
+    def blocks(self, count: int, shards: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray, Any]]:
+        """Rows and columns of blocks, one for each shard below each other at a time.
+
+        Args:
+            count: rows of all shards.
+            shards: in how many parts rows are computed; the grid's own are those of one.
 
         Yields:
             Indices of rows and of columns, filled up with the last ones to blocks of one size, and
-            the block's place in the grid, as a pair of slices.
+            the block's place in the whole, as a pair of slices.
         """
-        rows, columns = self.shape
+        columns = self.shape[1]
         height, width = self.rows_at_once * shards, self.columns_at_once
-        for top, left in itertools.product(range(0, rows, height), range(0, columns, width)):
+        for top, left in itertools.product(range(0, count, height), range(0, columns, width)):
             row, column = np.arange(top, top + height), np.arange(left, left + width)
-            place = slice(top, min(top + height, rows)), slice(left, min(left + width, columns))
-            yield row.clip(max=rows - 1), column.clip(max=columns - 1), place
+            place = slice(top, min(top + height, count)), slice(left, min(left + width, columns))
+            yield row.clip(max=count - 1), column.clip(max=columns - 1), place
 
 
 def _merged(part: jax.Array, axis: int) -> jax.Array:

@@ -157,8 +157,8 @@ def _sweep(
         swept = dataclasses.replace(
             gating, temperature=t, pool_temperature=t, site_temperatures=own
         )
-        logits, transpose = linearise(network, x, swept)
-        return transpose(targets.cotangents(target, logits))
+        _, pull = linearise(network, x, swept)
+        return pull(target)
 
     return lax.map(at, temperatures)
 

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from optax.projections import projection_box, projection_l2_ball
 
 from jax_excite import targets
-from jax_excite.blocks import Grid, evenly, in_loop
+from jax_excite.blocks import Cells, Grid, evenly, in_loop
 from jax_excite.devices import on_each
 from jax_excite.gating import Gating
 from jax_excite.pullback import Network, Params, fields, linearise
@@ -65,9 +65,8 @@ def _ascend(
     """
 
     def step(x: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
-        logits, transpose = linearise(network, x.astype(centres.dtype), settings.gating)
-        field = transpose(targets.cotangents(target, logits))
-        moved = settings.step(x, centres.astype(x.dtype), field)
+        logits, pull = linearise(network, x.astype(centres.dtype), settings.gating)
+        moved = settings.step(x, centres.astype(x.dtype), pull(target))
         return moved, targets.values(target, logits)
 
     return lax.scan(step, start, length=steps)
@@ -134,7 +133,7 @@ def climb_grid(
     only: Any,
     steps: int,
     trajectory: bool,
-    cells: int | None,
+    cells: Cells,
     sharding: NamedSharding | None,
 ) -> tuple[jax.Array, ...]:
     """`climb` with each of `N` images towards each of its classes `[N, C]`.
@@ -151,20 +150,27 @@ def climb_grid(
         on_images = softened(params, first, skip, only)
         on_cells = softened(params, jnp.repeat(first, grid.columns_at_once, 0), skip, only)
 
-        def block(rows: Any, columns: Any) -> Any:
-            x, classes = images[rows], indices[rows][:, columns]
-            centres, target = jnp.repeat(x, classes.shape[1], 0), classes.reshape(-1)
-            start = centres.astype(compute_dtype(centres.dtype))
-            values = []
-            if steps > 0:
-                logits, field = fields(on_images, x, classes, settings.gating)
-                start = settings.step(start, start, field.reshape(start.shape))
-                values = [jnp.take_along_axis(logits, classes, 1).reshape(1, -1)]
-            x, more = _ascend(on_cells, start, centres, target, settings, max(steps - 1, 0))
-            values = jnp.concatenate([*values, more])
-            results = _finished(params, x.astype(images.dtype), target, values, trajectory)
-            return tuple(part.reshape(*classes.shape, *part.shape[1:]) for part in results)
+        def begin(rows: Any) -> Any:
+            x = images[rows]
+            logits, pull = linearise(on_images, x, settings.gating)
 
-        return grid.in_loop(block)
+            def finish(columns: Any) -> Any:
+                classes = indices[rows][:, columns]
+                centres, target = jnp.repeat(x, classes.shape[1], 0), classes.reshape(-1)
+                start = centres.astype(compute_dtype(centres.dtype))
+                values = []
+                if steps > 0:
+                    start = settings.step(start, start, fields(pull, classes).reshape(start.shape))
+                    values = [jnp.take_along_axis(logits, classes, 1).reshape(1, -1)]
+                more_steps = max(steps - 1, 0)
+                end, more = _ascend(on_cells, start, centres, target, settings, more_steps)
+                values = jnp.concatenate([*values, more])
+                end = end.astype(images.dtype)
+                results = _finished(params, end, target, values, trajectory)
+                return tuple(part.reshape(*classes.shape, *part.shape[1:]) for part in results)
+
+            return finish
+
+        return grid.in_loop(begin)
 
     return on_each(compute, sharding, (params, settings), (images, indices))

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jax_excite.convolution_forms import Convolution, choose
@@ -98,8 +99,14 @@ def prepare(graph: Graph, inputs: Mapping[int, Any] | None = None) -> Prepared:
             prepared.folded[node.number] = Folded(w, following.shift, kernels)
             prepared.absorbed.update(following.absorbed)
         for body, operands in zip(node.bodies, passed_on(node), strict=True):
-            known = dict(zip(body.inputs, map(value, operands), strict=True))
-            inner = prepare(body, {n: v for n, v in known.items() if v is not None})
+            # A body sees slices of what a scan goes through, and shards under `shard_map`.
+            known = {
+                number: found
+                for number, operand in zip(body.inputs, operands, strict=True)
+                if (found := value(operand)) is not None
+                and np.shape(found) == body.types[number].shape
+            }
+            inner = prepare(body, known)
             prepared.folded.update(inner.folded)
             prepared.absorbed.update(inner.absorbed)
     return prepared

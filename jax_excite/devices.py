@@ -22,8 +22,10 @@ def sharding_of(x: Any, sharding: NamedSharding | None) -> NamedSharding | None:
         ImageError: the batch axis of what is asked for is not spread.
     """
     asked = sharding is not None
-    if not asked and isinstance(x, jax.Array) and not isinstance(x, Tracer):
-        sharding = x.sharding if isinstance(x.sharding, NamedSharding) else None
+    if not asked and isinstance(x, jax.Array):
+        # Of a traced array this is known where the mesh has axes of the type Explicit.
+        found = jax.typeof(x).sharding if isinstance(x, Tracer) else x.sharding
+        sharding = found if isinstance(found, NamedSharding) else None
     if sharding is None:
         return None
     axis = sharding.spec[0] if sharding.spec else None

@@ -1,6 +1,7 @@
 """Excitation pullbacks of a network's logits, for one target an image or for a grid of classes."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,15 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from jax_excite import targets
-from jax_excite.blocks import Grid, evenly, in_loop, rows_at_once
+from jax_excite.blocks import (
+    Cells,
+    Grid,
+    cells_a_write,
+    cells_at_once,
+    evenly,
+    in_loop,
+    rows_at_once,
+)
 from jax_excite.callables import as_floats, as_pytree
 from jax_excite.devices import gathered, on_each, sharding_of, shards_of, spread
 from jax_excite.errors import TargetError
@@ -113,7 +122,7 @@ def value_and_pullback(
         gating=as_floats(gating),
         skip=hashable(skip),
         only=hashable(only),
-        rows=rows_at_once(batch_size),
+        rows=rows_at_once(batch_size, x, gating),
         sharding=sharding,
     )
     return gathered(sharding, results, len(images), single)
@@ -146,14 +155,14 @@ def pullback_grid(
         bounds: as for `pullback`.
         batch_size: at most this many cells (an image with a class) at a time, on each device.
         sharding: as for `pullback`.
-        out: an array of the result's shape to write to, batch after batch, for a grid larger than
-            memory: a `numpy.lib.format.open_memmap`, a Zarr array.
+        out: a float array of the result's shape to write to, some batches at a time, for a grid
+            larger than memory: a `numpy.lib.format.open_memmap`, a Zarr array.
 
     Returns:
         The vector fields, `[N, C, H, W, 3]`, or `[C, H, W, 3]` for one image; `out`, if given.
 
     Raises:
-        ValueError: `out` has another shape.
+        ValueError: `out` has another shape, or no float dtype.
     """
     check_gating(gating)
     images, single = as_batch(x, bounds)
@@ -165,7 +174,7 @@ def pullback_grid(
         gating=as_floats(gating),
         skip=hashable(skip),
         only=hashable(only),
-        cells=rows_at_once(batch_size),
+        cells=cells_at_once(batch_size, x, gating),
         sharding=sharding_of(x, sharding),
     )
     return over_grid(compute, images, indices, single, out)[0]
@@ -189,9 +198,14 @@ def over_grid(
     wanted = (*indices.shape, *images.shape[1:])[single:]
     if tuple(out.shape) != wanted:
         raise ValueError(f"out has shape {tuple(out.shape)}: the result has {wanted}")
-    grid = Grid(len(indices), indices.shape[1], compute.keywords["cells"])
+    if not np.issubdtype(out.dtype, np.floating):
+        raise ValueError(f"out has dtype {out.dtype}: the result is float, so give such an array")
+    cells, written = cells_a_write(compute.keywords["cells"])
+    compute = functools.partial(compute, cells=cells)
+    shards = shards_of(sharding)
+    grid = Grid(math.ceil(len(indices) / shards), indices.shape[1], written)
     others: list[np.ndarray] = []
-    for rows, columns, place in grid.blocks(shards_of(sharding)):
+    for rows, columns, place in grid.blocks(len(indices), shards):
         block = spread(sharding, images[rows], indices[rows][:, columns])
         first, *more = gathered(sharding, compute(*block), len(rows), single=False)
         inside = tuple(slice(part.stop - part.start) for part in place)
@@ -219,8 +233,8 @@ def _value_and_pullback(
         network = softened(params, x[:at_once], skip, only)
 
         def block(x: jax.Array, target: Any) -> tuple[jax.Array, jax.Array]:
-            logits, transpose = linearise(network, x, gating)
-            return logits, transpose(targets.cotangents(target, logits))
+            logits, pull = linearise(network, x, gating)
+            return logits, pull(target)
 
         return in_loop(block, at_once, x, target)
 
@@ -236,36 +250,33 @@ def _pullback_grid(
     gating: Gating,
     skip: Any,
     only: Any,
-    cells: int | None,
+    cells: Cells,
     sharding: NamedSharding | None,
 ) -> tuple[jax.Array]:
     def compute(params: Params, gating: Gating, x: jax.Array, indices: jax.Array) -> Any:
         grid = Grid(len(indices), indices.shape[1], cells)
         network = softened(params, x[: grid.rows_at_once], skip, only)
 
-        def block(rows: Any, columns: Any) -> tuple[jax.Array]:
-            return (fields(network, x[rows], indices[rows][:, columns], gating)[1],)
+        def begin(rows: Any) -> Any:
+            _, pull = linearise(network, x[rows], gating)
+            return lambda columns: (fields(pull, indices[rows][:, columns]),)
 
-        return grid.in_loop(block)
+        return grid.in_loop(begin)
 
     return on_each(compute, sharding, (params, gating), (x, indices))
 
 
-def fields(
-    network: Network, x: jax.Array, indices: jax.Array, gating: Gating
-) -> tuple[jax.Array, jax.Array]:
-    """The logits `[N, K]`, and the pullbacks `[N, C, H, W, 3]` of classes `[N, C]`."""
-    logits, transpose = linearise(network, x, gating)
-    columns = jax.vmap(lambda target: transpose(targets.cotangents(target, logits)))(indices.T)
-    return logits, jnp.moveaxis(columns, 0, 1)
+def fields(pull: Callable[[Any], jax.Array], indices: jax.Array) -> jax.Array:
+    """The pullbacks `[N, C, H, W, 3]` of classes `[N, C]`, by what `linearise` gave for images."""
+    return jnp.moveaxis(jax.vmap(pull)(indices.T), 0, 1)
 
 
 def linearise(
     network: Network, x: jax.Array, gating: Gating
-) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
-    """The logits of a batch, and the map from their cotangents to vector fields."""
+) -> tuple[jax.Array, Callable[[Any], jax.Array]]:
+    """The logits of a batch, and the map from targets (of `targets.prepare`) to vector fields."""
     logits, transpose = jax.vjp(lambda x: network(x, gating), x)
-    return logits, lambda cotangent: transpose(cotangent)[0]
+    return logits, lambda target: transpose(targets.cotangents(target, logits))[0]
 
 
 def as_batch(

@@ -41,7 +41,7 @@ class GatingOptions(Options, total=False):
 class Rule(Hashable, Protocol):
     """How an attribution is computed; its own settings that are no arrays are part of it."""
 
-    def __call__(self, params: Params, like: jax.Array, settings: Any) -> Block:
+    def __call__(self, params: Params, like: jax.Array, gating: Gating, settings: Any) -> Block:
         """The function of a block of images shaped like `like`, and their targets."""
         ...
 
@@ -51,7 +51,8 @@ def attribute(
     params: Params,
     x: Images,
     c: Target,
-    settings: Any,
+    gating: Gating,
+    settings: Any = (),
     *,
     bounds: Bounds | None = (-1.0, 1.0),
     batch_size: int | None = None,
@@ -64,7 +65,8 @@ def attribute(
         params: as for `pullback`, like all that is not described here.
         x: one image `[H, W, 3]` or a batch `[N, H, W, 3]`.
         c: the target.
-        settings: a pytree of arrays that the rule takes, traced.
+        gating: how gates are softened.
+        settings: a pytree of other arrays that the rule takes, traced.
         bounds: the range of images.
         batch_size: images at a time.
         sharding: how to spread the images.
@@ -72,6 +74,7 @@ def attribute(
     Returns:
         The maps, shaped like `x`.
     """
+    check_gating(gating)
     images, single = as_batch(x, bounds)
     params = as_pytree(params)
     target = targets.prepare(c, len(images), number_of_logits(params, images), single)
@@ -81,9 +84,10 @@ def attribute(
         params,
         rows,
         target,
+        as_floats(gating),
         settings,
         rule=rule,
-        rows=rows_at_once(batch_size),
+        rows=rows_at_once(batch_size, x, gating),
         sharding=sharding,
     )
     return gathered(sharding, maps, len(images), single)
@@ -94,17 +98,18 @@ def _attribute(
     params: Params,
     x: jax.Array,
     target: Any,
+    gating: Gating,
     settings: Any,
     *,
     rule: Rule,
     rows: int | None,
     sharding: NamedSharding | None,
 ) -> jax.Array:
-    def compute(params: Params, settings: Any, x: jax.Array, target: Any) -> Any:
+    def compute(params: Params, gating: Gating, settings: Any, x: Any, target: Any) -> Any:
         at_once = evenly(len(x), rows)
-        return in_loop(rule(params, x[:at_once], settings), at_once, x, target)
+        return in_loop(rule(params, x[:at_once], gating, settings), at_once, x, target)
 
-    return on_each(compute, sharding, (params, settings), (x, target))
+    return on_each(compute, sharding, (params, gating, settings), (x, target))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,13 +129,6 @@ class Selection:
         network = softened(params, like, self.skip, self.only)
 
         def pull(x: jax.Array, target: Any) -> jax.Array:
-            logits, transpose = linearise(network, x, gating)
-            return transpose(targets.cotangents(target, logits))
+            return linearise(network, x, gating)[1](target)
 
         return pull
-
-
-def checked(gating: Gating) -> Gating:
-    """The gating with its temperatures as arrays; `GatingError` if it is none."""
-    check_gating(gating)
-    return as_floats(gating)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_excite import targets
-from jax_excite.attributions.engine import Block, Images, Options, attribute, checked
+from jax_excite.attributions.engine import Block, Images, Options, attribute
 from jax_excite.attributions.gradients import guided_backprop
 from jax_excite.errors import GatingError
 from jax_excite.gating import Gating
@@ -49,7 +49,7 @@ def grad_cam(
         GatingError: there is no such site, or it is no layer `[N, h, w, C]`.
         ExciteError: as for `pullback`.
     """
-    return attribute(_GradCam(site), params, x, c, checked(gating), **options)
+    return attribute(_GradCam(site), params, x, c, gating, **options)
 
 
 def guided_grad_cam(
@@ -72,8 +72,7 @@ def guided_grad_cam(
 class _GradCam:
     site: str | int | None
 
-    def __call__(self, params: Params, like: jax.Array, settings: Gating) -> Block:
-        gating = settings
+    def __call__(self, params: Params, like: jax.Array, gating: Gating, settings: Any) -> Block:
         plan = Plan(params, (like,), {}, (), None)
         layer, shape = _layer(plan, self.site)
         prepared = plan.prepare()

@@ -17,7 +17,6 @@ from jax_excite.attributions.engine import (
     Options,
     Selection,
     attribute,
-    checked,
 )
 from jax_excite.callables import as_floats
 from jax_excite.gating import Gating
@@ -116,7 +115,7 @@ def integrated_gradients(
     count = whole_number(steps, "steps")
     start = image_like(baseline, x, "baseline")
     rule = _Integrated(Selection.of(skip, only), count)
-    return attribute(rule, params, x, c, (checked(gating), start), **options)
+    return attribute(rule, params, x, c, gating, start, **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,14 +123,13 @@ class _Integrated:
     selection: Selection
     steps: int
 
-    def __call__(self, params: Params, like: jax.Array, settings: Any) -> Block:
-        gating, baseline = settings
+    def __call__(self, params: Params, like: jax.Array, gating: Gating, settings: Any) -> Block:
         field = self.selection.field(params, like, gating)
         places, weights = np.polynomial.legendre.leggauss(self.steps)
         nodes = np.stack([(places + 1) / 2, weights / 2], axis=1)
 
         def block(x: jax.Array, target: Any) -> jax.Array:
-            start = baseline.astype(x.dtype)
+            start = settings.astype(x.dtype)
 
             def add(total: jax.Array, node: jax.Array) -> tuple[jax.Array, None]:
                 return total + node[1] * field(start + node[0] * (x - start), target), None
@@ -184,7 +182,7 @@ def smooth_grad(
     if not std >= 0:
         raise ValueError(f"std is {std}: give a number of at least 0")
     rule = _Smoothed(Selection.of(skip, only), count)
-    return attribute(rule, params, x, c, (checked(gating), key, as_floats(std)), **options)
+    return attribute(rule, params, x, c, gating, (key, as_floats(std)), **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,8 +190,8 @@ class _Smoothed:
     selection: Selection
     samples: int
 
-    def __call__(self, params: Params, like: jax.Array, settings: Any) -> Block:
-        gating, key, std = settings
+    def __call__(self, params: Params, like: jax.Array, gating: Gating, settings: Any) -> Block:
+        key, std = settings
         field = self.selection.field(params, like, gating)
 
         def block(x: jax.Array, target: Any) -> jax.Array:

@@ -1,3 +1,5 @@
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,8 +7,11 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import jax_excite
-from jax_excite.blocks import Grid, evenly, in_loop, rows_at_once
+from jax_excite.blocks import Grid, cells_at_once, evenly, in_loop, rows_at_once
 from tests.networks import Network, images
+
+# `jax_excite.pullback` is the function.
+PULLBACK = importlib.import_module("jax_excite.pullback")
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 6, 7])
@@ -31,15 +36,21 @@ def test_blocks_are_even():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 4), (5, 6), (2, 7)])
-@pytest.mark.parametrize("cells", [1, 2, 3, 4, 6, 8, 13, 100, None])
+@pytest.mark.parametrize("cells", [1, 2, 3, 4, 6, 8, 13, 100, None, "column"])
 def test_a_grid_in_blocks(shape, cells):
     grid = Grid(*shape, cells)
-    assert cells is None or grid.rows_at_once * grid.columns_at_once <= cells
+    if isinstance(cells, int):
+        assert grid.rows_at_once * grid.columns_at_once <= cells
     whole = jnp.arange(shape[0] * shape[1] * 3.0).reshape(*shape, 3)
-    found = jax.jit(lambda: grid.in_loop(lambda rows, columns: (whole[rows][:, columns],)))()
+
+    def begin(rows):
+        part = whole[rows]
+        return lambda columns: (part[:, columns],)
+
+    found = jax.jit(lambda: grid.in_loop(begin))()
     np.testing.assert_array_equal(found[0], whole)
     covered = np.zeros(shape, int)
-    for rows, columns, place in grid.blocks(shards=2):
+    for rows, columns, place in grid.blocks(shape[0], shards=2):
         assert (len(rows), len(columns)) == (2 * grid.rows_at_once, grid.columns_at_once)
         covered[place] += 1
         inside = covered[place].shape
@@ -56,11 +67,29 @@ def test_the_default_is_small_on_a_cpu(monkeypatch):
     assert rows_at_once(50) == 50
 
 
+def test_what_has_to_stay_together_does(monkeypatch):
+    by_image = jax_excite.Gating(temperature=np.ones((8, 1, 1, 1)))
+    assert rows_at_once(None, images(n=8), by_image) is None
+    assert rows_at_once(4, images(n=8), by_image) == 4
+    seen = []
+
+    def look(x):
+        seen.append(
+            (rows_at_once(None, x), cells_at_once(None, x, None), cells_at_once(4, x, None))
+        )
+        return x
+
+    jax.jit(look)(jnp.ones(3))
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    jax.jit(lambda x: look(x))(jnp.ones(3))
+    assert seen == [(None, "column", 4), (6, 6, 4)]
+
+
 class Memory:
     """An array that knows what was written to it, and how much at a time."""
 
     def __init__(self, shape):
-        self.shape = shape
+        self.shape, self.dtype = shape, np.dtype(np.float32)
         self.array = np.full(shape, np.nan, np.float32)
         self.largest = 0
 
@@ -81,7 +110,7 @@ def test_a_grid_written_in_blocks(job, batch_size):
     out = Memory(wanted.shape)
     assert compute(Network(), x, classes, batch_size=batch_size, out=out, **options) is out
     np.testing.assert_allclose(out.array, wanted, rtol=1e-5, atol=1e-6)
-    assert out.largest <= batch_size * x[0].size
+    assert out.largest <= 8 * batch_size * x[0].size
     single = Memory(wanted.shape[1:])
     compute(Network(), x[1], classes, batch_size=batch_size, out=single, **options)
     np.testing.assert_allclose(single.array, wanted[1], rtol=1e-5, atol=1e-6)
@@ -113,3 +142,26 @@ def test_a_sharded_grid_written_in_blocks():
 def test_an_array_of_the_wrong_shape_is_refused():
     with pytest.raises(ValueError, match=r"out has shape \(2, 2, 8, 8\): the result has \(2, 3, 8"):
         jax_excite.pullback_grid(Network(), images(), [0, 1, 2], out=np.zeros((2, 2, 8, 8)))
+
+
+def test_an_array_that_cannot_hold_the_result_is_refused():
+    out = np.zeros((2, 3, 8, 8, 3), np.int32)
+    with pytest.raises(ValueError, match="out has dtype int32"):
+        jax_excite.pullback_grid(Network(), images(), [0, 1, 2], out=out)
+
+
+def test_devices_share_a_grid_that_is_written(monkeypatch):
+    """Blocks are as many for each device as its own rows ask for, not copies of the last image."""
+    sharding = NamedSharding(jax.make_mesh((8,), ("data",)), PartitionSpec("data"))
+    x, classes = images(n=16), [0, 2, 3]
+    shapes = []
+    compute = PULLBACK._pullback_grid
+
+    def watched(params, x, indices, **options):
+        shapes.append(indices.shape)
+        return compute(params, x, indices, **options)
+
+    monkeypatch.setattr(PULLBACK, "_pullback_grid", watched)
+    out = np.zeros((16, 3, *x.shape[1:]), np.float32)
+    jax_excite.pullback_grid(Network(), x, classes, sharding=sharding, out=out, batch_size=100)
+    assert shapes == [(16, 3)]

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jax_excite
 from jax_excite.callables import as_floats
-from jax_excite.climbing import Settings, climb_grid
+from jax_excite.climbing import Settings, Step, climb_grid
 from jax_excite.errors import ImageError
 from jax_excite.pullback import _pullback_grid
 from jax_excite.recipes import EXCITATION
@@ -104,13 +104,27 @@ def test_a_sharding_that_does_not_spread_the_batch_is_refused(data):
         JOBS["pullback"](images(n=8), sharding=NamedSharding(data.mesh, PartitionSpec()))
 
 
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("job", ["pullback", "pullback_grid", "pga", "pga_grid"])
+def test_nothing_is_gathered_in_a_program_that_a_user_compiles(job, kind):
+    """Traced images need not say how they are spread, so nothing may loop over their rows."""
+    x = images(n=16)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
+    spread = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+    compiled = jax.jit(JOBS[job]).lower(spread).compile()
+    text = compiled.as_text()
+    assert re.search(r"num_partitions=8", text)
+    assert not COMMUNICATES.search(text), COMMUNICATES.search(text)
+    assert_same(compiled(spread), JOBS[job](x))
+
+
 @pytest.mark.parametrize("cells", [None, 3, 1])
 def test_nothing_passes_between_devices(cells, data):
     x = jax.device_put(images(n=16), data)
     indices = jax.device_put(jnp.tile(jnp.array(CLASSES), (16, 1)), data)
     options = {"skip": (), "only": None, "cells": cells, "sharding": data}
     grid = _pullback_grid.lower(Network(), x, indices, gating=as_floats(EXCITATION), **options)
-    settings = Settings(*as_floats((EXCITATION, 1.0, 2.0, (-1.0, 1.0))))
+    settings = as_floats(Settings(EXCITATION, Step(1.0, 2.0, (-1.0, 1.0))))
     ascent = climb_grid.lower(
         Network(), x, indices, settings=settings, steps=2, trajectory=True, **options
     )

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import jax_excite
 from jax_excite import (
     ExciteError,
     Gating,
@@ -137,6 +138,57 @@ def test_grid_runs_one_forward_pass_for_all_classes(model, x):
     forward = convolutions(lambda m, x: m(x), model, x)
     assert forward == 2
     assert one == many == 2 * forward
+
+
+@pytest.mark.parametrize("grid", ["pullback_grid", "pga_grid"])
+def test_blocks_of_classes_share_a_forward_pass(model, x, grid):
+    passes = []
+
+    def counting(x):
+        jax.debug.callback(lambda: passes.append(len(x)))
+        return model(x)
+
+    options = {} if grid == "pullback_grid" else {"steps": 1}
+    getattr(jax_excite, grid)(counting, x, [0, 1, 2, 3, 4], batch_size=2, **options)
+    jax.effects_barrier()
+    assert passes == [1] * len(x)
+
+
+def test_temperatures_that_vary_over_images(model):
+    x = images(8)
+    temperatures = np.linspace(0.1, 1, 8).astype(np.float32)
+    field = pullback(model, x, 2, gating=Gating(temperatures.reshape(8, 1, 1, 1), 0.3))
+    for image, t, own in zip(x, temperatures, field, strict=True):
+        assert relative_error(own, pullback(model, image, 2, gating=Gating(t, 0.3))) < 1e-5
+
+
+def test_kernels_and_biases_that_a_scan_goes_through():
+    keys = jax.random.split(jax.random.key(3), 3)
+    kernels = jax.random.normal(keys[0], (4, 3, 3, 8, 8)) / 8
+    biases, first = jax.random.normal(keys[1], (4, 8)) / 8, jax.random.normal(keys[2], (3, 8))
+
+    def layer(h, kernel, bias, relu):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        z = jax.lax.conv_general_dilated(h, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+        return relu(z + bias)
+
+    @jax.tree_util.Partial
+    def constants(x):
+        def step(h, weights):
+            return layer(h, *weights, jax.nn.relu), None
+
+        return jax.lax.scan(step, x @ first, (kernels, biases))[0].mean(axis=(1, 2))
+
+    def by_hand(x):
+        h = x @ first
+        for kernel, bias in zip(kernels, biases, strict=True):
+            h = layer(h, kernel, bias, lambda z: soft_relu(z, 0.3))
+        return h.mean(axis=(1, 2))
+
+    x = images(2)
+    wanted = jax.grad(lambda x: by_hand(x)[:, 1].sum())(x)
+    assert relative_error(pullback(constants, x, 1), wanted) < 1e-5
+    assert relative_error(pullback_grid(constants, x, [1])[:, 0], wanted) < 1e-5
 
 
 def test_what_changes_in_a_value_recompiles_nothing(model, x):
