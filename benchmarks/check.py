@@ -44,7 +44,15 @@ def error_of(job: JobName, result: Path, folder: Path) -> float:
         if job != "pga":
             return relative_error(arrays["result"], fields)
         cells, _ = as_cells(np.load(folder / "images.npy"), np.load(folder / "classes.npy"))
+        if not is_inside(arrays["result"], cells):
+            return float("inf")
         return relative_error(arrays["first_step"] - cells, first_step(cells, fields) - cells)
+
+
+def is_inside(found: np.ndarray, x: np.ndarray) -> bool:
+    """Whether ascended images are within the ball around `x` and the bounds, to rounding."""
+    distances = np.linalg.norm((found - x).reshape(len(x), -1), axis=1)
+    return bool(distances.max() <= RADIUS * 1.001 and np.abs(found).max() <= 1.001)
 
 
 def first_step(x: np.ndarray, fields: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from benchmarks.workers import ENVIRONMENTS, Worker, WorkerError, available_memo
 
 USABLE = 0.7  # part of the available memory that idle workers may fill
 
-# A variant, and cells or images at a time: None for all at once.
+# A variant, and cells or images at a time: None for all in PyTorch, for its own choice here.
 Contestant = tuple[Variant, int | None]
 
 
@@ -34,7 +34,7 @@ class Measurement:
 
     Attributes:
         variant: which.
-        batch_size: cells or images at a time; None for all.
+        batch_size: cells or images at a time; None for all in PyTorch, for its own choice here.
         seconds: of each round.
         begun: seconds of each round until the job had begun; in PyTorch on a CPU, until its end.
         first: the same in the first run of a process without a cache, which compiles.

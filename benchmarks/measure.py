@@ -53,7 +53,7 @@ def contestants(
 
 def _best_batch_size(setup: Setup, environment: str, variant: Variant) -> Contestant:
     sizes = [size for size in BATCH_SIZES[setup.device] if size < setup.sizes.cells]
-    candidates: list[Contestant] = [(variant, size) for size in (*sizes, None)]
+    candidates: list[Contestant] = [(variant, size) for size in (*sizes, setup.sizes.cells)]
     once = dataclasses.replace(setup, rounds=1)
     tried, _ = measure(once, "throughput", environment, candidates)
     best = min(tried, key=lambda trial: min(trial.seconds, default=math.inf))

@@ -26,7 +26,7 @@ class Row:
         job: what was done, in words.
         environment: a key of `workers.ENVIRONMENTS`.
         variant: who did it.
-        batch_size: cells or images at a time; None for all.
+        batch_size: cells or images at a time; None for all in PyTorch, for its own choice here.
         complaint: why the row is worth nothing; empty if it is sound.
         failed: that the complaint fails the run.
         seconds: of each round; empty if the variant did not run, and then there is no more.

@@ -121,7 +121,7 @@ def _rates(rates: Sequence[dict[str, Any]]) -> str:
 
 
 def _cells(row: Row) -> list[str]:
-    batch = "default" if row.batch_size is None else str(row.batch_size)
+    batch = str(row.batch_size or ("default" if row.variant.startswith("ours") else "all"))
     start = [row.model, row.job, row.environment, row.variant, batch]
     if not row.seconds:
         middle = ["-"] * (len(COLUMNS) - len(start) - 1)

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from jax_excite.convolution_forms import Convolution, choose
-from jax_excite.folding import Consumers, following_map, known_values
+from jax_excite.folding import ChannelMap, Consumers, following_map, known_values
 from jax_excite.graph import Constant, Graph, Node, Operand, passed_on
 
 
@@ -76,7 +76,9 @@ class Prepared:
     absorbed: dict[int, int]
 
 
-def prepare(graph: Graph, inputs: Mapping[int, Any] | None = None) -> Prepared:
+def prepare(
+    graph: Graph, inputs: Mapping[int, Any] | None = None, *, fold: bool = True
+) -> Prepared:
     """Fold what follows convolutions into them, and prepare their input gradients.
 
     Of the kernels that are constants of a graph. Made outside of a loop in which the graph is run,
@@ -85,6 +87,7 @@ def prepare(graph: Graph, inputs: Mapping[int, Any] | None = None) -> Prepared:
     Args:
         graph: with the graphs nested in it.
         inputs: what is known of its inputs.
+        fold: for one image the folded kernels cost more than they save.
     """
     value, consumers = known_values(graph, dict(inputs or {})), Consumers(graph)
     prepared = Prepared({}, {})
@@ -92,7 +95,9 @@ def prepare(graph: Graph, inputs: Mapping[int, Any] | None = None) -> Prepared:
         conv = find_convolution(graph, node)
         if conv is not None and (w := value(node.inputs[1])) is not None:
             w = jnp.asarray(w)
-            following = following_map(graph, node, value, consumers)
+            following = ChannelMap(None, None, {})
+            if fold:
+                following = following_map(graph, node, value, consumers)
             w = w if following.scale is None else w * following.scale
             form = choose(conv, _type(graph, node.inputs[0]).shape, w.shape)
             kernels = form and form.prepare(conv, w)
@@ -106,7 +111,7 @@ def prepare(graph: Graph, inputs: Mapping[int, Any] | None = None) -> Prepared:
                 if (found := value(operand)) is not None
                 and np.shape(found) == body.types[number].shape
             }
-            inner = prepare(body, known)
+            inner = prepare(body, known, fold=fold)
             prepared.folded.update(inner.folded)
             prepared.absorbed.update(inner.absorbed)
     return prepared

@@ -133,9 +133,9 @@ class Plan:
             site.name: found[site.name] for site in self.sites if site.name in found
         }
 
-    def prepare(self) -> Prepared:
+    def prepare(self, *, fold: bool = True) -> Prepared:
         """What makes `run` faster, computed from the constants of the function."""
-        return prepare(self._graph)
+        return prepare(self._graph, fold=fold)
 
     def _around(
         self,

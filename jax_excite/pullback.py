@@ -230,7 +230,7 @@ def _value_and_pullback(
 ) -> tuple[jax.Array, jax.Array]:
     def compute(params: Params, gating: Gating, x: jax.Array, target: Any) -> Any:
         at_once = evenly(len(x), rows)
-        network = softened(params, x[:at_once], skip, only)
+        network = softened(params, x[:at_once], skip, only, fold=len(x) > 1)
 
         def block(x: jax.Array, target: Any) -> tuple[jax.Array, jax.Array]:
             logits, pull = linearise(network, x, gating)

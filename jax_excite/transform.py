@@ -78,15 +78,18 @@ def softened(
     like: Any,
     skip: SiteSelection = (),
     only: SiteSelection | None = None,
+    *,
+    fold: bool = True,
 ) -> Callable[[jax.Array, Gating], Any]:
     """`excite(fn)` for many calls within one trace, on arrays shaped like `like`.
 
     It is traced once, and what can be computed without the input is computed here, outside of any
     loop that calls the result. Unlike those of `excite`, its outputs differ from those of `fn` by
-    rounding, for the sake of speed. Errors are those of `excite`.
+    rounding, for the sake of speed. `fold` pays where it is called for more than one image. Errors
+    are those of `excite`.
     """
     plan = Plan(fn, (like,), {}, skip, only)
-    prepared = plan.prepare()
+    prepared = plan.prepare(fold=fold)
 
     def call(x: jax.Array, gating: Gating) -> Any:
         plan.check(gating)
