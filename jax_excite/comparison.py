@@ -169,7 +169,13 @@ def _random_logit(chunk: Chunk) -> Scores:
 
 
 def _parameter_randomisation(chunk: Chunk) -> Scores:
-    return chunk.on_methods(metrics.parameter_randomisation, seed=chunk.seed[0])
+    changed = metrics.randomised(chunk.params, chunk.x, seed=chunk.seed[0])
+    return {
+        name: metrics.parameter_randomisation(
+            method, chunk.params, changed, chunk.x, chunk.target, maps=own
+        )
+        for (name, method), own in zip(chunk.methods.items(), chunk.maps, strict=True)
+    }
 
 
 def _focus(chunk: Chunk) -> Scores:

@@ -13,7 +13,12 @@ from jax_excite.metrics.faithfulness import (
 )
 from jax_excite.metrics.localisation import Mosaics, boxes, focus, mosaics, pointing_game
 from jax_excite.metrics.similarity import cosine, pearson, spearman, ssim, total_variation
-from jax_excite.metrics.stability import max_sensitivity, parameter_randomisation, random_logit
+from jax_excite.metrics.stability import (
+    max_sensitivity,
+    parameter_randomisation,
+    random_logit,
+    randomised,
+)
 from jax_excite.metrics.transfer import Standing, climb_along, standing, transfer
 
 __all__ = [
@@ -35,6 +40,7 @@ __all__ = [
     "pearson",
     "pointing_game",
     "random_logit",
+    "randomised",
     "spearman",
     "ssim",
     "standing",

@@ -6,10 +6,10 @@ photographs (Hooker et al., "A Benchmark for Interpretability Methods", 2019). T
 the baseline that is put there. So compare methods within one setting, never values across settings.
 """
 
+import math
 from typing import Any, TypedDict, Unpack
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jax_excite.attributions.gradients import image_like, whole_number
@@ -72,22 +72,20 @@ def faithfulness_correlation(
     """
     case, base, settings = _prepared(params, x, c, maps, options)
     shape = case.x.shape[1:]
-    subsets = random_subsets(key, runs, subset_size, int(np.prod(shape)))
+    subsets = random_subsets(key, runs, subset_size, math.prod(shape))
     found, sums = responses(case, subsets[None, None], Listed(shape), runs, base, **settings)
     drops = values(case, **settings)[:, None] - found
     return case.values(pearson(sums, drops))
 
 
-def random_subsets(key: jax.Array, runs: int, subset_size: int, size: int) -> jax.Array:
+def random_subsets(key: jax.Array, runs: int, subset_size: int, size: int) -> np.ndarray:
     """`runs` subsets of `subset_size` different places of `size`, `[runs, subset_size]`."""
     whole_number(runs, "runs")
     if whole_number(subset_size, "subset_size") > size:
         raise ValueError(f"subset_size is {subset_size}: an image has {size} values")
-
-    def subset(run: jax.Array) -> jax.Array:
-        return jax.random.choice(jax.random.fold_in(key, run), size, (subset_size,), replace=False)
-
-    return jax.lax.map(subset, jnp.arange(runs))
+    # NumPy draws a few of many without shuffling all of them.
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+    return np.stack([rng.choice(size, subset_size, replace=False) for _ in range(runs)])
 
 
 def faithfulness_estimate(
@@ -124,18 +122,18 @@ def faithfulness_estimate(
     return case.values(pearson(sums, drops))
 
 
-def ranked_groups(maps: jax.Array, steps: int) -> jax.Array:
+def ranked_groups(maps: Images, steps: int) -> np.ndarray:
     """For each value of maps `[..., H, W, C]` its group: 0 for the greatest, up to `steps` - 1.
 
     All groups have the same size but the last, which may be smaller. Of equal values the first
     comes first.
     """
-    shape = maps.shape
-    flat = maps.reshape(-1, int(np.prod(shape[-3:])))
-    size = -(-flat.shape[1] // steps)
-    order = jnp.argsort(-flat, axis=1, stable=True)
-    ranks = jnp.argsort(order, axis=1).astype(jnp.int32)
-    return (ranks // size).reshape(shape)
+    flat = np.asarray(maps).reshape(-1, math.prod(maps.shape[-3:]))
+    size = math.ceil(flat.shape[1] / steps)
+    order = np.argsort(-flat, axis=1, kind="stable")
+    groups = np.empty(flat.shape, np.int32)
+    np.put_along_axis(groups, order, np.arange(flat.shape[1], dtype=np.int32)[None] // size, axis=1)
+    return groups.reshape(maps.shape)
 
 
 def infidelity(
@@ -175,7 +173,7 @@ def infidelity(
     side = whole_number(patch_size, "patch_size")
     across = -(-width // side)
     squares = np.arange(height)[:, None] // side * across + np.arange(width) // side
-    groups = jnp.asarray(squares, jnp.int32)[None, None, :, :, None]
+    groups = squares.astype(np.int32)[None, None, :, :, None]
     count = int(squares.max()) + 1
     found, sums = responses(case, groups, equal, count, base, weighted=True, **settings)
     drops = values(case, **settings)[:, None] - found

@@ -101,7 +101,7 @@ class Listed:
 
 def values(case: Case, softmax: bool = False, batch_size: int | None = None) -> np.ndarray:
     """The target's value at each image, `[N]`: a logit, or with `softmax` a probability."""
-    nowhere = jnp.zeros((1, 1, 1, 1, 1), np.int32)
+    nowhere = np.zeros((1, 1, 1, 1, 1), np.int32)
     found, _ = responses(
         case, nowhere, before, 1, 0.0, softmax=softmax, batch_size=batch_size, only_values=True
     )
@@ -110,7 +110,7 @@ def values(case: Case, softmax: bool = False, batch_size: int | None = None) -> 
 
 def responses(
     case: Case,
-    groups: jax.Array,
+    groups: Images,
     replaced: Replaced,
     copies: int,
     base: Any,

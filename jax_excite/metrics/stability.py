@@ -120,43 +120,22 @@ def other_classes(key: jax.Array, classes: np.ndarray, logits: int) -> np.ndarra
     return (classes + np.asarray(drawn)) % logits
 
 
-def parameter_randomisation(
-    method: Method,
-    params: Params,
-    x: Images,
-    c: Any,
-    *,
-    seed: int = 0,
-    down_to: str | None = None,
-    similarity: Similarity = spearman,
-    maps: Images | None = None,
-) -> np.ndarray:
-    """How alike the maps of the network and of one with random weights are.
+def randomised(params: Params, x: Images, *, seed: int = 0, down_to: str | None = None) -> Params:
+    """The network with the entries of each weight shuffled, so that their spread stays.
 
-    Adebayo et al., "Sanity Checks for Saliency Maps" (2018), section 3.1. The entries of each
-    weight are shuffled, so that their spread stays (the authors draw them anew). Maps that are
-    dominated by edges of the image correlate in any case, and signs by chance: see
-    `jax_excite.sanity` for magnitudes.
+    Adebayo et al. (2018), section 3.1, where weights are drawn anew.
 
     Args:
-        method: an attribution with its settings bound, called as `method(params, x, c)`.
         params: a callable pytree whose leaves are its weights.
-        x: one image `[H, W, 3]` or a batch `[N, H, W, 3]`.
-        c: the target.
+        x: one image `[H, W, 3]` or a batch, from which the order of the layers is found.
         seed: of the shuffling.
-        down_to: the lowest layer to randomise, as `jax_excite.sanity.layers` names it, with all
-            above it; None for all.
-        similarity: of two batches of maps.
-        maps: what `method` makes of `x`, if it is known.
-
-    Returns:
-        The similarity for each image.
+        down_to: the lowest layer to shuffle, as `jax_excite.sanity.layers` names it, with all above
+            it; None for all.
 
     Raises:
         ExciteError: there is no such layer, or `params` has no weights.
     """
-    images, single = as_batch(x, None)
-    found = layers(params, images[:1])
+    found = layers(params, as_batch(x, None)[0][:1])
     if down_to is not None and down_to not in found:
         raise ExciteError(f"down_to is {down_to!r}: the layers are {', '.join(found)}")
     changed = params
@@ -164,6 +143,38 @@ def parameter_randomisation(
         changed = randomise(changed, names, seed)
         if layer == down_to:
             break
+    return changed
+
+
+def parameter_randomisation(
+    method: Method,
+    params: Params,
+    changed: Params,
+    x: Images,
+    c: Any,
+    *,
+    similarity: Similarity = spearman,
+    maps: Images | None = None,
+) -> np.ndarray:
+    """How alike the maps of the network and of one with random weights are.
+
+    Adebayo et al., "Sanity Checks for Saliency Maps" (2018), section 3.1. Maps that are dominated
+    by edges of the image correlate in any case, and signs by chance: see `jax_excite.sanity` for
+    magnitudes.
+
+    Args:
+        method: an attribution with its settings bound, called as `method(params, x, c)`.
+        params: a callable pytree whose leaves are its weights.
+        changed: the same with random weights, as `randomised` makes it.
+        x: one image `[H, W, 3]` or a batch `[N, H, W, 3]`.
+        c: the target.
+        similarity: of two batches of maps.
+        maps: what `method` makes of `x`, if it is known.
+
+    Returns:
+        The similarity for each image.
+    """
+    images, single = as_batch(x, None)
     before = method(params, x, c) if maps is None else maps
     after = method(changed, x, c)
     alike = similarity(*(np.asarray(m).reshape(images.shape) for m in (before, after)))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import ours, referee, torch_variants
-from benchmarks.check import Accuracy, complaint, error_of, first_step
+from benchmarks.check import Accuracy, complaint, error_of, first_step, is_inside
 from benchmarks.contest import Measurement, Setup
 from benchmarks.jobs import JOBS, Sizes, gflop
 from benchmarks.rows import make_rows
@@ -102,6 +102,18 @@ def test_first_step_clips():
     expected = x.copy()
     expected[0, 0, 0, 0], expected[0, 1, 1, 1] = 1.0, 0.5 - 20 * 1e-3 / 3
     np.testing.assert_allclose(first_step(x, field), expected, rtol=1e-6)
+
+
+def test_an_ascent_that_leaves_the_ball_or_the_bounds_is_found():
+    x = np.zeros((2, 64, 64, 3))
+    near, far, bright = x.copy(), x.copy(), x.copy()
+    near[0] = 0.9
+    far[1] = 0.95
+    bright[0, 0, 0, 0] = 1.1
+    assert np.linalg.norm(near[0]) < 100 < np.linalg.norm(far[1])
+    assert is_inside(near, x)
+    assert not is_inside(far, x)
+    assert not is_inside(bright, x)
 
 
 def test_work_of_resnet50():

@@ -193,14 +193,18 @@ def test_random_logit(model, x):
 
 
 def test_parameter_randomisation(model, x):
-    blind = metrics.parameter_randomisation(attributions.edges, model, x, 2)
+    changed = metrics.randomised(model, x)
+    blind = metrics.parameter_randomisation(attributions.edges, model, changed, x, 2)
     np.testing.assert_allclose(blind, 1)
-    seeing = metrics.parameter_randomisation(attributions.gradient, model, x, 2)
+    seeing = metrics.parameter_randomisation(attributions.gradient, model, changed, x, 2)
     assert (np.abs(seeing) < 0.9).all()
-    head = metrics.parameter_randomisation(attributions.gradient, model, x, 2, down_to="head")
-    assert not np.allclose(head, seeing)
+    head = metrics.randomised(model, x, down_to="head")
+    np.testing.assert_array_equal(head.conv1.kernel[...], model.conv1.kernel[...])
+    assert not np.array_equal(head.head.kernel[...], model.head.kernel[...])
+    above = metrics.parameter_randomisation(attributions.gradient, model, head, x, 2)
+    assert not np.allclose(above, seeing)
     with pytest.raises(ExciteError, match="down_to is 'neck': the layers are head, conv2"):
-        metrics.parameter_randomisation(attributions.gradient, model, x, 2, down_to="neck")
+        metrics.randomised(model, x, down_to="neck")
 
 
 def test_mosaics_focus_and_pointing():
