@@ -56,33 +56,43 @@ def standard_methods(gating: Gating, seed: int = 0) -> dict[str, Method]:
 _SLOW = ("smoothed_pullback", "pga_difference", "integrated_gradients", "smooth_grad")
 
 
-class Chunk:
-    """Photographs of one model whose scores are computed together.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Entrant:
+    """A network with the methods that are compared on it.
 
-    Args:
+    Attributes:
+        name: of the network.
         params: the network.
         methods: by name.
-        x: photographs `[n, H, W, 3]`.
-        number: that of the chunk, which seeds what is random.
-        seed: of the run.
-        target: class index of each, `[n]`; the network's predictions if None.
+        seed: of all that is random.
         judge: another network with the same classes, for the metric `transfer`.
     """
 
+    name: str
+    params: Params
+    methods: Mapping[str, Method]
+    seed: int = 0
+    judge: Params | None = None
+
+
+class Chunk:
+    """Photographs of one entrant whose scores are computed together.
+
+    Args:
+        entrant: the network and its methods.
+        x: photographs `[n, H, W, 3]`.
+        number: that of the chunk, which seeds what is random.
+        target: class index of each, `[n]`; the network's predictions if None.
+    """
+
     def __init__(
-        self,
-        params: Params,
-        methods: Mapping[str, Method],
-        x: np.ndarray,
-        number: int,
-        seed: int,
-        target: np.ndarray | None = None,
-        judge: Params | None = None,
+        self, entrant: Entrant, x: np.ndarray, number: int = 0, target: np.ndarray | None = None
     ):
-        self.params, self.methods, self.x, self.judge = params, methods, x, judge
-        self.seed = (seed, number)
-        self.key = jax.random.fold_in(jax.random.key(seed), number)
-        self.target = predictions(params, x) if target is None else target
+        self.entrant, self.x = entrant, x
+        self.params, self.methods = entrant.params, entrant.methods
+        self.seed = (entrant.seed, number)
+        self.key = jax.random.fold_in(jax.random.key(entrant.seed), number)
+        self.target = predictions(self.params, x) if target is None else target
 
     @functools.cached_property
     def maps(self) -> np.ndarray:
@@ -169,13 +179,18 @@ def _random_logit(chunk: Chunk) -> Scores:
 
 
 def _parameter_randomisation(chunk: Chunk) -> Scores:
-    changed = metrics.randomised(chunk.params, chunk.x, seed=chunk.seed[0])
+    changed = _random_network(chunk.entrant, chunk.x.shape[1:])
     return {
         name: metrics.parameter_randomisation(
             method, chunk.params, changed, chunk.x, chunk.target, maps=own
         )
         for (name, method), own in zip(chunk.methods.items(), chunk.maps, strict=True)
     }
+
+
+@functools.lru_cache(maxsize=1)
+def _random_network(entrant: Entrant, shape: tuple[int, ...]) -> Params:
+    return metrics.randomised(entrant.params, np.zeros(shape, np.float32), seed=entrant.seed)
 
 
 def _focus(chunk: Chunk) -> Scores:
@@ -191,18 +206,19 @@ def _total_variation(chunk: Chunk) -> Scores:
 
 
 def _transfer(chunk: Chunk) -> Scores:
-    assert chunk.judge is not None
+    judge = chunk.entrant.judge
+    assert judge is not None
     rng = np.random.default_rng(chunk.seed)
-    classes = number_of_classes(chunk.judge, chunk.x)
+    classes = number_of_classes(judge, chunk.x)
     wanted = other_classes(jax.random.key(int(rng.integers(2**31))), chunk.target, classes)
-    before = metrics.standing(chunk.judge, chunk.x, wanted).rank
+    before = metrics.standing(judge, chunk.x, wanted).rank
     found = {}
     for name, method in chunk.methods.items():
         if name in _SLOW:
             found[name] = np.full(len(chunk.x), np.nan)
             continue
         climbed = metrics.climb_along(method, chunk.params, chunk.x, wanted)
-        after = metrics.standing(chunk.judge, climbed, wanted).rank
+        after = metrics.standing(judge, climbed, wanted).rank
         found[name] = np.log10((1 + before) / (1 + after))
     return found
 

@@ -14,13 +14,13 @@ from jax_excite.cli.console import errors_in_one_line, with_progress
 from jax_excite.cli.gatings import excitation_gating, with_stored_temperatures
 from jax_excite.cli.manifest import appear_together, describe_file, describe_run, save_manifest
 from jax_excite.cli.networks import DEFAULT_MODEL, open_images, open_network
-from jax_excite.comparison import METRICS, Chunk, chunks, standard_methods
+from jax_excite.comparison import METRICS, Chunk, Entrant, chunks, standard_methods
 from jax_excite.datasets import ImageData, image_folder
 from jax_excite.errors import ExciteError
 from jax_excite.gating import Gating
 from jax_excite.journal import Journal
 from jax_excite.metrics.stability import Method
-from jax_excite.models import Classifier, model_spec
+from jax_excite.models import model_spec
 from jax_excite.pullback import pullback
 from jax_excite.summary import markdown, summarise, writer_of
 
@@ -32,15 +32,6 @@ class TargetChoice(StrEnum):
 
     PREDICTED = "predicted"
     LABEL = "label"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Entrant:
-    """A model with the methods that are compared on it."""
-
-    name: str
-    network: Classifier
-    methods: dict[str, Method]
 
 
 def evaluate(
@@ -106,7 +97,9 @@ def evaluate(
             gating = with_stored_temperatures(gating, network, temperature)
             methods = {**standard_methods(gating, seed), **_at_temperatures(gating, temperatures)}
             kept = _chosen("method", method, methods)
-            entrants.append(_Entrant(name, network, {each: methods[each] for each in kept}))
+            entrants.append(Entrant(name, network, {each: methods[each] for each in kept}, seed))
+        for place, judge in enumerate(entrants[1:] + entrants[:1]):
+            entrants[place] = dataclasses.replace(entrants[place], judge=judge.params)
         compared = list(entrants[0].methods)
         if reference not in compared:
             raise ExciteError(f"--reference is {reference}: compared are {', '.join(compared)}")
@@ -119,7 +112,7 @@ def evaluate(
             "seed": seed,
         }
         with Journal.open(out.with_suffix(".journal.jsonl"), settings) as journal:
-            _fill(journal, entrants, metrics, photographs, target, seed)
+            _fill(journal, entrants, metrics, photographs, target)
             table = _table(journal, entrants, metrics, len(photographs))
         lines = summarise(table, reference, seed=seed)
         beside = [out, *(out.with_suffix(each) for each in (".md", ".png", ".manifest.json"))]
@@ -159,11 +152,10 @@ def _at_temperatures(gating: Gating, text: str | None) -> dict[str, Method]:
 
 def _fill(
     journal: Journal,
-    entrants: Sequence[_Entrant],
+    entrants: Sequence[Entrant],
     metrics: Sequence[str],
     photographs: ImageData,
     target: TargetChoice,
-    seed: int,
 ) -> None:
     """Compute what the journal does not have, chunk after chunk."""
     parts = chunks(len(photographs), _AT_ONCE)
@@ -175,11 +167,10 @@ def _fill(
     ]
     for place, number in with_progress(work, "Comparing, chunks of photographs"):
         entrant, (indices, count) = entrants[place], parts[number]
-        judge = entrants[(place + 1) % len(entrants)].network
         some = [photographs[int(index)] for index in indices]
         labels = np.asarray([each.label for each in some]) if target is TargetChoice.LABEL else None
-        x = open_images(entrant.network, [each.image for each in some])
-        chunk = Chunk(entrant.network, entrant.methods, x, number, seed, labels, judge)
+        x = open_images(entrant.params, [each.image for each in some])
+        chunk = Chunk(entrant, x, number, labels)
         for metric in metrics:
             key = _key(entrant.name, number, metric)
             if key not in journal:
@@ -197,7 +188,7 @@ def _plain(scores: np.ndarray) -> list[float | None]:
 
 
 def _table(
-    journal: Journal, entrants: Sequence[_Entrant], metrics: Sequence[str], count: int
+    journal: Journal, entrants: Sequence[Entrant], metrics: Sequence[str], count: int
 ) -> dict[str, dict[str, dict[str, list[float]]]]:
     """All scores by model, metric and method."""
     numbers = range(len(chunks(count, _AT_ONCE)))

@@ -61,8 +61,11 @@ def test_command(command, folder):
     assert result.returncode == 0, result.stderr
     if "--out" in arguments:
         out = folder / arguments[arguments.index("--out") + 1]
-        assert out.suffix == ".safetensors" or matplotlib.image.imread(out).std() > 0.05
-        assert out.stat().st_size > 100_000
+        picture = out.with_suffix(".png") if out.suffix == ".csv" else out
+        assert out.exists()
+        if picture.suffix == ".png":
+            assert matplotlib.image.imread(picture).std() > 0.05
+        assert picture.stat().st_size > (10_000 if out.suffix == ".csv" else 100_000)
 
 
 def test_weights_converter(folder):
