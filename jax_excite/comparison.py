@@ -33,7 +33,7 @@ def standard_methods(gating: Gating, seed: int = 0) -> dict[str, Method]:
     each: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         "excitation_pullback": (attributions.excitation_pullback, {**free, "gating": gating}),
         "smoothed_pullback": (attributions.smoothed_pullback, {**noisy, "gating": gating}),
-        "pga_difference": (attributions.pga_difference, {**free, "gating": gating}),
+        "pga_difference": (_pga_difference, {"gating": gating}),
         "gradient": (attributions.gradient, free),
         "input_x_gradient": (attributions.input_x_gradient, free),
         "integrated_gradients": (
@@ -52,7 +52,13 @@ def standard_methods(gating: Gating, seed: int = 0) -> dict[str, Method]:
     return {name: functools.partial(method, **bound) for name, (method, bound) in each.items()}
 
 
-# Those whose maps take many passes, and which are not followed up ten steps for `transfer`.
+def _pga_difference(params: Params, x: Any, c: Any, gating: Gating) -> Any:
+    """Within [-1, 1], or within the range of images that a metric has moved out of it."""
+    bounds = (min(-1.0, float(np.min(x))), max(1.0, float(np.max(x))))
+    return attributions.pga_difference(params, x, c, gating=gating, bounds=bounds)
+
+
+# Those whose maps take many passes, and which are not followed up ten steps for transfer.
 _SLOW = ("smoothed_pullback", "pga_difference", "integrated_gradients", "smooth_grad")
 
 
@@ -65,7 +71,7 @@ class Entrant:
         params: the network.
         methods: by name.
         seed: of all that is random.
-        judge: another network with the same classes, for the metric `transfer`.
+        judge: another network with the same classes, for the metrics of transfer.
     """
 
     name: str
@@ -110,6 +116,21 @@ class Chunk:
             return None
         made = metrics.mosaics(self.x, self.target, seed=int(np.sum(self.seed)))
         return made, self._maps(made.x)
+
+    @functools.cached_property
+    def transfers(self) -> dict[str, tuple[metrics.Standing, metrics.Standing]]:
+        """How the judge sees other classes before and after climbing to them, by method."""
+        judge = self.entrant.judge
+        assert judge is not None
+        classes = min(number_of_classes(each, self.x) for each in (self.params, judge))
+        key = jax.random.fold_in(self.key, 1)
+        wanted = other_classes(key, self.target % classes, classes)
+        before = metrics.standing(judge, self.x, wanted)
+        found = {}
+        for name in self.methods.keys() - set(_SLOW):
+            climbed = metrics.climb_along(self.methods[name], self.params, self.x, wanted)
+            found[name] = (before, metrics.standing(judge, climbed, wanted))
+        return found
 
     def on_maps(self, metric: Callable[..., Any], **settings: Any) -> "Scores":
         """A metric of maps, for all methods at once."""
@@ -205,22 +226,24 @@ def _total_variation(chunk: Chunk) -> Scores:
     return dict(zip(chunk.methods, metrics.total_variation(chunk.maps), strict=True))
 
 
-def _transfer(chunk: Chunk) -> Scores:
-    judge = chunk.entrant.judge
-    assert judge is not None
-    rng = np.random.default_rng(chunk.seed)
-    classes = number_of_classes(judge, chunk.x)
-    wanted = other_classes(jax.random.key(int(rng.integers(2**31))), chunk.target, classes)
-    before = metrics.standing(judge, chunk.x, wanted).rank
-    found = {}
-    for name, method in chunk.methods.items():
-        if name in _SLOW:
-            found[name] = np.full(len(chunk.x), np.nan)
-            continue
-        climbed = metrics.climb_along(method, chunk.params, chunk.x, wanted)
-        after = metrics.standing(judge, climbed, wanted).rank
-        found[name] = np.log10((1 + before) / (1 + after))
-    return found
+def _transfer_rank(chunk: Chunk) -> Scores:
+    return _transferred(chunk, lambda before, after: np.log10((1 + before.rank) / (1 + after.rank)))
+
+
+def _transfer_probability(chunk: Chunk) -> Scores:
+    return _transferred(
+        chunk, lambda before, after: np.log10(after.probability / before.probability)
+    )
+
+
+def _transferred(
+    chunk: Chunk, gain: Callable[[metrics.Standing, metrics.Standing], np.ndarray]
+) -> Scores:
+    nothing = np.full(len(chunk.x), np.nan)
+    return {
+        name: gain(*chunk.transfers[name]) if name in chunk.transfers else nothing
+        for name in chunk.methods
+    }
 
 
 METRICS: dict[str, Metric] = {
@@ -241,7 +264,12 @@ METRICS: dict[str, Metric] = {
     "focus": Metric(_focus, "higher", "positive part inside the target's quadrant"),
     "pointing_game": Metric(_pointing_game, "higher", "greatest value in the target's quadrant"),
     "total_variation": Metric(_total_variation, None, "roughness"),
-    "transfer": Metric(_transfer, "higher", "rank gained in the other network, in powers of 10"),
+    "transfer_rank": Metric(
+        _transfer_rank, "higher", "rank gained in another network, in powers of 10"
+    ),
+    "transfer_probability": Metric(
+        _transfer_probability, "higher", "probability gained in another network, in powers of 10"
+    ),
 }
 
 
@@ -261,11 +289,10 @@ def _logits(params: Params, x: jax.Array) -> jax.Array:
 
 
 def chunks(count: int, size: int) -> list[tuple[np.ndarray, int]]:
-    """Indices of the images of each chunk, the last filled up with its last; how many are its own.
+    """Places of the images of each chunk, the last filled up with the first ones; how many are new.
 
     All chunks have one size, so that nothing is compiled twice.
     """
     size = min(size, count)
     starts: Sequence[int] = range(0, count, size)
-    indices = [np.minimum(np.arange(start, start + size), count - 1) for start in starts]
-    return [(own, min(size, count - start)) for own, start in zip(indices, starts, strict=True)]
+    return [(np.arange(at, at + size) % count, min(size, count - at)) for at in starts]

@@ -20,7 +20,9 @@ class Journal:
 
     def __init__(self, path: Path):
         self.path = path
+        self._settings: dict[str, Any] = {}
         self._results: dict[str, Any] = {}
+        self._begun = False
 
     @staticmethod
     @contextlib.contextmanager
@@ -43,26 +45,32 @@ class Journal:
             yield journal
         finally:
             lock.release()
-            Path(f"{path}.lock").unlink(missing_ok=True)
 
     def _read(self, settings: dict[str, Any]) -> None:
-        text = self.path.read_text("utf-8") if self.path.exists() else ""
-        whole = text[: text.rfind("\n") + 1]
-        if not whole:
-            self.path.write_text(json.dumps({"settings": settings}) + "\n", "utf-8")
-            return
+        self._settings = settings
+        text = self.path.read_bytes() if self.path.exists() else b""
+        whole = text[: text.rfind(b"\n") + 1]
         if whole != text:
             with self.path.open("r+b") as file:
-                file.truncate(len(whole.encode()))
-        first, *lines = map(json.loads, whole.splitlines())
-        for name in {**settings, **first["settings"]}:
-            old, new = first["settings"].get(name), settings.get(name)
+                file.truncate(len(whole))
+        if not whole:
+            return
+        try:
+            first, *lines = map(json.loads, whole.splitlines())
+            theirs = first["settings"]
+            self._results = {line["key"]: line["result"] for line in lines}
+        except (ValueError, KeyError, TypeError):
+            raise ExciteError(
+                f"{self.path} is not a journal of this command: remove it, or write elsewhere"
+            ) from None
+        self._begun = True
+        for name in {**settings, **theirs}:
+            old, new = theirs.get(name), settings.get(name)
             if old != new:
                 raise ExciteError(
                     f"{self.path} is of a run with {name} {_short(old)}, and this one has "
                     f"{_short(new)}: use the same, or remove the file to begin anew"
                 )
-        self._results = {line["key"]: line["result"] for line in lines}
 
     def __contains__(self, key: str) -> bool:
         return key in self._results
@@ -73,6 +81,9 @@ class Journal:
     def add(self, key: str, result: Any) -> None:
         """Write a result down; once this returns a kill does not lose it."""
         with self.path.open("a", encoding="utf-8") as file:
+            if not self._begun:
+                file.write(json.dumps({"settings": self._settings}) + "\n")
+                self._begun = True
             file.write(json.dumps({"key": key, "result": result}) + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -103,6 +103,7 @@ def interval(
         (values,),
         statistic,
         n_resamples=RESAMPLES,
+        batch=max(1, 10_000_000 // len(values)),
         confidence_level=CONFIDENCE,
         method="percentile",
         rng=np.random.default_rng(seed),
@@ -175,8 +176,9 @@ def markdown(lines: Sequence[Summary], better: Mapping[str, str | None]) -> str:
         parts += [
             heading,
             "",
-            "| method | n | mean | 95 % interval | std | median | difference | 95 % interval |",
-            "|---|---|---|---|---|---|---|---|",
+            "| method | n | mean | 95 % interval | std | median | pairs | difference "
+            "| 95 % interval |",
+            "|---|---|---|---|---|---|---|---|---|",
             *(f"| {' | '.join(_cells(line))} |" for line in sorted(own, key=place)),
             "",
         ]
@@ -191,6 +193,7 @@ def _cells(line: Summary) -> list[str]:
         _range(line.low, line.high),
         _number(line.std),
         _number(line.median),
+        str(line.pairs) if line.pairs else "",
         _number(line.difference),
         _range(line.difference_low, line.difference_high),
     ]

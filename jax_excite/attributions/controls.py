@@ -5,6 +5,7 @@ They have the signature of an attribution, and look neither at the network nor a
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jax_excite.attributions.engine import Images
 from jax_excite.pullback import Params, as_batch
@@ -12,11 +13,37 @@ from jax_excite.targets import Target
 
 
 def random_map(params: Params, x: Images, c: Target, *, key: jax.Array) -> jax.Array:
-    """Standard normal noise, the same for each image of a batch, shaped like `x`."""
-    as_batch(x, None)
-    x = jnp.asarray(x)
-    noise = jax.random.normal(key, x.shape[-3:], x.dtype)
-    return jnp.broadcast_to(noise, x.shape)
+    """Standard normal noise, shaped like `x`; a draw of its own for each network, image and target.
+
+    The same key, network, image and target give the same noise.
+    """
+    images, single = as_batch(x, None)
+    weights = [leaf for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)]
+    target = [] if callable(c) else [jnp.asarray(c)[None] if single else jnp.asarray(c)]
+    noise = _noise(key, weights, jnp.asarray(images), target)
+    return noise[0] if single else noise
+
+
+@jax.jit
+def _noise(
+    key: jax.Array, weights: list[jax.Array], images: jax.Array, target: list[jax.Array]
+) -> jax.Array:
+    targets = [jnp.broadcast_to(each, (len(images), *each.shape[1:])) for each in target]
+    network = sum((_number(leaf) for leaf in weights), jnp.uint32(0))
+
+    def draw(image: jax.Array, own: list[jax.Array]) -> jax.Array:
+        number = sum((_number(each) for each in own), network + _number(image))
+        return jax.random.normal(jax.random.fold_in(key, number), image.shape, image.dtype)
+
+    return jax.vmap(draw)(images, targets)
+
+
+def _number(value: jax.Array) -> jax.Array:
+    """A hash of 32 bits; exact, so that a batch has those of its images."""
+    bits = lax.bitcast_convert_type(value.astype(jnp.float32).ravel(), jnp.uint32)
+    odd = 2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1
+    mixed = (bits ^ (bits >> 15)) * (odd * jnp.uint32(2654435761))
+    return (mixed ^ (mixed >> 13)).sum(dtype=jnp.uint32)
 
 
 def constant_map(params: Params, x: Images, c: Target) -> jax.Array:

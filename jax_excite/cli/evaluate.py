@@ -2,10 +2,11 @@
 
 import dataclasses
 import functools
+import importlib.metadata
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import typer
@@ -17,10 +18,10 @@ from jax_excite.cli.networks import DEFAULT_MODEL, open_images, open_network
 from jax_excite.comparison import METRICS, Chunk, Entrant, chunks, standard_methods
 from jax_excite.datasets import ImageData, image_folder
 from jax_excite.errors import ExciteError
-from jax_excite.gating import Gating
+from jax_excite.gating import GATES, Gating
 from jax_excite.journal import Journal
 from jax_excite.metrics.stability import Method
-from jax_excite.models import model_spec
+from jax_excite.models import Classifier, model_spec
 from jax_excite.pullback import pullback
 from jax_excite.summary import markdown, summarise, writer_of
 
@@ -57,7 +58,11 @@ def evaluate(
         float | None, typer.Option(help="Of excitation pullbacks; else each model's.")
     ] = None,
     temperatures: Annotated[
-        str | None, typer.Option(help="Further excitation pullbacks at these, by commas.")
+        str | None,
+        typer.Option(help="Further excitation pullbacks at these, of pools too, by commas."),
+    ] = None,
+    gate: Annotated[
+        str | None, typer.Option(help=f"Of excitation pullbacks, else sigmoid: {', '.join(GATES)}.")
     ] = None,
     reference: Annotated[
         str, typer.Option(help="The method that the others are paired with.")
@@ -75,16 +80,23 @@ def evaluate(
         write = writer_of(out)
         if not out.parent.is_dir():
             raise ExciteError(f"--out is {out}: there is no folder {out.parent}")
+        if out.resolve().is_relative_to(images.resolve()):
+            raise ExciteError(
+                f"--out is {out}: choose a place outside {images}, beside photographs"
+            )
+        if gate is not None and gate not in GATES:
+            raise ExciteError(f"there is no gate {gate!r}: choose of {', '.join(GATES)}")
         wanted = [each.partition("=") for each in model or [DEFAULT_MODEL]]
         named = {name: weights for name, _, weights in wanted}
         if len(named) < len(wanted):
             raise ExciteError("--model names a model twice: give each once")
         metrics = _chosen("metric", metric, METRICS)
-        if len(named) == 1 and "transfer" in metrics:
+        judged = [each for each in metrics if each.startswith("transfer")]
+        if len(named) == 1 and judged:
             if metric:
-                raise ExciteError("--metric transfer wants a second --model, which judges")
-            metrics.remove("transfer")
-        photographs = image_folder(images)[:limit]
+                raise ExciteError(f"--metric {judged[0]} wants a second --model, which judges")
+            metrics = [each for each in metrics if each not in judged]
+        photographs = _in_random_order(image_folder(images), seed, limit)
         if target is TargetChoice.LABEL and None in photographs.labels:
             unknown = photographs[photographs.labels.index(None)].name
             raise ExciteError(f"--target is label, but the name of {unknown} tells none")
@@ -93,23 +105,27 @@ def evaluate(
             spec = model_spec(name)
             path, network = open_network(spec, weights or None)
             files[name] = describe_file(path)["sha256"]
-            gating = excitation_gating(spec, temperature=temperature, pool_temperature=temperature)
+            gating = excitation_gating(
+                spec, temperature=temperature, pool_temperature=temperature, gate=gate
+            )
             gating = with_stored_temperatures(gating, network, temperature)
-            methods = {**standard_methods(gating, seed), **_at_temperatures(gating, temperatures)}
-            kept = _chosen("method", method, methods)
-            entrants.append(Entrant(name, network, {each: methods[each] for each in kept}, seed))
+            standard, further = standard_methods(gating, seed), _ablation(gating, temperatures)
+            kept = {each: standard[each] for each in _chosen("method", method, standard)}
+            entrants.append(Entrant(name, network, {**kept, **further}, seed))
         for place, judge in enumerate(entrants[1:] + entrants[:1]):
             entrants[place] = dataclasses.replace(entrants[place], judge=judge.params)
         compared = list(entrants[0].methods)
         if reference not in compared:
             raise ExciteError(f"--reference is {reference}: compared are {', '.join(compared)}")
         settings = {
-            "models": files,
+            "seed": seed,
+            "version": importlib.metadata.version("jax-excite"),
+            "models": list(files.items()),  # in turn: each is judged by the next
             "methods": compared,
             "temperature": temperature,
+            "gate": gate,
             "photographs": {n: describe_file(images / n)["sha256"] for n in photographs.names},
             "target": target,
-            "seed": seed,
         }
         with Journal.open(out.with_suffix(".journal.jsonl"), settings) as journal:
             _fill(journal, entrants, metrics, photographs, target)
@@ -133,7 +149,19 @@ def _chosen(what: str, names: Sequence[str] | None, known: Mapping[str, Any]) ->
     return [name for name in known if not names or name in names]
 
 
-def _at_temperatures(gating: Gating, text: str | None) -> dict[str, Method]:
+def _in_random_order(photographs: ImageData, seed: int, limit: int | None) -> ImageData:
+    """A random sample, so that a chunk has several classes; all of it can be decoded."""
+    order = np.random.default_rng(seed).permutation(len(photographs))[:limit].tolist()
+    for place in order:
+        photographs[place]
+    return ImageData(
+        [str(photographs.names[place]) for place in order],
+        lambda number: photographs[order[number]].image,
+        lambda number: photographs.labels[order[number]],
+    )
+
+
+def _ablation(gating: Gating, text: str | None) -> dict[str, Method]:
     """Excitation pullbacks at the temperatures that a user lists, by name."""
     found: dict[str, Method] = {}
     for each in text.split(",") if text else ():
@@ -169,7 +197,7 @@ def _fill(
         entrant, (indices, count) = entrants[place], parts[number]
         some = [photographs[int(index)] for index in indices]
         labels = np.asarray([each.label for each in some]) if target is TargetChoice.LABEL else None
-        x = open_images(entrant.params, [each.image for each in some])
+        x = open_images(cast(Classifier, entrant.params), [each.image for each in some])
         chunk = Chunk(entrant, x, number, labels)
         for metric in metrics:
             key = _key(entrant.name, number, metric)

@@ -111,7 +111,7 @@ def _curve(
     found, _ = responses(
         case, groups, replaced, copies, base, softmax=softmax, batch_size=rows, only_values=True
     )
-    curves = found.reshape(*case.shape, copies)
+    curves = case.values(found if found.ndim == 3 else found[None])
     pixels = groups.shape[2] * groups.shape[3]
     size = -(-pixels // count)
     places = np.minimum(np.arange(copies) * size, pixels) / pixels

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jax_excite.attributions.gradients import image_like, whole_number
-from jax_excite.metrics.perturbation import Case, Images, Listed, equal, responses, values
+from jax_excite.metrics.perturbation import Case, Images, Listed, drops, equal
 from jax_excite.metrics.similarity import pearson
 from jax_excite.pullback import Bounds, Params
 from jax_excite.targets import Target
@@ -72,10 +72,12 @@ def faithfulness_correlation(
     """
     case, base, settings = _prepared(params, x, c, maps, options)
     shape = case.x.shape[1:]
-    subsets = random_subsets(key, runs, subset_size, math.prod(shape))
-    found, sums = responses(case, subsets[None, None], Listed(shape), runs, base, **settings)
-    drops = values(case, **settings)[:, None] - found
-    return case.values(pearson(sums, drops))
+    size = math.prod(shape)
+    subsets = random_subsets(key, runs, subset_size, size)
+    none = np.full((1, subset_size), size)
+    listed = np.concatenate([subsets, none])[None, None]
+    fallen, sums = drops(case, listed, Listed(shape), runs, base, **settings)
+    return case.values(pearson(sums, fallen))
 
 
 def random_subsets(key: jax.Array, runs: int, subset_size: int, size: int) -> np.ndarray:
@@ -116,10 +118,10 @@ def faithfulness_estimate(
     """
     case, base, settings = _prepared(params, x, c, maps, options)
     groups = ranked_groups(case.maps, whole_number(steps, "steps"))
-    copies = int(groups.max()) + 1
-    found, sums = responses(case, groups, equal, copies, base, **settings)
-    drops = values(case, **settings)[:, None] - found
-    return case.values(pearson(sums, drops))
+    fallen, sums = drops(case, groups, equal, int(groups.max()) + 1, base, **settings)
+    # The last group may be smaller, so that even the sums of a constant map vary.
+    flat = np.asarray(case.maps).reshape(*case.maps.shape[:2], -1)
+    return case.values(np.where(np.ptp(flat, axis=-1) > 0, pearson(sums, fallen), np.nan))
 
 
 def ranked_groups(maps: Images, steps: int) -> np.ndarray:
@@ -175,9 +177,8 @@ def infidelity(
     squares = np.arange(height)[:, None] // side * across + np.arange(width) // side
     groups = squares.astype(np.int32)[None, None, :, :, None]
     count = int(squares.max()) + 1
-    found, sums = responses(case, groups, equal, count, base, weighted=True, **settings)
-    drops = values(case, **settings)[:, None] - found
-    return case.values(squared_error(sums, drops, scaled))
+    fallen, sums = drops(case, groups, equal, count, base, weighted=True, **settings)
+    return case.values(squared_error(sums, fallen, scaled))
 
 
 def squared_error(sums: np.ndarray, drops: np.ndarray, scaled: bool) -> np.ndarray:

@@ -33,7 +33,8 @@ class Case:
         params: the network.
         x: images `[N, H, W, 3]`.
         target: as `targets.prepare` makes it.
-        maps: of each method, `[M, N, H, W, 3]`.
+        maps: of each method, `[M, N, H, W, 3]`; 0 where a map is not finite.
+        finite: which maps are, `[M, N]`.
         shape: that of a metric's values for the caller.
     """
 
@@ -41,6 +42,7 @@ class Case:
     x: Images
     target: Any
     maps: jax.Array
+    finite: np.ndarray
     shape: tuple[int, ...]
 
     @staticmethod
@@ -54,11 +56,16 @@ class Case:
         images, single = as_batch(x, bounds)
         params = as_pytree(params)
         target = targets.prepare(c, len(images), number_of_logits(params, images), single)
-        return Case(params, images, target, *grouped(x, maps))
+        own, shape = grouped(x, maps)
+        finite = np.asarray(jnp.isfinite(own).all(axis=(2, 3, 4)))
+        own = jnp.where(finite[:, :, None, None, None], own, 0)
+        return Case(params, images, target, own, finite, shape)
 
     def values(self, found: np.ndarray) -> np.ndarray:
-        """A metric's values `[M, N]` in the shape that the caller expects."""
-        return found.reshape(self.shape)
+        """A metric's values `[M, N, ...]` in the caller's shape; NaN where a map is not finite."""
+        axes = tuple(range(2, found.ndim))
+        known = np.where(np.expand_dims(self.finite, axes), found, np.nan)
+        return known.reshape((*self.shape, *found.shape[2:]))
 
 
 def grouped(x: Images, maps: Images) -> tuple[jax.Array, tuple[int, ...]]:
@@ -90,22 +97,31 @@ def rest(groups: jax.Array, k: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Listed:
-    """Copy k has the k-th set of values replaced, listed by their places in the flat image."""
+    """Copy k has the k-th set of values replaced, listed by their places in the flat image.
+
+    Places beyond the image are left out.
+    """
 
     shape: tuple[int, ...]
 
     def __call__(self, groups: jax.Array, k: jax.Array) -> jax.Array:
         """The mask of set k."""
-        return jnp.zeros(math.prod(self.shape), bool).at[groups[k]].set(True).reshape(self.shape)
+        flat = jnp.zeros(math.prod(self.shape), bool)
+        return flat.at[groups[k]].set(True, mode="drop").reshape(self.shape)
 
 
-def values(case: Case, softmax: bool = False, batch_size: int | None = None) -> np.ndarray:
-    """The target's value at each image, `[N]`: a logit, or with `softmax` a probability."""
-    nowhere = np.zeros((1, 1, 1, 1, 1), np.int32)
-    found, _ = responses(
-        case, nowhere, before, 1, 0.0, softmax=softmax, batch_size=batch_size, only_values=True
-    )
-    return found[:, 0]
+def drops(
+    case: Case, groups: Images, replaced: Replaced, copies: int, base: Any, **settings: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """How far the target's value falls in each copy, and the map's sums over what changed.
+
+    Arguments are those of `responses`; in copy number `copies` nothing may be replaced.
+
+    Returns:
+        Drops `[M, N, K]`, or `[N, K]` where methods share groups, and sums `[M, N, K]`, in float64.
+    """
+    found, sums = responses(case, groups, replaced, copies + 1, base, **settings)
+    return found[..., -1:] - found[..., :-1], sums[..., :-1]
 
 
 def responses(

@@ -79,7 +79,7 @@ def total_variation(maps: Images) -> np.ndarray:
     """Roughness of maps: mean absolute difference of neighbours over the mean absolute value.
 
     After Rudin, Osher & Fatemi (1992); the division makes it the same for all multiples of a map.
-    About 1.13 x sqrt(2) for white noise, near 0 for a smooth map; of a constant map 0.
+    About sqrt(2) for white noise, near 0 for a smooth map; of a constant map 0.
 
     Args:
         maps: `[H, W, 3]`, or with any axes in front.

@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_excite import targets
 from jax_excite.ascent import checked_step
 from jax_excite.attributions.gradients import whole_number
-from jax_excite.callables import as_floats
+from jax_excite.callables import as_floats, as_pytree
 from jax_excite.climbing import Step
 from jax_excite.metrics.similarity import Images
 from jax_excite.metrics.stability import Method
-from jax_excite.pullback import Bounds, Params, as_batch
+from jax_excite.pullback import Bounds, Params, as_batch, number_of_logits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +35,26 @@ def standing(params: Params, x: Images, c: Any, *, batch_size: int = 16) -> Stan
 
     Args:
         params: a callable pytree.
-        x: images `[N, H, W, 3]`.
+        x: one image `[H, W, 3]` (N is 1 then), or images `[N, H, W, 3]`.
         c: class index, or one for each image `[N]`.
-        batch_size: images at a time.
+        batch_size: images at a time, >= 1.
+
+    Raises:
+        ValueError: `batch_size` is out of its range.
+        ExciteError: `x` is no image, or `c` no class of the network.
     """
     whole_number(batch_size, "batch_size")
-    found = [_logits(params, x[i : i + batch_size]) for i in range(0, len(x), batch_size)]
+    images, _ = as_batch(x, None)
+    params = as_pytree(params)
+    wanted = targets.class_rows(
+        np.broadcast_to(np.asarray(c), len(images))[:, None],
+        len(images),
+        number_of_logits(params, images),
+    )
+    starts = range(0, len(images), batch_size)
+    found = [_logits(params, images[start : start + batch_size]) for start in starts]
     logits = np.concatenate([np.asarray(part, np.float64) for part in found])
-    own = np.take_along_axis(logits, np.broadcast_to(np.asarray(c), len(x))[:, None], axis=1)
+    own = np.take_along_axis(logits, np.asarray(wanted), axis=1)
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
     chosen = np.exp(own - logits.max(axis=1, keepdims=True))[:, 0]
     return Standing((logits > own).sum(axis=1), chosen / weights.sum(axis=1))
@@ -68,7 +81,7 @@ def climb_along(
     Args:
         method: an attribution with its settings bound, called as `method(params, x, c)`.
         params: the network whose attributions are followed.
-        x: images `[N, H, W, 3]`.
+        x: one image `[H, W, 3]` or a batch `[N, H, W, 3]`.
         c: the target.
         steps: as for `pga`, like all below.
         step_size: L2 norm of a step.
@@ -76,14 +89,22 @@ def climb_along(
         bounds: of the images.
 
     Returns:
-        The perturbed images. Where an attribution is 0, or NaN, the image stays.
+        The perturbed images, shaped like `x`. Where an attribution is 0, or NaN, the image stays.
+
+    Raises:
+        ValueError: `steps`, `step_size` or `radius` is out of its range.
+        ExciteError: as for `pga`.
     """
-    images, _ = as_batch(x, bounds)
+    if steps < 0:
+        raise ValueError(f"steps is {steps}: give a number of at least 0")
+    images, single = as_batch(x, bounds)
     step = as_floats(checked_step(step_size, radius, bounds))
     start = current = jnp.asarray(images)
     for _ in range(steps):
-        current = _step(step, current, start, jnp.nan_to_num(method(params, current, c)))
-    return current
+        own = current[0] if single else current
+        field = jnp.nan_to_num(method(params, own, c)).reshape(current.shape)
+        current = _step(step, current, start, field)
+    return current[0] if single else current
 
 
 @jax.jit
@@ -108,7 +129,7 @@ def transfer(
         method: an attribution with its settings bound.
         params: the network that is followed.
         other: the network that judges, with the same classes.
-        x: images `[N, H, W, 3]`.
+        x: one image or a batch; the other network gets them as they are, at the size of the first.
         c: class index, or one for each image.
         **settings: `steps`, `step_size`, `radius` and `bounds` of `climb_along`.
     """

@@ -195,8 +195,17 @@ def test_wrong_settings_are_named(model, x, method, settings, message):
 def test_controls():
     x = images(2, size=9)
     noise = attributions.random_map(None, x, 0, key=KEY)
-    np.testing.assert_array_equal(noise[0], noise[1])
     assert 0.8 < noise.std() < 1.2
+    # A draw of its own for each image, target and network, and the same each time.
+    for other in (
+        noise[1],
+        attributions.random_map(None, x[0], 1, key=KEY),
+        attributions.random_map(jnp.ones(3), x[0], 0, key=KEY),
+        attributions.random_map(None, x[0], 0, key=jax.random.key(8)),
+    ):
+        assert abs(np.corrcoef(np.ravel(noise[0]), np.ravel(other))[0, 1]) < 0.3
+    again = attributions.random_map(None, x[0], np.array(0), key=KEY)
+    np.testing.assert_allclose(noise[0], again, atol=1e-6)
     assert (attributions.constant_map(None, x, 0) == 1).all()
     step = jnp.zeros((8, 8, 3)).at[:, 4:].set(1.0)
     wanted = np.zeros((8, 8, 3))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 
 import filelock
 import numpy as np
@@ -10,7 +11,15 @@ import pytest
 from matplotlib.image import imread
 from PIL import Image
 
-from jax_excite import ExciteError, attributions, load_images, metrics, recipes
+from jax_excite import (
+    ExciteError,
+    Gating,
+    attributions,
+    load_images,
+    metrics,
+    pullback,
+    recipes,
+)
 from jax_excite.cli import networks
 from jax_excite.comparison import METRICS, Chunk, chunks, standard_methods
 from jax_excite.imagenet import CLASS_NAMES
@@ -85,7 +94,6 @@ def test_the_table_of_two_models(network, folder, tmp_path):
     manifest = json.loads(out.with_suffix(".manifest.json").read_text())
     assert manifest["metrics"] == list(METRICS)
     assert len(manifest["photographs"]) == 14
-    assert not list(tmp_path.glob("*.lock"))
 
 
 def test_a_killed_run_goes_on_where_it_stopped(network, folder, tmp_path, monkeypatch):
@@ -126,23 +134,47 @@ def test_the_kinds_of_table_agree(network, folder, tmp_path):
     table = pyarrow.parquet.read_table(tmp_path / "t.parquet").to_pylist()
     assert objects == table
     assert [{k: "" if v is None else str(v) for k, v in each.items()} for each in objects] == lines
-    assert len(lines) == 3
+    assert [line["method"] for line in lines[3:]] == [
+        "excitation_pullback T=0.5",
+        "excitation_pullback T=inf",
+    ]
 
 
 def test_further_temperatures_are_methods(network, folder, tmp_path):
     out = tmp_path / "t.csv"
     options = ("--metric", "total_variation", "--limit", 3, "--temperatures", "0,inf")
-    only = (
-        "--method",
-        "gradient",
-        "--method",
-        "excitation_pullback T=0",
-        "--reference",
-        "gradient",
-    )
+    only = ("--method", "gradient", "--reference", "gradient", "--gate", "softsign")
     assert run("evaluate", folder, "--out", out, *options, *only).exit_code == 0
-    plain, cold = rows(out)
+    plain, cold, _ = rows(out)
     assert float(cold["mean"]) == pytest.approx(float(plain["mean"]), rel=1e-4)
+
+
+def test_the_gate_is_the_users(network, folder, tmp_path):
+    only = ("--metric", "total_variation", "--method", "excitation_pullback", "--temperature", 0.7)
+    assert run("evaluate", folder, "--out", tmp_path / "a.csv", *only, "--limit", 4).exit_code == 0
+    options = (*only, "--limit", 4, "--gate", "normal_cdf")
+    assert run("evaluate", folder, "--out", tmp_path / "b.csv", *options).exit_code == 0
+    order = np.random.default_rng(0).permutation(14)[:4]
+    x = load_images(np.asarray(sorted(folder.iterdir()))[order].tolist(), 16, resize=16)
+    target = np.asarray(network(x)).argmax(1)
+    for name, gate in (("a", "sigmoid"), ("b", "normal_cdf")):
+        field = pullback(network, x, target, gating=Gating(0.7, 0.7, gate=gate))
+        wanted = metrics.total_variation(field).mean()
+        assert float(rows(tmp_path / f"{name}.csv")[0]["mean"]) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_every_photograph_gets_a_mosaic_though_its_neighbours_are_alike(
+    network, monkeypatch, folder, tmp_path
+):
+    """Sorted by name the first eight are of two classes, too few for a mosaic."""
+    monkeypatch.setattr(sys.modules["jax_excite.cli.evaluate"], "_AT_ONCE", 8)
+    for number, photograph in enumerate(sorted(folder.iterdir())):
+        photograph.rename(folder / f"{number // 4:04}_{number:02}.png")
+    out = tmp_path / "t.csv"
+    options = ("--method", "gradient", "--reference", "gradient", "--metric", "focus")
+    found = run("evaluate", folder, "--out", out, "--target", "label", *options)
+    assert found.exit_code == 0, found.stderr
+    assert rows(out)[0]["n"] == "14"
 
 
 @pytest.mark.parametrize(
@@ -150,7 +182,8 @@ def test_further_temperatures_are_methods(network, folder, tmp_path):
     [
         (["--metric", "beauty"], "no metric 'beauty': choose of faithfulness_correlation"),
         (["--method", "lime"], "no method 'lime': choose of excitation_pullback"),
-        (["--metric", "transfer"], "wants a second --model"),
+        (["--metric", "transfer_rank"], "--metric transfer_rank wants a second --model"),
+        (["--gate", "door"], "there is no gate 'door': choose of sigmoid, normal_cdf"),
         (["--model", "resnet50", "--model", "resnet50"], "names a model twice"),
         (["--reference", "smooth_grad", *SOME], "--reference is smooth_grad: compared are"),
         (["--temperatures", "warm"], "--temperatures has 'warm'"),
@@ -171,6 +204,9 @@ def test_wrong_places_are_named(network, folder, tmp_path):
     result = run("evaluate", folder, "--out", tmp_path / "nowhere" / "t.csv")
     assert result.exit_code == 2
     assert "there is no folder" in result.stderr
+    result = run("evaluate", folder, "--out", folder / "t.csv")
+    assert result.exit_code == 2
+    assert "choose a place outside" in result.stderr
     (folder / "strange.png").write_bytes((folder / "0007_cat.png").read_bytes())
     result = run("evaluate", folder, "--out", tmp_path / "t.csv", "--target", "label")
     assert result.exit_code == 2
@@ -211,6 +247,16 @@ def test_journal_keeps_what_was_written(tmp_path):
         assert "y" not in journal
     with pytest.raises(ExciteError, match="with b null"), Journal.open(path, {"a": 1, "b": 2}):
         pass
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(ExciteError, match="is not a journal"), Journal.open(path, {"a": 1}):
+        pass
+
+
+def test_a_journal_without_results_binds_nobody(tmp_path):
+    for settings in ({"a": 1}, {"a": 2}):
+        with Journal.open(tmp_path / "j.jsonl", settings):
+            pass
+    assert not (tmp_path / "j.jsonl").exists()
 
 
 def test_chunks_have_one_size_and_miss_nothing():
@@ -218,6 +264,7 @@ def test_chunks_have_one_size_and_miss_nothing():
     assert [len(indices) for indices, _ in parts] == [12, 12]
     own = [int(i) for indices, count in parts for i in indices[:count]]
     assert own == list(range(14))
+    assert list(parts[1][0]) == [12, 13, *range(10)]
     assert [count for _, count in chunks(3, 12)] == [3]
 
 

@@ -291,6 +291,44 @@ def test_climbing_along_the_pullback_is_pga(model, x):
     # A map without a direction leaves the image where it is.
     still = metrics.climb_along(lambda p, x, c: 0 * x * jnp.nan, model, x, classes, **settings)
     np.testing.assert_array_equal(still, x)
+    alone = metrics.climb_along(method, model, x[1], 1, **settings)
+    np.testing.assert_allclose(alone, climbed[1], atol=1e-5)
+
+
+def test_transfer_takes_functions_and_names_what_is_wrong(model, x):
+    found = metrics.standing(lambda x: model(x), x, [0, 1, 4])
+    np.testing.assert_array_equal(found.rank, metrics.standing(model, x, [0, 1, 4]).rank)
+    assert metrics.standing(model, x[0], 2).rank.shape == (1,)
+    with pytest.raises(ExciteError, match="class index -1 is out of range"):
+        metrics.standing(model, x, -1)
+    with pytest.raises(ValueError, match="steps is -1"):
+        metrics.climb_along(attributions.gradient, model, x, 0, steps=-1)
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        functools.partial(metrics.faithfulness_correlation, key=KEY, runs=4, subset_size=9),
+        functools.partial(metrics.faithfulness_estimate, steps=5),
+        functools.partial(metrics.infidelity, patch_size=5),
+        lambda *case: metrics.deletion(*case, steps=4).area,
+        lambda *case: metrics.insertion(*case, steps=4).area,
+    ],
+)
+def test_metrics_of_maps_compile_once_and_say_nothing_of_maps_that_are_not_finite(model, x, metric):
+    maps = np.array(x)
+    maps[1, 0, 0, 0] = np.nan
+    traces = []
+
+    def counting(x):
+        traces.append(x.shape)
+        return model(x)
+
+    found = metric(counting, x, 2, maps)
+    assert list(np.isnan(found)) == [False, True, False]
+    traces.clear()
+    metric(counting, x / 2, 3, x)
+    assert traces == []
 
 
 def test_maps_have_to_fit(model, x):
