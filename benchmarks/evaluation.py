@@ -28,7 +28,7 @@ METRICS = (
     "random_logit",
 )
 METHODS = 11  # as many as `jax-excite evaluate` compares, controls apart
-IMAGES, RUNS, STEPS, SAMPLES, SIZE = 4, 50, 16, 4, 224
+IMAGES, RUNS, STEPS, SAMPLES, SIZE = 4, 50, 12, 4, 224
 
 
 def main(

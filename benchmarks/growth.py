@@ -94,8 +94,8 @@ def plot(points: list[dict[str, Any]], model: str, path: Path) -> None:
         axes[1, column].plot(values, [point["peak"] / 1e9 for point in chosen], marker="o")
         axes[1, column].set_xlabel(what.replace("_", " "))
         for axis in axes[:, column]:
-            axis.set_ylim(bottom=0)
-            axis.set_xlim(left=0)
+            axis.set_ylim(0, 1.1 * axis.dataLim.y1)
+            axis.set_xlim(0, 1.1 * axis.dataLim.x1)
             axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("seconds")
     axes[1, 0].set_ylabel("peak memory of the process, GB")

@@ -3,6 +3,7 @@
 import importlib.resources
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -33,6 +34,8 @@ def folder(tmp_path, monkeypatch):
     data = importlib.resources.files("skimage.data") / "chelsea.png"
     with importlib.resources.as_file(data) as path:
         matplotlib.image.imsave(tmp_path / "photo.jpg", matplotlib.image.imread(path))
+    (tmp_path / "photos").mkdir()
+    shutil.copy(tmp_path / "photo.jpg", tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
