@@ -124,7 +124,7 @@ def quantus_run(
     module = reference.reference(model, dtype=torch.float32)
     saliency = captum.attr.Saliency(module)
 
-    def explain(_: Any, inputs: Any, targets: Any, **__: Any) -> np.ndarray:
+    def explain(model: Any, inputs: Any, targets: Any, **_: Any) -> np.ndarray:
         image = torch.as_tensor(np.asarray(inputs, np.float32))
         return saliency.attribute(image, torch.as_tensor(targets), abs=False).numpy()
 

@@ -17,7 +17,7 @@ from jax_excite.pullback import Params
 _INTEGRATION_STEPS = 16
 _NOISY_COPIES = 8
 _CHANGES = 4
-_CURVE_STEPS = 16
+_CURVE_STEPS = 15
 
 
 def standard_methods(gating: Gating, seed: int = 0) -> dict[str, Method]:

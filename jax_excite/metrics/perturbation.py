@@ -12,13 +12,16 @@ import numpy as np
 from jax import lax
 
 from jax_excite import targets
-from jax_excite.blocks import rows_at_once
+from jax_excite.blocks import evenly, rows_at_once
 from jax_excite.callables import as_pytree
 from jax_excite.errors import ImageError
 from jax_excite.pullback import Bounds, Params, as_batch, number_of_logits
 from jax_excite.recipes import VANILLA
 from jax_excite.targets import Target
 from jax_excite.transform import softened
+
+# Forward passes alone are faster with less at a time than pullbacks are.
+_CPU_COPIES = 4
 
 Images = jax.Array | np.ndarray
 # Where the values of an image are replaced in its k-th copy: its groups, k -> mask [H, W, 3].
@@ -166,9 +169,14 @@ def responses(
         copies=copies,
         weighted=weighted,
         softmax=softmax,
-        rows=min(copies, rows_at_once(batch_size) or copies),
+        rows=evenly(copies, _copies_at_once(batch_size)),
     )
     return np.asarray(found, np.float64), np.asarray(sums, np.float64)
+
+
+def _copies_at_once(batch_size: int | None) -> int | None:
+    most = rows_at_once(batch_size)
+    return _CPU_COPIES if batch_size is None and most is not None else most
 
 
 @functools.partial(jax.jit, static_argnames=("replaced", "copies", "weighted", "softmax", "rows"))
