@@ -50,6 +50,7 @@ class ImageData(Sequence[Example]):
         names: of the examples.
         image: reads the image of the example at an index.
         label: reads its label.
+        size: tells the bytes of its file, if it is one.
     """
 
     def __init__(
@@ -57,15 +58,21 @@ class ImageData(Sequence[Example]):
         names: Sequence[str],
         image: Callable[[int], np.ndarray],
         label: Callable[[int], int | None],
+        size: Callable[[int], int | None] = lambda _: None,
     ):
         self.names = names
         self._image = image
         self._label = label
+        self._size = size
 
     @functools.cached_property
     def labels(self) -> tuple[int | None, ...]:
         """The label of every example, without decoding any image."""
         return tuple(map(self._label, range(len(self))))
+
+    def size(self, place: int) -> int | None:
+        """The bytes of an image's file; None where it is no file."""
+        return self._size(place)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -81,6 +88,7 @@ class ImageData(Sequence[Example]):
                 self.names[index],
                 lambda place: self._image(places[place]),
                 lambda place: self._label(places[place]),
+                lambda place: self._size(places[place]),
             )
         place = range(len(self))[index]
         return Example(self._image(place), self._label(place), self.names[place])
@@ -159,11 +167,35 @@ def image_folder(path: str | os.PathLike[str]) -> ImageData:
         raise DataError(f"{folder} holds no images: give files {', '.join(sorted(_SUFFIXES))}")
     names = [file.relative_to(folder).as_posix() for file in files]
 
-    def image(place: int) -> np.ndarray:
-        with files[place].open("rb") as file:
-            return _decoded(file, str(files[place]))
+    return _of_files(names, files)
 
-    return ImageData(names, image, lambda place: _label(PurePath(names[place])))
+
+def listed_images(path: str | os.PathLike[str]) -> ImageData:
+    """The photographs whose paths a text file lists, one on each line, labelled as in a folder.
+
+    Paths are relative to the text file's folder, or absolute; empty lines do not count.
+
+    Raises:
+        DataError: the file lists none.
+    """
+    text = Path(path)
+    try:
+        names = [line.strip() for line in text.read_text("utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise DataError(f"{text} is no text file: give one with a path on each line") from None
+    if not names:
+        raise DataError(f"{text} lists no images: give a path on each line")
+    return _of_files(names, [text.parent / name for name in names])
+
+
+def _of_files(names: list[str], files: list[Path]) -> ImageData:
+    return ImageData(
+        names,
+        # Read first: that a file cannot be read says nothing of what is in it.
+        lambda place: _decoded(io.BytesIO(files[place].read_bytes()), str(files[place])),
+        lambda place: _label(PurePath(names[place])),
+        lambda place: files[place].stat().st_size,
+    )
 
 
 def _hidden(file: Path, folder: Path) -> bool:

@@ -6,6 +6,7 @@ Exit codes: 0 done; 2 wrong input, or an extra is not installed, said in one lin
 
 import typer
 
+from jax_excite.cli.attribute import attribute
 from jax_excite.cli.calibrate import calibrate
 from jax_excite.cli.console import keep_compiled_programs
 from jax_excite.cli.demo import demo
@@ -14,6 +15,7 @@ from jax_excite.cli.figures import figures
 from jax_excite.cli.grid import grid
 from jax_excite.cli.models import models
 from jax_excite.cli.sanity import sanity
+from jax_excite.cli.stores import status, view
 from jax_excite.cli.sweep import sweep
 
 app = typer.Typer(
@@ -22,7 +24,20 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, grid, figures, sweep, calibrate, sanity, evaluate, models):
+COMMANDS = (
+    demo,
+    grid,
+    figures,
+    sweep,
+    calibrate,
+    sanity,
+    evaluate,
+    attribute,
+    status,
+    view,
+    models,
+)
+for command in COMMANDS:
     app.command()(command)
 
 

@@ -20,9 +20,13 @@ _EXTRAS = {
     "array_record": "data",
     "importlib_resources": "data",
     "matplotlib": "viz",
+    "grain": "store",
     "pyarrow": "parquet",
     "skimage": "demo",
     "tensorflow_datasets": "data",
+    "tensorstore": "store",
+    "xarray": "store",
+    "zarr": "store",
 }
 _SECONDS_BETWEEN_LINES = 2
 

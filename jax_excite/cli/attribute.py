@@ -1,0 +1,224 @@
+"""`jax-excite attribute`: attributions of a whole data set, into a store."""
+
+import dataclasses
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import typer
+from rich.console import Console
+
+from jax_excite.cli.console import announce, errors_in_one_line
+from jax_excite.cli.gatings import excitation_gating, with_stored_temperatures
+from jax_excite.cli.manifest import describe_file, describe_run
+from jax_excite.cli.networks import DEFAULT_MODEL, ModelName, Weights, open_network
+from jax_excite.datasets import ImageData
+from jax_excite.errors import DataError, ExciteError
+from jax_excite.gating import GATES, Gating
+from jax_excite.models import model_spec
+
+_SECONDS_BETWEEN_LINES = 2.0
+
+
+def attribute(
+    source: Annotated[
+        str,
+        typer.Argument(help="A folder, a text file with a path a line, or imagenette/160px/train."),
+    ],
+    out: Annotated[Path, typer.Option(help="The store: new, or one to go on with.")],
+    model: ModelName = DEFAULT_MODEL,
+    weights: Weights = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="May be repeated; excitation_pullback if not given.")
+    ] = None,
+    targets: Annotated[
+        str, typer.Option(help="label, top-K, or class indices by commas.")
+    ] = "top-1",
+    temperature: Annotated[
+        float | None, typer.Option(help="Of ReLUs and max-pools; else the model's.")
+    ] = None,
+    gate: Annotated[str | None, typer.Option(help=f"Else sigmoid: {', '.join(GATES)}.")] = None,
+    dtype: Annotated[str, typer.Option(help="Of attributions: float16 or float32.")] = "float16",
+    chunk: Annotated[
+        int,
+        typer.Option(help="Images that a device takes, and that are written, at a time.", min=1),
+    ] = 12,
+    limit: Annotated[int | None, typer.Option(help="At most so many images.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Of methods that add noise.", min=0)] = 0,
+    shard: Annotated[
+        str, typer.Option(help="i/n: of the chunks every n-th, from the i-th. For schedulers.")
+    ] = "1/1",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at an image that cannot be decoded.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it takes, and write nothing.")
+    ] = False,
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="One of several processes; SLURM tells which.")
+    ] = False,
+    coordinator: Annotated[str | None, typer.Option(help="HOST:PORT of process 0.")] = None,
+    processes: Annotated[int | None, typer.Option(help="How many there are.", min=1)] = None,
+    process: Annotated[int | None, typer.Option(help="Which this is, from 0.", min=0)] = None,
+) -> None:
+    """Compute attributions of all images of a source; goes on where a killed run stopped."""
+    with errors_in_one_line():
+        from jax_excite.stores import distributed as together
+        from jax_excite.stores.explainer import Explainer, Targets, methods_by_name
+        from jax_excite.stores.filling import Job
+        from jax_excite.stores.layout import Layout
+        from jax_excite.stores.ledger import exclusive
+        from jax_excite.stores.source import fingerprint, open_source
+
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        if dtype not in ("float16", "float32"):
+            raise ExciteError(f"--dtype is {dtype}: give float16 or float32")
+        if gate is not None and gate not in GATES:
+            raise ExciteError(f"there is no gate {gate!r}: choose of {', '.join(GATES)}")
+        number, shards = _shard(shard)
+        wanted = Targets.parse(targets)
+        spec = model_spec(model)
+        if not out.parent.is_dir():
+            raise ExciteError(f"--out is {out}: there is no folder {out.parent}")
+        if distributed or coordinator is not None:
+            together.join(coordinator, processes, process)
+        data = open_source(source)[:limit]
+        if wanted.label and None in data.labels:
+            unknown = data.names[data.labels.index(None)]
+            raise ExciteError(f"--targets is label, but the name of {unknown} tells none")
+        file, network = open_network(spec, weights)
+        gating = excitation_gating(
+            spec, temperature=temperature, pool_temperature=temperature, gate=gate
+        )
+        gating = with_stored_temperatures(gating, network, temperature)
+        known = methods_by_name(gating, seed)
+        names = method or ["excitation_pullback"]
+        for name in names:
+            if name not in known or names.count(name) > 1:
+                raise ExciteError(f"--method {name}: choose of {', '.join(known)}, each once")
+        explainer = Explainer(
+            network, {name: known[name] for name in names}, wanted, jax.local_devices(), chunk
+        )
+        height, width, _ = explainer.shape
+        layout = Layout(
+            len(data), len(names), wanted.count, height, width, explainer.classes, dtype, chunk
+        )
+        settings = {
+            "source": fingerprint(data),
+            "model": model,
+            "weights": describe_file(file)["sha256"],
+            "methods": names,
+            "targets": targets,
+            "recipe": _plain(gating),
+            "seed": seed,
+        }
+        preprocessing = network.preprocessing
+        job = Job(out, layout, data, explainer, preprocessing.size, preprocessing.resize, strict)
+        if dry_run:
+            _say_what_it_takes(job)
+            return
+        _begin(out, layout, settings, data, source)
+        part, parts = together.part_of_process(number, shards)
+        with exclusive(out, part, parts):
+            _fill(job, job.left(part, parts))
+        together.wait_for_others(job, number, shards)
+        typer.echo(str(out))
+
+
+def _shard(text: str) -> tuple[int, int]:
+    first, _, last = text.partition("/")
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise ExciteError(f"--shard is {text!r}: give i/n, from 1/n to n/n")
+    return int(first), int(last)
+
+
+def _plain(gating: Gating) -> dict[str, Any]:
+    """A gating as JSON has it."""
+    found = {field.name: getattr(gating, field.name) for field in dataclasses.fields(gating)}
+    found["site_temperatures"] = {
+        site: np.asarray(own).tolist() for site, own in gating.site_temperatures.items()
+    }
+    return found
+
+
+def _begin(out: Path, layout: Any, settings: dict[str, Any], data: ImageData, source: str) -> None:
+    """Make the store, or see that what is there was made with the same settings."""
+    from jax_excite.stores.layout import create, layout_of, read_manifest
+
+    found = read_manifest(out)
+    if found is None:
+        whole = {
+            "settings": settings,
+            "from": source,
+            "names": list(data.names),
+            "labels": data.labels,
+            **describe_run(),
+        }
+        try:
+            create(out, layout, whole)
+        except FileExistsError:
+            found = read_manifest(out)
+    if found is None:
+        return
+    ours = {**settings, **dataclasses.asdict(layout)}
+    theirs = {**found["settings"], **dataclasses.asdict(layout_of(found))}
+    for name, value in ours.items():
+        if theirs.get(name) != value:
+            raise DataError(
+                f"{out} was begun with {name} {_short(theirs.get(name))}, and this run has "
+                f"{_short(value)}: use the same, or write elsewhere"
+            )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _fill(job: Any, chunks: list[int]) -> None:
+    images = sum(len(job.layout.rows(chunk)) for chunk in chunks)
+    before = job.layout.images - images
+    if before:
+        announce(f"{before} of {job.layout.images} images are done, or of other parts")
+    said = -float("inf")
+    console = Console(stderr=True)
+    for progress in job.fill(chunks):
+        last = progress.images == images
+        if time.monotonic() - said < _SECONDS_BETWEEN_LINES and not last:
+            continue
+        said = time.monotonic()
+        rate = progress.images / progress.seconds
+        left = (images - progress.images) / rate
+        line = (
+            f"{progress.images} of {images} images, {rate:.2f} a second, {left:.0f} s left, "
+            f"devices busy {progress.busy / progress.seconds:.0%}"
+        )
+        console.print(line, end="\r" if console.is_terminal and not last else "\n", highlight=False)
+
+
+def _say_what_it_takes(job: Any) -> None:
+    """Disk by the sizes, time and memory by one group of images."""
+    import resource
+
+    from jax_excite.stores.source import decoded
+
+    layout, explainer = job.layout, job.explainer
+    places = [i % layout.images for i in range(explainer.images)]
+    seconds = []
+    for some in decoded(job.data, [places, places], job.size, job.resize):
+        started = time.monotonic()
+        jax.block_until_ready(job.explained(some))
+        seconds.append(time.monotonic() - started)
+    total = layout.images / explainer.images * seconds[-1]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    devices = f"{len(jax.local_devices())} {jax.default_backend()} devices"
+    typer.echo(
+        f"{layout.images} images in {layout.chunks} chunks\n"
+        f"disk: at most {layout.bytes_of_attributions() / 1e9:.2f} GB\n"
+        f"time: {seconds[0]:.0f} s to begin, then about {total:.0f} s on {devices}\n"
+        f"memory of this process: about {peak / 1e9:.1f} GB"
+    )

@@ -1,0 +1,101 @@
+"""`jax-excite status` and `jax-excite view`: what is in a store."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+
+from jax_excite.cli.console import errors_in_one_line
+from jax_excite.errors import DataError
+from jax_excite.imagenet import CLASS_NAMES
+
+if TYPE_CHECKING:
+    from jax_excite.stores import Store
+
+StorePath = Annotated[Path, typer.Argument(help="A store that `attribute` has written.")]
+
+
+def status(store: StorePath) -> None:
+    """How far a store is, what was skipped, and who is writing it."""
+    with errors_in_one_line():
+        from jax_excite.stores import open_store
+        from jax_excite.stores.ledger import active
+
+        found = open_store(store)
+        size = sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
+        typer.echo(f"{found.done.sum()} of {len(found)} images done, {size / 1e6:.1f} MB")
+        settings = found.manifest["settings"]
+        typer.echo(
+            f"{settings['model']}, {', '.join(found.methods)}, targets {settings['targets']}"
+        )
+        for part in active(store):
+            typer.echo(f"being written: {part}")
+        for name, reason in found.skipped.items():
+            typer.echo(f"skipped {name}: {reason}")
+
+
+def view(
+    store: StorePath,
+    out: Annotated[Path, typer.Option(help="A PNG file.")],
+    images: Annotated[
+        str, typer.Option(help="First and last, 0:5, or indices or names by commas.")
+    ] = "0:5",
+    method: Annotated[
+        list[str] | None, typer.Option(help="May be repeated; all if not given.")
+    ] = None,
+    class_index: Annotated[
+        int | None, typer.Option("--class", help="Only images that have this target.")
+    ] = None,
+) -> None:
+    """Draw a selection of a store: a row for each image, a column for each method and target."""
+    with errors_in_one_line():
+        from jax_excite import viz
+        from jax_excite.stores import open_store
+
+        found = open_store(store)
+        methods = method or found.methods
+        cells = _cells(found, images, class_index)
+        if not cells:
+            raise DataError(f"{store} has no such images with target {class_index}")
+        done = found.done
+        rows, titles = [], []
+        for place, targets in cells:
+            if not done[place]:
+                raise DataError(f"{found.names[place]} is not done yet: see `jax-excite status`")
+            maps = [
+                found.attributions(place, method=each, target=target)
+                for each in methods
+                for target in targets
+            ]
+            rows.append(viz.scale(np.nan_to_num(np.asarray(maps, np.float32))))
+            explained = [_named(found, index) for index in found.targets(place)[targets]]
+            titles.append("\n".join([found.names[place], *explained]))
+        columns = [
+            each if len(cells[0][1]) == 1 else f"{each}, target {target}"
+            for each in methods
+            for target in cells[0][1]
+        ]
+        viz.draw_grid(out, np.asarray(rows, np.float32), titles, columns, title=str(store.name))
+        typer.echo(str(out))
+
+
+def _cells(found: "Store", images: str, class_index: int | None) -> list[tuple[int, list[int]]]:
+    """Images by place, with the places of their targets."""
+    if class_index is not None:
+        return [(image, [target]) for image, target in found.of_class(class_index)]
+    first, colon, last = images.partition(":")
+    if colon:
+        if not all(each.isdecimal() or not each for each in (first, last)):
+            raise DataError(f"--images is {images!r}: give first:last, indices, or names")
+        places = range(len(found))[slice(int(first or 0), int(last) if last else None)]
+    else:
+        named = (int(each) if each.isdecimal() else each for each in images.split(","))
+        places = [found.place(each) for each in named]
+    return [(place, list(range(found.layout.targets))) for place in places]
+
+
+def _named(found: "Store", index: int) -> str:
+    if index < 0:
+        return "skipped"
+    return CLASS_NAMES[index] if found.layout.logits == len(CLASS_NAMES) else str(index)

@@ -1,0 +1,147 @@
+"""Filling a store: chunk after chunk, each written while the next is computed."""
+
+import concurrent.futures
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jax_excite.datasets import ImageData
+from jax_excite.errors import DataError
+from jax_excite.stores.explainer import Explained, Explainer
+from jax_excite.stores.layout import DONE, SKIPPED, Layout, open_arrays, write_rows
+from jax_excite.stores.ledger import Ledger
+from jax_excite.stores.source import Decoded, decoded
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        images: done by this run.
+        busy: seconds in which the devices computed.
+        seconds: since the run began.
+    """
+
+    images: int
+    busy: float
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a run computes, and where it puts it.
+
+    Attributes:
+        path: the store.
+        layout: its sizes.
+        data: the images.
+        explainer: computes the attributions.
+        size: pixels of a side of an image.
+        resize: pixels of the short side before the crop.
+        strict: stop at an image that cannot be decoded.
+    """
+
+    path: Path
+    layout: Layout
+    data: ImageData
+    explainer: Explainer
+    size: int
+    resize: int | None
+    strict: bool = False
+
+    def left(self, part: int = 1, parts: int = 1) -> list[int]:
+        """The chunks of a part that no run has done."""
+        done = Ledger(self.path).done()
+        mine = range(part - 1, self.layout.chunks, parts)
+        return [chunk for chunk in mine if chunk not in done]
+
+    def fill(self, chunks: list[int]) -> Iterator[Progress]:
+        """Compute chunks and write them, and say how far it is after each group of them.
+
+        Raises:
+            DataError: the store cannot be written to, or with `strict` an image not decoded.
+            OSError: an image's file cannot be read.
+        """
+        arrays = open_arrays(self.path, self.layout, write=True)
+        ledger = Ledger(self.path)
+        at_once = self.explainer.images // self.layout.chunk
+        groups = [chunks[start : start + at_once] for start in range(0, len(chunks), at_once)]
+        places = [[place for chunk in group for place in self._rows(chunk)] for group in groups]
+        begun, busy, count = time.monotonic(), 0.0, 0
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            writing = pool.submit(lambda: None)
+            images = decoded(self.data, places, self.size, self.resize)
+            for group, some in zip(groups, images, strict=True):
+                self._check(some)
+                started = time.monotonic()
+                explained = jax.block_until_ready(self.explained(some))
+                busy += time.monotonic() - started
+                writing.result()
+                writing = pool.submit(self._write, arrays, ledger, group, some, explained)
+                count += sum(len(self.layout.rows(chunk)) for chunk in group)
+                yield Progress(count, busy, time.monotonic() - begun)
+            writing.result()
+
+    def _rows(self, chunk: int) -> list[int]:
+        """A chunk's places, the last chunk filled up with its last."""
+        rows = self.layout.rows(chunk)
+        return [min(rows.start + i, rows.stop - 1) for i in range(self.layout.chunk)]
+
+    def _check(self, some: list[Decoded]) -> None:
+        for each in some:
+            if each.failure is not None:
+                raise each.failure
+            if self.strict and each.reason is not None:
+                raise DataError(f"{self.data.names[each.place]}: {each.reason}")
+
+    def explained(self, some: list[Decoded]) -> Explained:
+        """Of a full group: where an image is missing, or a chunk, grey takes its place."""
+        count = self.explainer.images
+        x = np.zeros((count, self.size, self.size, 3), np.float32)
+        labels = np.zeros(count, np.int32)
+        for row, each in enumerate(some):
+            label = self.data.labels[each.place]
+            labels[row] = 0 if label is None else label
+            if each.image is not None:
+                x[row] = each.image
+        return self.explainer(x, labels)
+
+    def _write(
+        self,
+        arrays: dict[str, Any],
+        ledger: Ledger,
+        group: list[int],
+        some: list[Decoded],
+        explained: Explained,
+    ) -> None:
+        logits, classes = np.asarray(explained.logits, np.float32), explained.classes
+        maps = np.asarray(explained.maps).astype(self.layout.dtype)
+        for number, chunk in enumerate(group):
+            rows = self.layout.rows(chunk)
+            own = slice(number * self.layout.chunk, number * self.layout.chunk + len(rows))
+            read = np.array([each.image is not None for each in some[own]])
+
+            def known(values: np.ndarray, missing: Any, read: np.ndarray = read) -> np.ndarray:
+                there = read.reshape(-1, *[1] * (values.ndim - 1))
+                return np.where(there, values, np.asarray(missing, values.dtype))
+
+            write_rows(
+                self.path,
+                arrays,
+                rows,
+                {
+                    "attributions": known(maps[own], np.nan),
+                    "logits": known(logits[own], np.nan),
+                    "predictions": known(logits[own].argmax(1).astype(np.int32), -1),
+                    "targets": known(classes[own].astype(np.int32), -1),
+                    "status": np.where(read, DONE, SKIPPED).astype(np.uint8),
+                },
+            )
+            skipped = {each.place: each.reason for each in some[own] if each.reason is not None}
+            ledger.add(chunk, images=len(rows), skipped=skipped)
