@@ -18,6 +18,7 @@ from jax_excite.gating import Gating
 from jax_excite.images import load_image, load_images
 from jax_excite.plan import Site
 from jax_excite.pullback import pullback, pullback_grid, value_and_pullback
+from jax_excite.stores import open_store
 from jax_excite.surrogates import gated_relu, surrogate_max_pool
 from jax_excite.transform import excite, sites
 from jax_excite.weights import load
@@ -37,6 +38,7 @@ __all__ = [
     "load",
     "load_image",
     "load_images",
+    "open_store",
     "pga",
     "pga_grid",
     "pullback",

@@ -101,7 +101,12 @@ def attribute(
             if name not in known or names.count(name) > 1:
                 raise ExciteError(f"--method {name}: choose of {', '.join(known)}, each once")
         explainer = Explainer(
-            network, {name: known[name] for name in names}, wanted, jax.local_devices(), chunk
+            network,
+            {name: known[name] for name in names},
+            wanted,
+            jax.local_devices(),
+            chunk,
+            network.preprocessing.size,
         )
         height, width, _ = explainer.shape
         layout = Layout(
@@ -164,14 +169,14 @@ def _begin(out: Path, layout: Any, settings: dict[str, Any], data: ImageData, so
             found = read_manifest(out)
     if found is None:
         return
-    ours = {**settings, **dataclasses.asdict(layout)}
-    theirs = {**found["settings"], **dataclasses.asdict(layout_of(found))}
-    for name, value in ours.items():
-        if theirs.get(name) != value:
-            raise DataError(
-                f"{out} was begun with {name} {_short(theirs.get(name))}, and this run has "
-                f"{_short(value)}: use the same, or write elsewhere"
-            )
+    sizes = dataclasses.asdict(layout), dataclasses.asdict(layout_of(found))
+    for ours, theirs in ((settings, found["settings"]), sizes):
+        for name, value in ours.items():
+            if theirs.get(name) != value:
+                raise DataError(
+                    f"{out} was begun with {name} {_short(theirs.get(name))}, and this run has "
+                    f"{_short(value)}: use the same, or write elsewhere"
+                )
 
 
 def _short(value: Any) -> str:

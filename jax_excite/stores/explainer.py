@@ -7,14 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jax_excite import attributions, recipes
-from jax_excite.devices import on_each, spread
-from jax_excite.errors import ExciteError, TargetError
+from jax_excite.errors import TargetError
 from jax_excite.gating import Gating
-from jax_excite.models import Classifier
-from jax_excite.pullback import pullback_grid, value_and_pullback
+from jax_excite.pullback import Params, pullback_grid, value_and_pullback
 from jax_excite.targets import class_rows
 
 Method = Callable[..., jax.Array]
@@ -82,7 +79,10 @@ class Explained(NamedTuple):
 
 
 class Explainer:
-    """Computes what a store holds, each device the same number of images with the same program.
+    """Computes what a store holds.
+
+    Each device gets the same number of images at a time and the same program, which knows nothing
+    of the others: so results do not depend on how many there are.
 
     Args:
         network: the network.
@@ -90,6 +90,7 @@ class Explainer:
         targets: which classes.
         devices: those that share a group of images.
         chunk: images of each device.
+        size: pixels of a side of an image.
 
     Raises:
         TargetError: a class does not exist, or more are wanted than there are.
@@ -97,63 +98,75 @@ class Explainer:
 
     def __init__(
         self,
-        network: Classifier,
+        network: Params,
         methods: Mapping[str, Gating | Method],
         targets: Targets,
         devices: Sequence[jax.Device],
         chunk: int,
+        size: int,
     ):
-        self.network, self.methods, self.targets = network, methods, targets
+        self.methods, self.targets, self.chunk = methods, targets, chunk
         self.images = len(devices) * chunk
-        self._sharding = NamedSharding(Mesh(np.asarray(devices), ("data",)), PartitionSpec("data"))
-        size = network.preprocessing.size
+        self._networks = [(device, jax.device_put(network, device)) for device in devices]
         like = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
         self.shape = like.shape[1:]
-        self.classes = _logits.eval_shape(network, like, sharding=None).shape[1]
+        self.classes = _logits.eval_shape(network, like).shape[1]
         if targets.classes:
             class_rows(np.asarray(targets.classes), 1, self.classes)
         if targets.top > self.classes:
             raise TargetError(f"targets are top-{targets.top}: there are {self.classes} classes")
 
-    def __call__(self, x: np.ndarray, labels: np.ndarray) -> Explained:
-        """Explain exactly `images` images `[n, H, W, 3]` with labels `[n]`, -1 for none."""
-        single = self.targets.count == 1
-        names = list(self.methods)
-        first = self.methods[names[0]]
-        maps: dict[str, Any] = {}
-        if single and isinstance(first, Gating):
-            wanted = self._chosen(None, labels)
-            target = _greatest if wanted is None else wanted[:, 0]
-            logits, field = value_and_pullback(
-                self.network, x, target, gating=first, sharding=self._sharding
-            )
-            maps[names[0]] = field[:, None]
+    def __call__(self, x: np.ndarray, labels: np.ndarray) -> list[Explained]:
+        """Explain `images` images `[n, H, W, 3]` with labels `[n]`: a result for each device."""
+        parts = zip(self._networks, np.split(x, len(self._networks)), strict=True)
+        placed = [(own, jax.device_put(part, device)) for (device, own), part in parts]
+        known = np.split(labels, len(placed))
+        begun = [
+            self._begin(network, part, own)
+            for (network, part), own in zip(placed, known, strict=True)
+        ]
+        return [
+            self._finish(network, part, own, *first)
+            for (network, part), own, first in zip(placed, known, begun, strict=True)
+        ]
+
+    def _begin(
+        self, network: Params, x: jax.Array, labels: np.ndarray
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Logits, and the first method's attributions `[n, T, H, W, 3]` if they come with them."""
+        first = next(iter(self.methods.values()))
+        if self.targets.count > 1 or not isinstance(first, Gating):
+            return _logits(network, x), None
+        target = _greatest if self.targets.top else self._known(labels)[:, 0]
+        logits, field = value_and_pullback(network, x, target, gating=first)
+        return logits, field[:, None]
+
+    def _finish(
+        self,
+        network: Params,
+        x: jax.Array,
+        labels: np.ndarray,
+        logits: jax.Array,
+        first: jax.Array | None,
+    ) -> Explained:
+        if self.targets.top:
+            order = np.argsort(-np.asarray(logits), axis=1, kind="stable")
+            classes = order[:, : self.targets.top]
         else:
-            (rows,) = spread(self._sharding, x)
-            logits = _logits(self.network, rows, sharding=self._sharding)
-        classes = self._chosen(np.asarray(logits), labels)
-        if classes is None:
-            raise ExciteError("there are no logits to choose targets by")
-        for name in names[len(maps) :]:
-            maps[name] = self._maps(self.methods[name], x, classes)
-        return Explained(logits, classes, jnp.stack([maps[name] for name in names], axis=1))
+            classes = self._known(labels)
+        maps = [] if first is None else [first]
+        for method in list(self.methods.values())[len(maps) :]:
+            if isinstance(method, Gating):
+                maps.append(pullback_grid(network, x, classes, gating=method))
+            else:
+                maps.append(jnp.stack([method(network, x, own) for own in classes.T], axis=1))
+        return Explained(logits, classes, jnp.stack(maps, axis=1))
 
-    def _maps(self, method: Gating | Method, x: np.ndarray, classes: np.ndarray) -> jax.Array:
-        """`[n, T, H, W, 3]`."""
-        if isinstance(method, Gating):
-            return pullback_grid(self.network, x, classes, gating=method, sharding=self._sharding)
-        each = [method(self.network, x, own, sharding=self._sharding) for own in classes.T]
-        return jnp.stack(each, axis=1)
-
-    def _chosen(self, logits: np.ndarray | None, labels: np.ndarray) -> np.ndarray | None:
-        """Classes `[n, T]`; None where they depend on logits that are not known."""
+    def _known(self, labels: np.ndarray) -> np.ndarray:
+        """Classes `[n, T]` that do not depend on logits."""
         if self.targets.label:
             return labels[:, None]
-        if self.targets.classes:
-            return np.tile(np.asarray(self.targets.classes), (len(labels), 1))
-        if logits is None:
-            return None
-        return np.argsort(-logits, axis=1, kind="stable")[:, : self.targets.top]
+        return np.tile(np.asarray(self.targets.classes), (len(labels), 1))
 
 
 def _greatest(logits: jax.Array) -> jax.Array:
@@ -161,6 +174,6 @@ def _greatest(logits: jax.Array) -> jax.Array:
     return logits[jnp.argmax(logits)]
 
 
-@functools.partial(jax.jit, static_argnames="sharding")
-def _logits(params: Any, x: jax.Array, *, sharding: NamedSharding | None) -> jax.Array:
-    return on_each(lambda params, x: params(x), sharding, (params,), (x,))
+@jax.jit
+def _logits(params: Any, x: jax.Array) -> jax.Array:
+    return params(x)

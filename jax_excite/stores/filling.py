@@ -100,8 +100,8 @@ class Job:
             if self.strict and each.reason is not None:
                 raise DataError(f"{self.data.names[each.place]}: {each.reason}")
 
-    def explained(self, some: list[Decoded]) -> Explained:
-        """Of a full group: where an image is missing, or a chunk, grey takes its place."""
+    def explained(self, some: list[Decoded]) -> list[Explained]:
+        """Chunk by chunk, of a full group: where an image is missing, or a chunk, grey takes its place."""
         count = self.explainer.images
         x = np.zeros((count, self.size, self.size, 3), np.float32)
         labels = np.zeros(count, np.int32)
@@ -118,14 +118,16 @@ class Job:
         ledger: Ledger,
         group: list[int],
         some: list[Decoded],
-        explained: Explained,
+        explained: list[Explained],
     ) -> None:
-        logits, classes = np.asarray(explained.logits, np.float32), explained.classes
-        maps = np.asarray(explained.maps).astype(self.layout.dtype)
-        for number, chunk in enumerate(group):
+        for number, (chunk, found) in enumerate(zip(group, explained, strict=False)):
             rows = self.layout.rows(chunk)
-            own = slice(number * self.layout.chunk, number * self.layout.chunk + len(rows))
-            read = np.array([each.image is not None for each in some[own]])
+            first = number * self.layout.chunk
+            images = some[first : first + len(rows)]
+            read = np.array([each.image is not None for each in images])
+            logits = np.asarray(found.logits, np.float32)[: len(rows)]
+            maps = np.asarray(found.maps)[: len(rows)].astype(self.layout.dtype)
+            classes = found.classes[: len(rows)].astype(np.int32)
 
             def known(values: np.ndarray, missing: Any, read: np.ndarray = read) -> np.ndarray:
                 there = read.reshape(-1, *[1] * (values.ndim - 1))
@@ -136,12 +138,12 @@ class Job:
                 arrays,
                 rows,
                 {
-                    "attributions": known(maps[own], np.nan),
-                    "logits": known(logits[own], np.nan),
-                    "predictions": known(logits[own].argmax(1).astype(np.int32), -1),
-                    "targets": known(classes[own].astype(np.int32), -1),
+                    "attributions": known(maps, np.nan),
+                    "logits": known(logits, np.nan),
+                    "predictions": known(logits.argmax(1).astype(np.int32), -1),
+                    "targets": known(classes, -1),
                     "status": np.where(read, DONE, SKIPPED).astype(np.uint8),
                 },
             )
-            skipped = {each.place: each.reason for each in some[own] if each.reason is not None}
+            skipped = {each.place: each.reason for each in images if each.reason is not None}
             ledger.add(chunk, images=len(rows), skipped=skipped)

@@ -14,6 +14,7 @@ import numpy as np
 from jax_excite.errors import DataError
 
 MANIFEST = "manifest.json"
+ARRAYS = "arrays"  # a Zarr group, beside which are the manifest, the journal and the locks
 DONE, SKIPPED = 1, 2  # values of the array `status`; 0 is not yet computed
 
 
@@ -104,10 +105,10 @@ def create(path: Path, layout: Layout, manifest: dict[str, Any]) -> None:
         staged = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
             for name, metadata in layout.arrays().items():
-                spec = {**_spec(staged / name), "metadata": metadata}
+                spec = {**_spec(staged, name), "metadata": metadata}
                 tensorstore.open(spec, create=True).result()
             group = {"zarr_format": 3, "node_type": "group", "attributes": {}}
-            (staged / "zarr.json").write_text(json.dumps(group), "utf-8")
+            (staged / ARRAYS / "zarr.json").write_text(json.dumps(group), "utf-8")
             text = json.dumps({**manifest, "layout": dataclasses.asdict(layout)}, indent=1)
             (staged / MANIFEST).write_text(text + "\n", "utf-8")
             staged.chmod(0o755)
@@ -148,7 +149,7 @@ def open_arrays(path: Path, layout: Layout, *, write: bool = False) -> dict[str,
     import tensorstore
 
     names = layout.arrays()
-    opened = {n: tensorstore.open(_spec(path / n), read=True, write=write) for n in names}
+    opened = {n: tensorstore.open(_spec(path, n), read=True, write=write) for n in names}
     try:
         return {name: future.result() for name, future in opened.items()}
     except ValueError as error:
@@ -167,8 +168,9 @@ def write_rows(path: Path, arrays: dict[str, Any], rows: range, values: dict[str
             future.result()
 
 
-def _spec(path: Path) -> dict[str, Any]:
-    return {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path}/"}}
+def _spec(store: Path, name: str) -> dict[str, Any]:
+    folder = f"{store.absolute() / ARRAYS / name}/"
+    return {"driver": "zarr3", "kvstore": {"driver": "file", "path": folder}}
 
 
 @contextlib.contextmanager

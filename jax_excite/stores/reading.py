@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jax_excite.errors import DataError, TargetError
-from jax_excite.stores.layout import layout_of, open_arrays, read_manifest
+from jax_excite.stores.layout import ARRAYS, layout_of, open_arrays, read_manifest
 from jax_excite.stores.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Store:
         """All of it as a dataset, read lazily, with names as coordinates; needs xarray and zarr."""
         import xarray
 
-        found = xarray.open_zarr(self.path, consolidated=False, chunks=None)
+        found = xarray.open_zarr(self.path / ARRAYS, consolidated=False, chunks=None)
         return found.assign_coords(image=self.names, method=self.methods)
 
     def _rows(self, images: Any) -> Any:

@@ -72,7 +72,7 @@ def decoded(
             return Decoded(place, None, failure=error)
 
     places = [place for group in groups for place in group]
-    ahead = 2 * max(map(len, groups), default=1)
+    ahead = max(_THREADS, 2 * max(map(len, groups), default=1))
     options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=ahead)
     images = iter(grain.MapDataset.source(places).map(read).to_iter_dataset(options))
     for group in groups:

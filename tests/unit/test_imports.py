@@ -24,7 +24,7 @@ LAYERS = [
     {"ascent", "paths", "path_space", "calibration", "sanity"},
     {"path_kernel", "attributions"},
     {"metrics"},
-    {"comparison"},
+    {"comparison", "stores"},
     {"viz", "plots"},
     {"cli"},
 ]
