@@ -1,5 +1,6 @@
 """What is computed of each group of images: logits, targets, attributions."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -41,7 +42,8 @@ def methods_by_name(gating: Gating, seed: int) -> dict[str, Gating | Method]:
     return {**found, **{n: functools.partial(f, **settings) for n, (f, settings) in bound.items()}}
 
 
-class Targets(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Targets:
     """Which classes are explained: given ones, the label, or those of greatest logits."""
 
     classes: tuple[int, ...]
@@ -88,7 +90,7 @@ class Explainer:
         network: the network.
         methods: by name, of `methods_by_name`.
         targets: which classes.
-        devices: those that share a group of images.
+        devices: those of JAX that share a group of images.
         chunk: images of each device.
         size: pixels of a side of an image.
 
@@ -101,7 +103,7 @@ class Explainer:
         network: Params,
         methods: Mapping[str, Gating | Method],
         targets: Targets,
-        devices: Sequence[jax.Device],
+        devices: Sequence[Any],
         chunk: int,
         size: int,
     ):

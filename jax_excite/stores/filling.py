@@ -101,7 +101,7 @@ class Job:
                 raise DataError(f"{self.data.names[each.place]}: {each.reason}")
 
     def explained(self, some: list[Decoded]) -> list[Explained]:
-        """Chunk by chunk, of a full group: where an image is missing, or a chunk, grey takes its place."""
+        """Chunk by chunk, of a full group; grey takes the place of what is missing."""
         count = self.explainer.images
         x = np.zeros((count, self.size, self.size, 3), np.float32)
         labels = np.zeros(count, np.int32)
