@@ -126,7 +126,7 @@ class Job:
             images = some[first : first + len(rows)]
             read = np.array([each.image is not None for each in images])
             logits = np.asarray(found.logits, np.float32)[: len(rows)]
-            maps = np.asarray(found.maps)[: len(rows)].astype(self.layout.dtype)
+            maps, scales = scaled(np.asarray(found.maps)[: len(rows)], self.layout.dtype)
             classes = found.classes[: len(rows)].astype(np.int32)
 
             def known(values: np.ndarray, missing: Any, read: np.ndarray = read) -> np.ndarray:
@@ -139,6 +139,7 @@ class Job:
                 rows,
                 {
                     "attributions": known(maps, np.nan),
+                    "scales": known(scales, np.nan),
                     "logits": known(logits, np.nan),
                     "predictions": known(logits.argmax(1).astype(np.int32), -1),
                     "targets": known(classes, -1),
@@ -147,3 +148,15 @@ class Job:
             )
             skipped = {each.place: each.reason for each in images if each.reason is not None}
             ledger.add(chunk, images=len(rows), skipped=skipped)
+
+
+def scaled(maps: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """Attributions `[..., H, W, 3]` in a dtype, and what to multiply them by, `[...]`, float32.
+
+    In float16 that is the power of two below the greatest magnitude, which loses nothing; else 1.
+    """
+    peaks = np.abs(maps).max(axis=(-3, -2, -1))
+    scales = np.ones(peaks.shape, np.float32)
+    if dtype == "float16":
+        np.ldexp(scales, np.frexp(peaks)[1] - 1, out=scales, where=np.isfinite(peaks) & (peaks > 0))
+    return (maps / scales[..., None, None, None]).astype(dtype), scales

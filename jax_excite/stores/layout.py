@@ -57,13 +57,18 @@ class Layout:
         return cells * self.height * self.width * 3 * np.dtype(self.dtype).itemsize
 
     def arrays(self) -> dict[str, dict[str, Any]]:
-        """What Zarr has to know of each array, by name."""
+        """What Zarr has to know of each array, by name.
+
+        An attribution is that of `attributions` times that of `scales`, a power of two, so that
+        float16 has eleven bits of small attributions too.
+        """
         n, of = self.images, self.chunk
         plane = (self.height, self.width, 3)
         size = (n, self.methods, self.targets, *plane)
         axes = ("image", "method", "target", "row", "column", "channel")
         return {
             "attributions": _array(size, (of, 1, 1, *plane), axes, self.dtype, "NaN"),
+            "scales": _array(size[:3], (of, self.methods, self.targets), axes[:3], fill="NaN"),
             "logits": _array((n, self.logits), (of, self.logits), ("image", "class"), fill="NaN"),
             "predictions": _array((n,), (of,), ("image",), "int32", -1),
             "targets": _array((n, self.targets), (of, self.targets), ("image", "target"), "int32"),

@@ -82,7 +82,7 @@ class Store:
             target: which of the `T` targets of each image, by place.
 
         Returns:
-            `[n, H, W, 3]`, or `[H, W, 3]` for one image; NaN where it was skipped or is not done.
+            float32 `[n, H, W, 3]`, or `[H, W, 3]` for one image; NaN where there is none.
 
         Raises:
             DataError: there is no such image or method.
@@ -96,14 +96,19 @@ class Store:
                 f"target is {target}: {self.path} has {self.layout.targets} of each image, from 0"
             )
         rows = self._rows(images)
-        return self._read("attributions", rows, self.methods.index(method), target)
+        place = self.methods.index(method), target
+        scales = self._read("scales", rows, *place)
+        return self._read("attributions", rows, *place) * scales[..., None, None, None]
 
     def of_class(self, index: int) -> list[tuple[int, int]]:
         """The images that have a class among their targets: pairs of image and place of target."""
         return [(int(i), int(t)) for i, t in np.argwhere(self.targets() == index)]
 
     def to_xarray(self) -> "xarray.Dataset":
-        """All of it as a dataset, read lazily, with names as coordinates; needs xarray and zarr."""
+        """The arrays as a dataset, read lazily, with names as coordinates; needs xarray and zarr.
+
+        An attribution is `attributions * scales`.
+        """
         import xarray
 
         found = xarray.open_zarr(self.path / ARRAYS, consolidated=False, chunks=None)

@@ -179,7 +179,7 @@ def test_a_killed_run_ends_with_the_same_store(network, folder, tmp_path, monkey
     assert result.exit_code == 0
     assert "4 of 10 images are done" in result.stderr
     assert contents(cut) == contents(whole)
-    assert len(contents(cut)) == 5 + 1 + 5 * 3
+    assert len(contents(cut)) == 6 + 1 + 6 * 3
     assert open_store(cut).skipped == open_store(whole).skipped
     again = attribute(folder, cut)
     assert again.exit_code == 0
@@ -394,6 +394,23 @@ def test_images_are_decoded_in_order(folder):
     assert found[1][0].image is None
     assert "0042_cat.png" in found[1][0].reason
     np.testing.assert_array_equal(found[2][0].image, load_images([data[9].image], 16, resize=16)[0])
+
+
+def test_float16_keeps_small_and_large_attributions():
+    rng = np.random.default_rng(0)
+    maps = rng.normal(size=(3, 2, 1, 8, 8, 3)).astype(np.float32)
+    maps[0] *= 1e-9
+    maps[1] *= 1e7
+    maps[2, 1] = 0
+    stored, scales = filling.scaled(maps, "float16")
+    assert stored.dtype == np.float16
+    assert (np.abs(stored) < 2).all()
+    again = stored * scales[..., None, None, None]
+    error = np.abs(again - maps).max(axis=(-3, -2, -1))
+    assert (error <= 2.0**-11 * np.abs(maps).max(axis=(-3, -2, -1))).all()
+    same, ones = filling.scaled(maps, "float32")
+    np.testing.assert_array_equal(same, maps)
+    assert (ones == 1).all()
 
 
 def test_sizes():
