@@ -130,6 +130,8 @@ class Job:
             classes = found.classes[: len(rows)].astype(np.int32)
 
             def known(values: np.ndarray, missing: Any, read: np.ndarray = read) -> np.ndarray:
+                if read.all():
+                    return values
                 there = read.reshape(-1, *[1] * (values.ndim - 1))
                 return np.where(there, values, np.asarray(missing, values.dtype))
 
@@ -155,8 +157,10 @@ def scaled(maps: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
 
     In float16 that is the power of two below the greatest magnitude, which loses nothing; else 1.
     """
-    peaks = np.abs(maps).max(axis=(-3, -2, -1))
-    scales = np.ones(peaks.shape, np.float32)
-    if dtype == "float16":
-        np.ldexp(scales, np.frexp(peaks)[1] - 1, out=scales, where=np.isfinite(peaks) & (peaks > 0))
-    return (maps / scales[..., None, None, None]).astype(dtype), scales
+    plane = (-3, -2, -1)
+    if dtype != "float16":
+        return maps.astype(dtype), np.ones(maps.shape[:-3], np.float32)
+    peaks = np.maximum(maps.max(axis=plane), -maps.min(axis=plane))
+    known = np.isfinite(peaks) & (peaks > 0)
+    scales = np.where(known, np.ldexp(np.float32(1), np.frexp(peaks)[1] - 1), np.float32(1))
+    return (maps * (1 / scales)[..., None, None, None]).astype(dtype), scales.astype(np.float32)
