@@ -1,8 +1,8 @@
 """What a store costs: `python -m benchmarks.stores FOLDER [--images N] [--out FOLDER]`.
 
 Attributions of crops of the photographs in FOLDER, by EfficientNet-Lite0, into a store, with the
-memory of the process over time. And, in turns in one process: images from files into a store, and bare
-loops of `pullback` over the same images, in memory or read by the loop.
+memory of the process over time. And, in turns in one process: images from files into a store, and
+bare loops of `pullback` over the same images, in memory or read by the loop.
 """
 
 import json

@@ -73,20 +73,28 @@ class Job:
         at_once = self.explainer.images // self.layout.chunk
         groups = [chunks[start : start + at_once] for start in range(0, len(chunks), at_once)]
         places = [[place for chunk in group for place in self._rows(chunk)] for group in groups]
-        begun, busy, count = time.monotonic(), 0.0, 0
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            writing = pool.submit(lambda: None)
-            images = decoded(self.data, places, self.size, self.resize)
-            for group, some in zip(groups, images, strict=True):
+            begun = ready = time.monotonic()
+            busy, count = 0.0, 0
+            writing: concurrent.futures.Future[float] | None = None
+            dispatched, images = begun, 0
+            for group, some in zip(
+                groups, decoded(self.data, places, self.size, self.resize), strict=True
+            ):
                 self._check(some)
-                started = time.monotonic()
-                explained = jax.block_until_ready(self.explained(some))
-                busy += time.monotonic() - started
-                writing.result()
+                # Begun before the last group is written: the devices do not wait for the disk.
+                now, explained = time.monotonic(), self.explained(some)
+                if writing is not None:
+                    last, ready = ready, writing.result()
+                    busy += ready - max(dispatched, last)
+                    count += images
+                    yield Progress(count, busy, time.monotonic() - begun)
                 writing = pool.submit(self._write, arrays, ledger, group, some, explained)
-                count += sum(len(self.layout.rows(chunk)) for chunk in group)
-                yield Progress(count, busy, time.monotonic() - begun)
-            writing.result()
+                dispatched, images = now, sum(len(self.layout.rows(chunk)) for chunk in group)
+            if writing is not None:
+                last, ready = ready, writing.result()
+                busy += ready - max(dispatched, last)
+                yield Progress(count + images, busy, time.monotonic() - begun)
 
     def _rows(self, chunk: int) -> list[int]:
         """A chunk's places, the last chunk filled up with its last."""
@@ -119,7 +127,10 @@ class Job:
         group: list[int],
         some: list[Decoded],
         explained: list[Explained],
-    ) -> None:
+    ) -> float:
+        """Write a group as soon as it is computed; returns when it was."""
+        jax.block_until_ready(explained)
+        ready = time.monotonic()
         for number, (chunk, found) in enumerate(zip(group, explained, strict=False)):
             rows = self.layout.rows(chunk)
             first = number * self.layout.chunk
@@ -150,6 +161,7 @@ class Job:
             )
             skipped = {each.place: each.reason for each in images if each.reason is not None}
             ledger.add(chunk, images=len(rows), skipped=skipped)
+        return ready
 
 
 def scaled(maps: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
