@@ -79,7 +79,10 @@ METHODS = {
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n == "vgg11_bn" else n for n in CASES],
+)
 def test_equals_captum(name, method, record_property):
     module, x, wanted = networks(name)
     with jax.enable_x64(True):
