@@ -9,8 +9,10 @@ from jax_excite.calibration import calibrate, temperature_sweep
 from jax_excite.errors import (
     DataError,
     ExciteError,
+    GateWarning,
     GatingError,
     ImageError,
+    SettingError,
     TargetError,
     WeightsError,
 )
@@ -26,9 +28,11 @@ from jax_excite.weights import load
 __all__ = [
     "DataError",
     "ExciteError",
+    "GateWarning",
     "Gating",
     "GatingError",
     "ImageError",
+    "SettingError",
     "Site",
     "TargetError",
     "WeightsError",

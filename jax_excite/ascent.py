@@ -16,12 +16,11 @@ from jax_excite.climbing import Settings, Step, climb, climb_grid
 from jax_excite.devices import gathered, sharding_of, spread
 from jax_excite.errors import ImageError
 from jax_excite.gating import Gating, check_gating
-from jax_excite.plan import SiteSelection
+from jax_excite.plan import Names, Selection, SiteSelection
 from jax_excite.pullback import (
     Bounds,
     Params,
     as_batch,
-    hashable,
     number_of_logits,
     over_grid,
 )
@@ -39,6 +38,7 @@ class AscentOptions(TypedDict, total=False):
     gating: Gating
     skip: SiteSelection
     only: SiteSelection | None
+    enter: Names
     batch_size: int | None
     sharding: NamedSharding | None
 
@@ -79,6 +79,7 @@ def pga(
     gating: Gating = EXCITATION,
     skip: SiteSelection = (),
     only: SiteSelection | None = None,
+    enter: Names = (),
     around: Images | None = None,
     batch_size: int | None = None,
     sharding: NamedSharding | None = None,
@@ -101,6 +102,7 @@ def pga(
         gating: how gates are softened.
         skip: sites to leave hard.
         only: if given, the only sites to soften.
+        enter: functions with derivative rules of their own to replace by their bodies, by name.
         around: centres of the balls, shaped like `x`, to go on with an earlier ascent from there;
             `x` itself if None.
         batch_size: as for `pullback`.
@@ -124,7 +126,8 @@ def pga(
     params = as_pytree(params)
     target = targets.prepare(c, len(images), number_of_logits(params, images), single)
     sharding = sharding_of(x, sharding)
-    compute = _bind(climb, params, steps, step_size, radius, bounds, gating, skip, only, trajectory)
+    selection = Selection.of(skip, only, enter)
+    compute = _bind(climb, params, steps, step_size, radius, bounds, gating, selection, trajectory)
     results = compute(
         *spread(sharding, images, centres, target),
         rows=rows_at_once(batch_size, x, gating),
@@ -164,6 +167,7 @@ def pga_grid(
     gating: Gating = EXCITATION,
     skip: SiteSelection = (),
     only: SiteSelection | None = None,
+    enter: Names = (),
     batch_size: int | None = None,
     sharding: NamedSharding | None = None,
     out: Any = None,
@@ -182,6 +186,7 @@ def pga_grid(
         gating: how gates are softened.
         skip: sites to leave hard.
         only: if given, the only sites to soften.
+        enter: functions with derivative rules of their own to replace by their bodies, by name.
         batch_size: at most this many cells (an image with a class) at a time, on each device.
         sharding: as for `pullback`.
         out: an array of the result's shape to write to, as for `pullback_grid`.
@@ -198,8 +203,9 @@ def pga_grid(
     images, single = as_batch(x, bounds)
     params = as_pytree(params)
     indices = targets.class_rows(classes, len(images), number_of_logits(params, images))
+    selection = Selection.of(skip, only, enter)
     compute = _bind(
-        climb_grid, params, steps, step_size, radius, bounds, gating, skip, only, trajectory
+        climb_grid, params, steps, step_size, radius, bounds, gating, selection, trajectory
     )
     cells = cells_at_once(batch_size, x, gating)
     compute = functools.partial(compute, cells=cells, sharding=sharding_of(x, sharding))
@@ -215,8 +221,7 @@ def _bind(
     radius: float | None,
     bounds: Bounds | None,
     gating: Gating,
-    skip: SiteSelection,
-    only: SiteSelection | None,
+    selection: Selection,
     trajectory: bool,
 ) -> functools.partial[Any]:
     """A compiled ascent with its settings, checked."""
@@ -227,8 +232,7 @@ def _bind(
         compiled,
         params,
         settings=as_floats(Settings(gating, checked_step(step_size, radius, bounds))),
-        skip=hashable(skip),
-        only=hashable(only),
+        selection=selection,
         steps=steps,
         trajectory=trajectory,
     )

@@ -21,8 +21,8 @@ from jax_excite.callables import as_floats, as_pytree
 from jax_excite.errors import ExciteError, GatingError
 from jax_excite.gating import Gating, check_gating, check_temperature
 from jax_excite.paths import Batch, BySite, Network
-from jax_excite.plan import AtSite, Plan, SiteSelection
-from jax_excite.pullback import Bounds, as_batch, hashable, linearise, number_of_logits
+from jax_excite.plan import AtSite, Names, Plan, Selection, SiteSelection
+from jax_excite.pullback import Bounds, as_batch, linearise, number_of_logits
 from jax_excite.recipes import EXCITATION
 from jax_excite.surrogates import compute_dtype
 from jax_excite.targets import Target
@@ -101,6 +101,7 @@ def temperature_sweep(
     gating: Gating = EXCITATION,
     skip: SiteSelection = (),
     only: SiteSelection | None = None,
+    enter: Names = (),
     bounds: Bounds | None = (-1.0, 1.0),
 ) -> jax.Array:
     """Pullbacks over a range of temperatures, from hard gates at 0 to none at infinity.
@@ -116,6 +117,7 @@ def temperature_sweep(
         gating: all other settings.
         skip: sites to leave hard.
         only: if given, the only sites to soften.
+        enter: functions with derivative rules of their own to replace by their bodies, by name.
         bounds: range of the images.
 
     Returns:
@@ -132,22 +134,21 @@ def temperature_sweep(
     images, single = as_batch(x, bounds)
     params = as_pytree(params)
     target = targets.prepare(c, len(images), number_of_logits(params, images), single)
-    settings = [as_floats(values), as_floats(gating), hashable(skip), hashable(only)]
-    fields = _sweep(params, images, target, *settings)
+    selection = Selection.of(skip, only, enter)
+    fields = _sweep(params, images, target, as_floats(values), as_floats(gating), selection)
     return fields[:, 0] if single else fields
 
 
-@functools.partial(jax.jit, static_argnames=("skip", "only"))
+@functools.partial(jax.jit, static_argnames=("selection",))
 def _sweep(
     params: Network,
     x: jax.Array,
     target: Any,
     temperatures: jax.Array,
     gating: Gating,
-    skip: Any,
-    only: Any,
+    selection: Selection,
 ) -> jax.Array:
-    network = softened(params, x, skip, only)
+    network = softened(params, x, selection)
 
     def at(t: jax.Array) -> jax.Array:
         own = {
@@ -177,7 +178,7 @@ def _statistics(params: Network, x: jax.Array) -> BySite:
         mean = jnp.sum(jnp.where(there, z, 0), axis=0) / jnp.maximum(count, 1)
         return at.hard, (count, mean, jnp.sum(jnp.where(there, z - mean, 0) ** 2, axis=0))
 
-    plan = Plan(params, (x,), {}, (), None)
+    plan = Plan(params, (x,), {})
     plan.check(EXCITATION)
     return BySite.of(plan.run(at_site)[1])
 

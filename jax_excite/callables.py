@@ -53,9 +53,9 @@ class StaticLeaves:
     def __init__(self, fn: Callable[..., Any]):
         self.fn = fn
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function."""
-        return self.fn(*args)
+        return self.fn(*args, **kwargs)
 
     def tree_flatten(self) -> tuple[list[Any], Hashable]:
         """The arrays, and everything else."""

@@ -15,6 +15,7 @@ from jax_excite import targets
 from jax_excite.blocks import Cells, Grid, evenly, in_loop
 from jax_excite.devices import on_each
 from jax_excite.gating import Gating
+from jax_excite.plan import Selection
 from jax_excite.pullback import Network, Params, fields, linearise
 from jax_excite.surrogates import compute_dtype
 from jax_excite.transform import softened
@@ -82,7 +83,7 @@ def _finished(
     return perturbed, jnp.concatenate([values, last[None]]).T
 
 
-_STATIC = ("skip", "only", "steps", "trajectory", "sharding")
+_STATIC = ("selection", "steps", "trajectory", "sharding")
 
 
 @functools.partial(jax.jit, static_argnames=(*_STATIC, "rows"))
@@ -93,8 +94,7 @@ def climb(
     target: Any,
     *,
     settings: Settings,
-    skip: Any,
-    only: Any,
+    selection: Selection,
     steps: int,
     trajectory: bool,
     rows: int | None,
@@ -110,7 +110,7 @@ def climb(
         params: Params, settings: Settings, images: jax.Array, centres: jax.Array, target: Any
     ) -> Any:
         at_once = evenly(len(images), rows)
-        network = softened(params, images[:at_once], skip, only)
+        network = softened(params, images[:at_once], selection)
 
         def block(images: jax.Array, centres: jax.Array, target: Any) -> Any:
             start = images.astype(compute_dtype(images.dtype))
@@ -129,8 +129,7 @@ def climb_grid(
     indices: jax.Array,
     *,
     settings: Settings,
-    skip: Any,
-    only: Any,
+    selection: Selection,
     steps: int,
     trajectory: bool,
     cells: Cells,
@@ -147,8 +146,8 @@ def climb_grid(
     def compute(params: Params, settings: Settings, images: jax.Array, indices: jax.Array) -> Any:
         grid = Grid(len(indices), indices.shape[1], cells)
         first = images[: grid.rows_at_once]
-        on_images = softened(params, first, skip, only)
-        on_cells = softened(params, jnp.repeat(first, grid.columns_at_once, 0), skip, only)
+        on_images = softened(params, first, selection)
+        on_cells = softened(params, jnp.repeat(first, grid.columns_at_once, 0), selection)
 
         def begin(rows: Any) -> Any:
             x = images[rows]

@@ -17,9 +17,17 @@ class GatingError(ExciteError):
     """A gate, temperature or site that does not exist or does not fit the function."""
 
 
+class SettingError(ExciteError):
+    """A number, an array or an option that is out of its range, or does not fit the others."""
+
+
 class WeightsError(ExciteError):
     """Weights that do not fit the model, or a file that does not hold weights."""
 
 
 class DataError(ExciteError):
     """A data set that is not there, cannot be had, or lacks what was asked of it."""
+
+
+class GateWarning(UserWarning):
+    """A gate that the recipe softens elsewhere is left hard; `sites` says where and why."""

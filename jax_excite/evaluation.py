@@ -57,12 +57,20 @@ def evaluate(
             run = functools.partial(_RUN[node.name], node, inside)
         else:
             run = functools.partial(_bind, node)
-        with jax.named_scope(node.scope) if node.scope else contextlib.nullcontext():
+        with _where(node):
             inputs = [read(operand) for operand in node.inputs]
             outputs, more = around(node, inputs, run, read, given.get(node.number))
         env |= zip(node.outputs, outputs, strict=True)
         brought |= more
     return [read(operand) for operand in graph.outputs], brought
+
+
+@contextlib.contextmanager
+def _where(node: Node) -> Iterator[None]:
+    """The named scope and the context, such as `compute_on`, that a node was written in."""
+    scope = jax.named_scope(node.own_scope) if node.own_scope else contextlib.nullcontext()
+    with scope, node.context.manager:
+        yield
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +110,22 @@ def _run_body(node: Node, inside: _Inside, inputs: list[Any]) -> Outcome:
 
 
 def _run_jit(node: Node, inside: _Inside, inputs: list[Any]) -> Outcome:
-    return jax.jit(lambda *args: inside(node.bodies[0], args))(*inputs)
+    def call(*args: Any) -> Outcome:
+        return inside(node.bodies[0], args)
+
+    call.__name__ = node.params["name"]
+    shardings = (
+        [s if isinstance(s, jax.sharding.Sharding) else None for s in node.params[name]]
+        for name in ("in_shardings", "out_shardings")
+    )
+    ins, outs = (found if any(found) else None for found in shardings)
+    compiled = jax.jit(
+        call,
+        in_shardings=None if ins is None else tuple(ins),
+        out_shardings=None if outs is None else (outs, None),
+        inline=node.params["inline"],
+    )
+    return compiled(*inputs)
 
 
 def _run_scan(node: Node, inside: _Inside, inputs: list[Any]) -> Outcome:
@@ -149,6 +172,11 @@ def _run_cond(node: Node, inside: _Inside, inputs: list[Any]) -> Outcome:
         return outputs, brought | jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), absent)
 
     branches = [functools.partial(branch, body) for body in node.bodies]
+    if (platforms := node.params.get("branches_platforms")) is not None:
+        pairs = list(zip(branches, platforms, strict=True))
+        named = {name: branch for branch, names in pairs for name in names or ()}
+        others = [branch for branch, names in pairs if names is None]
+        return lax.platform_dependent(*operands, default=others[0] if others else None, **named)
     return lax.switch(which.astype(jnp.int32), branches, *operands)
 
 

@@ -84,9 +84,13 @@ class Consumers:
         for operand in graph.outputs:
             self._of[operand].append(None)
 
+    def of(self, number: int) -> list[Node | None]:
+        """The nodes that take a value, one entry for each time."""
+        return self._of.get(number, [])
+
     def only(self, number: int) -> Node | None:
-        """The one node that takes a value, once, if there is such a one."""
-        consumers = self._of[number]
+        """The only node that takes a value, and takes it once; else None."""
+        consumers = self.of(number)
         return consumers[0] if len(consumers) == 1 else None
 
 

@@ -14,24 +14,35 @@ import jax.extend.core as jex
 
 # What rounds nothing, so that it gives the same bits compiled alone or together with others.
 _EXACT = {
+    "abs",
+    "and",
+    "argmax",
     "broadcast_in_dim",
+    "ceil",
     "clamp",
     "convert_element_type",
     "copy",
     "eq",
+    "floor",
     "ge",
     "gt",
+    "is_finite",
     "le",
     "lt",
     "max",
     "min",
     "ne",
+    "neg",
     "not",
+    "or",
     "pcast",
     "pvary",
     "reshape",
     "select_n",
+    "sign",
     "squeeze",
+    "stack",
+    "xor",
 }
 
 # Equations with bodies that can be evaluated anew, with the parameters that hold these.
@@ -69,6 +80,8 @@ class Node:
     outputs: list[int]
     bodies: list["Graph"]
     scope: str
+    own_scope: str  # of that, what the body that it is in does not have from outside
+    context: Any  # of the equation: where it is to be computed, and how
     tracebacks: tuple[Any, ...]  # its own, then those of the calls around it, innermost first
 
     @property
@@ -83,15 +96,16 @@ class Node:
 
     @property
     def has_derivative_rule(self) -> bool:
-        """Whether the body comes with a derivative rule of its own, which entering it drops."""
+        """Whether it is a call of a function with a derivative rule of its own."""
         return self.name in ("custom_jvp_call", "custom_vjp_call")
 
     @property
-    def function_name(self) -> str:
-        """The Python function behind a call with a custom derivative; empty elsewhere."""
+    def function(self) -> tuple[str, str]:
+        """Name and file of the function with a derivative rule that is called; empty elsewhere."""
         if not self.has_derivative_rule:
-            return ""
-        return self.params["call_jaxpr"].jaxpr.debug_info.func_name
+            return "", ""
+        name, _, place = self.params["call_jaxpr"].jaxpr.debug_info.func_src_info.partition(" at ")
+        return name, place.rpartition(":")[0]
 
 
 @dataclasses.dataclass(eq=False)
@@ -122,7 +136,7 @@ class _Builder:
             known: list[Operand] = [Constant(c) for c in consts]
         else:
             known = [self._new(v) for v in jaxpr.constvars]
-        graph.outputs = self._write(graph, jaxpr, known, graph.inputs, scope, tracebacks)
+        graph.outputs = self._write(graph, jaxpr, known, graph.inputs, scope, "", tracebacks)
         return graph
 
     def _new(self, var: Any) -> int:
@@ -137,6 +151,7 @@ class _Builder:
         consts: Sequence[Operand],
         args: Sequence[Operand],
         scope: str,
+        own_scope: str,
         tracebacks: tuple[Any, ...],
     ) -> list[Operand]:
         env: dict[Any, Operand] = dict(zip(jaxpr.constvars, consts, strict=True))
@@ -147,12 +162,13 @@ class _Builder:
 
         for eqn in jaxpr.eqns:
             inputs = [read(atom) for atom in eqn.invars]
-            inner = "/".join(filter(None, (scope, str(eqn.source_info.name_stack))))
+            stack = str(eqn.source_info.name_stack)
+            inner, own = ("/".join(filter(None, (s, stack))) for s in (scope, own_scope))
             chain = (eqn.source_info.traceback, *tracebacks)
             if _is_exact_call(eqn):
                 body = eqn.params["jaxpr"]
                 constants = [Constant(c) for c in body.consts]
-                outputs = self._write(graph, body.jaxpr, constants, inputs, inner, chain)
+                outputs = self._write(graph, body.jaxpr, constants, inputs, inner, own, chain)
                 env |= zip(eqn.outvars, outputs, strict=True)
                 continue
             numbers = [self._new(v) for v in eqn.outvars]
@@ -166,6 +182,8 @@ class _Builder:
                     numbers,
                     bodies,
                     inner,
+                    own,
+                    eqn.ctx,
                     chain,
                 )
             )
@@ -198,23 +216,32 @@ def can_enter(node: Node) -> bool:
     return node.name in _ENTERED
 
 
-def passed_on(node: Node) -> list[list[Operand | None]]:
-    """For each body of a control-flow node, the operands that its inputs stand for.
+def is_call(node: Node) -> bool:
+    """Whether a node runs each of its bodies at most once, and returns what that returns."""
+    return can_enter(node) and node.name not in ("scan", "while")
 
-    None where that changes from one run of the body to the next; an input that is a slice stands
-    for the whole. Calls with a derivative rule pass nothing on: what a constant means to them
-    (`logaddexp(x, 0)` is no ReLU) is for their rule to say.
+
+def passed_on(node: Node, *, carried: bool = False) -> list[list[Operand | None]]:
+    """For each body of a node, the operands that its inputs stand for.
+
+    None where that is not known, or changes from one run of the body to the next; an input that is
+    a slice stands for the whole.
+
+    Args:
+        node: the node.
+        carried: give the initial values of what changes from one run to the next.
     """
-    if node.has_derivative_rule or not can_enter(node):
+    if not can_enter(node):
         return [[None] * len(body.inputs) for body in node.bodies]
     if node.name == "cond":
         return [list(node.inputs[1:]) for _ in node.bodies]
     if node.name == "scan":
         consts, init, xs = scan_operands(node, node.inputs)
-        return [[*consts, *(None for _ in init), *xs]]
+        return [[*consts, *(init if carried else (None for _ in init)), *xs]]
     if node.name == "while":
         test, step, init = while_operands(node, node.inputs)
-        return [[*consts, *(None for _ in init)] for consts in (test, step)]
+        init = init if carried else [None for _ in init]
+        return [[*test, *init], [*step, *init]]
     return [list(node.inputs)]
 
 

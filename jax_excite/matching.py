@@ -1,237 +1,598 @@
-"""Finding the hard gates in a graph: every way to write ReLU, clipped ReLU and max-pooling."""
+"""The census of a graph: every place where a derivative jumps, told by what it computes.
 
+It goes from the outputs back to the input. A value that is a ReLU, a leaky or a clipped ReLU of an
+earlier value, or a max-pool, is a gate, and the search goes on at its pre-activation, so that what
+it was computed through is not looked at. An activation that is none of these is left as a whole.
+"""
+
+import collections
 import dataclasses
-from typing import Literal, TypeGuard
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Literal, get_args
 
-import jax.numpy as jnp
+import jax
 import numpy as np
-from jax.core import Tracer
 
-from jax_excite.graph import Constant, Graph, Node, Operand, can_enter, passed_on
+from jax_excite import surrogates
+from jax_excite.facts import Facts
+from jax_excite.folding import Consumers
+from jax_excite.graph import Constant, Graph, Node, Operand, can_enter, is_call
+from jax_excite.pool_matching import (
+    Chains,
+    Pool,
+    pool_of_axes,
+    pool_of_window,
+    shifts_or_scales,
+)
+from jax_excite.profiles import (
+    PLAIN,
+    PRODUCTS,
+    SAMPLES,
+    SUMS,
+    Recognised,
+    has_kink,
+    jumps,
+    name_of_whole,
+    recognise,
+)
 
-GateKind = Literal["relu", "clipped_relu", "max_pool"]
+GateKind = Literal["relu", "clipped_relu", "leaky_relu", "max_pool"]
+Kind = Literal[
+    GateKind,
+    "abs",
+    "argmax",
+    "branch",
+    "clamp",
+    "cumulative_max",
+    "hard_sigmoid",
+    "hard_swish",
+    "max",
+    "min",
+    "remainder",
+    "round",
+    "select",
+    "sign",
+    "sort",
+    "step",
+]
+GATES: tuple[str, ...] = get_args(GateKind)
 
-# What a constant passes through and stays the same number everywhere.
-_SPREADS = (
+# Functions of JAX whose own derivative rules are those of the hard gates.
+_PLAIN_RULES = ("relu", "relu6")
+_JAX = str(Path(str(jax.__file__)).parent)
+_OWN = str(Path(surrogates.__file__))
+
+# Primitives whose derivative jumps, and the kinds that they are listed as.
+_JUMPS: dict[str, Kind] = {
+    "abs": "abs",
+    "approx_top_k": "sort",
+    "argmax": "argmax",
+    "argmin": "argmax",
+    "ceil": "round",
+    "clamp": "clamp",
+    "convert_element_type": "step",
+    "cummax": "cumulative_max",
+    "cummin": "cumulative_max",
+    "floor": "round",
+    "ge": "step",
+    "gt": "step",
+    "le": "step",
+    "lt": "step",
+    "max": "max",
+    "min": "min",
+    "reduce_max": "max",
+    "reduce_min": "min",
+    "reduce_window": "max",
+    "reduce_window_max": "max",
+    "reduce_window_min": "min",
+    "rem": "remainder",
+    "round": "round",
+    "select_n": "select",
+    "sign": "sign",
+    "sort": "sort",
+    "top_k": "sort",
+}
+_WORDS: dict[Kind, str] = {
+    "abs": "the absolute value",
+    "argmax": "the place of the largest or smallest entry",
+    "branch": "which branch runs, or how often, depends on the input",
+    "clamp": "a value clipped at both ends",
+    "cumulative_max": "the largest or smallest entry so far",
+    "hard_sigmoid": "a hard sigmoid, as a whole",
+    "hard_swish": "a hard swish, as a whole",
+    "max": "a maximum that is neither ReLU nor pooling",
+    "min": "a minimum that is no gate",
+    "remainder": "a remainder",
+    "round": "a rounded value",
+    "select": "a choice by comparison",
+    "sign": "the sign",
+    "sort": "sorted entries",
+    "step": "a comparison, as a number",
+}
+# What a guarded variance or square root is computed through.
+_KEEPS_SIGN = (
+    "add",
+    "all_gather",
     "broadcast_in_dim",
+    "concatenate",
     "convert_element_type",
     "copy",
-    "pcast",
-    "pvary",
+    "div",
+    "expand_dims",
+    "mul",
+    "pad",
+    "psum",
+    "psum_invariant",
+    "reduce_sum",
     "reshape",
-    "reshard",
-    "sharding_constraint",
+    "select_n",
+    "slice",
     "squeeze",
-    "stop_gradient",
     "transpose",
 )
-# Constants of more entries than this are taken for weights and not looked into.
-_LARGEST_CONSTANT = 1 << 16
-# Functions whose own derivative rules are those of the hard gates.
-_PLAIN_RULES = ("relu", "relu6")
-# Comparison with zero -> whether it holds on the positive side, for `z ? 0` and for `0 ? z`.
-_COMPARISONS = {"gt": (True, False), "ge": (True, False), "lt": (False, True), "le": (False, True)}
 
 
 @dataclasses.dataclass(eq=False)
-class HardGate:
-    """A hard gate of a graph, which `excite` can soften unless `obstacle` says why not."""
+class Found:
+    """A place where a derivative jumps.
 
-    kind: GateKind
+    Attributes:
+        kind: what it is.
+        node: that computes its output.
+        z: its pre-activation, or the input of a max-pool.
+        form: how it is written.
+        obstacle: why it is left hard; empty for a gate that can be softened.
+        bound: the upper bound of a clipped ReLU.
+        slope: the derivative of a leaky ReLU below 0.
+        negative: it is the negative of a gate of `-z`, as `min(z, 0)` is.
+        pool: of a max-pool.
+    """
+
+    kind: Kind
     node: Node
-    z: int
+    z: Operand
     form: str
     obstacle: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Softening:
-    """What to do at a node that computes a gate's output: soften it as a function of `z`."""
-
-    gate: HardGate
-    z: int  # the gate's own, or what it stands for outside of a call
     bound: float | None = None
+    slope: Operand | None = None
+    negative: bool = False
+    pool: Pool | None = None
+
+    @property
+    def is_gate(self) -> bool:
+        """Whether it is of a kind that can be softened."""
+        return self.kind in GATES
 
 
-@dataclasses.dataclass(frozen=True)
-class Matches:
-    """The gates of a graph, in the order in which they run, and the nodes they sit on."""
+def is_entered(enter: Iterable[str]) -> Callable[[Node], bool]:
+    """Which calls with derivative rules are read as what their bodies compute.
 
-    gates: list[HardGate]
-    softenings: dict[Node, Softening]
-
-
-def find_gates(graph: Graph) -> Matches:
-    """Find every ReLU, clipped ReLU and max-pool of a graph and of its nested bodies.
-
-    A maximum of two computed values is no gate and is not found.
+    Args:
+        enter: names of functions whose own rules are dropped.
     """
-    matches = Matches([], {})
-    _Matcher(graph, matches, softened=frozenset()).run()
-    return matches
+    wanted = frozenset(enter)
+
+    def entered(node: Node) -> bool:
+        name, file = node.function
+        plain = name in _PLAIN_RULES and file.startswith(_JAX)
+        return plain or name in wanted
+
+    return entered
 
 
-class _Matcher:
-    """One pass over the nodes of one graph, which remembers what its values are."""
+def census(graph: Graph, sources: Iterable[int], enter: Iterable[str] = ()) -> list[Found]:
+    """Every place of a graph and its nested bodies where a derivative jumps, in their order.
 
-    def __init__(self, graph: Graph, matches: Matches, softened: frozenset[Operand]):
-        self.graph = graph
-        self.matches = matches
-        self.constants: dict[Operand, float] = {}
-        self.comparisons: dict[Operand, tuple[int, bool]] = {}  # z, holds where z > 0
-        self.masks: dict[Operand, int] = {}  # z > 0 as a number -> z
-        self.clipped: dict[Operand, tuple[int, float]] = {}  # min(z, bound) -> z, bound
-        self.relus: dict[Operand, tuple[HardGate, int]] = {}  # relu(z) -> its gate, z
-        self.softened = softened | {
-            node.inputs[0] for node in graph.nodes if node.function_name.startswith("soften_")
-        }
+    Args:
+        graph: the graph.
+        sources: those of its inputs that are differentiated.
+        enter: functions with derivative rules of their own that are dropped.
+    """
+    return _Census(graph, sources, is_entered(enter)).run()
 
-    def run(self) -> None:
-        for node in self.graph.nodes:
-            if node.bodies:
-                self._nested(node)
-            elif match := getattr(self, f"_on_{node.name}", None):
-                match(node)
-            elif node.name in _SPREADS:
-                self._spread(node)
 
-    def _constant(self, operand: Operand) -> float | None:
-        """The number that an operand holds in every entry, if that is known."""
-        if not isinstance(operand, Constant):
-            return self.constants.get(operand)
-        value = operand.value
-        if isinstance(value, Tracer) or not 0 < np.size(value) <= _LARGEST_CONSTANT:
+class _Census:
+    def __init__(self, graph: Graph, sources: Iterable[int], entered: Callable[[Node], bool]):
+        self._graph = graph
+        self._facts = Facts(graph, sources, entered)
+        self._obstacles: dict[Graph, str] = {graph: ""}
+        self._kept: set[Graph] = set()  # bodies of functions whose own rules are kept
+        self._chains: dict[Graph, Chains] = {}
+        self._consumers: dict[Graph, Consumers] = {}
+        self._seen: set[int] = set()
+        self._left: list[int] = []
+        self._found: list[Found] = []
+        self._gates: dict[int, Found | None] = {}
+
+    def run(self) -> list[Found]:
+        self._push(self._graph.outputs)
+        while self._left:
+            value = self._left.pop()
+            if value not in self._seen and value in self._facts.depends:
+                self._seen.add(value)
+                self._visit(value)
+        return sorted(self._found, key=lambda found: found.node.number)
+
+    def _push(self, operands: Iterable[Operand]) -> None:
+        self._left += [operand for operand in operands if not isinstance(operand, Constant)]
+
+    def _list(self, node: Node, z: Operand, kind: Kind, obstacle: str = "") -> None:
+        if self._graph_of(node) not in self._kept:
+            reason = obstacle or f"{_WORDS[kind]}: left with its own derivative"
+            self._found.append(Found(kind, node, z, node.name, reason))
+
+    def _graph_of(self, node: Node) -> Graph:
+        return self._facts.homes[node.outputs[0]]
+
+    # One value at a time.
+
+    def _visit(self, value: int) -> None:
+        node = self._facts.producers.get(value)
+        if node is None:
+            self._push([self._facts.outer[value]] if value in self._facts.outer else [])
+        elif (gate := self._gate(value)) is not None:
+            if gate.is_gate:
+                gate.obstacle = gate.obstacle or self._obstacles[self._graph_of(node)]
+            if gate.is_gate or self._graph_of(node) not in self._kept:
+                self._found.append(gate)
+            self._push([gate.z])
+        elif self._is_guard(value):
+            self._push(node.inputs)
+        elif node.bodies and node.name != "reduce_window":
+            self._enter(value, node)
+        elif (function := self._facts.as_elementwise(node)) is not None:
+            self._visit_elementwise(value, node, function[1])
+        else:
+            if node.name in _JUMPS and any(map(self._facts.is_float, node.inputs)):
+                self._list_reduction(node)
+            self._push(node.inputs)
+
+    def _list_reduction(self, node: Node) -> None:
+        shifts = "it shifts or scales what it is the maximum of, as a stable softmax does"
+        self._list(node, node.inputs[0], _JUMPS[node.name], shifts if self._shifts(node) else "")
+
+    def _enter(self, value: int, node: Node) -> None:
+        graph = self._graph_of(node)
+        obstacle = self._obstacles[graph]
+        if self._facts.is_kept(node):
+            name, file = node.function
+            if file.startswith((_JAX, _OWN)):
+                self._push(node.inputs)
+                return
+            self._kept.update(node.bodies)
+            obstacle = (
+                f"the derivative rule of `{name}` is kept; enter={name!r} replaces it by that of "
+                "its body"
+            )
+        elif not can_enter(node):
+            obstacle = f"it is inside `{node.name}`, which excite does not enter"
+        for body in node.bodies:
+            self._obstacles[body] = obstacle
+            if graph in self._kept:
+                self._kept.add(body)
+        if self._depends_on_branch(node):
+            self._list(node, node.inputs[0], "branch")
+        if is_call(node) and not self._facts.is_kept(node):
+            place = node.outputs.index(value)
+            self._push(body.outputs[place] for body in node.bodies)
+            return
+        for body in node.bodies:
+            self._push(body.outputs)
+        self._push(node.inputs)
+
+    def _depends_on_branch(self, node: Node) -> bool:
+        already = any(number in self._seen for number in node.outputs[1:])
+        if node.name == "cond":
+            return node.inputs[0] in self._facts.depends and not already
+        if node.name == "while":
+            test = node.bodies[0].outputs[0]
+            return test in self._facts.depends and not already
+        return False
+
+    def _visit_elementwise(self, value: int, node: Node, operands: list[Operand]) -> None:
+        base = self._base(value)
+        kinked = has_kink(node.name, node.params) or node.name in ("reduce_max", "argmax")
+        if base is not None and (kinked or self._is_joint(value, base, operands)):
+            self._leave_whole(value, node, base)
+        elif kinked or self._is_step(node):
+            self._visit_jump(node, operands)
+        else:
+            self._push(operands)
+
+    def _visit_jump(self, node: Node, operands: list[Operand]) -> None:
+        """A jump that depends on several values."""
+        if node.name == "select_n":
+            which, *cases = operands
+            if self._compares(which):
+                self._list(node, cases[0], "select")
+            self._push(cases)
+        elif self._is_step(node):
+            self._list(node, operands[0], "step")
+        else:
+            self._list(node, operands[0], _JUMPS[node.name])
+            self._push(operands)
+
+    def _is_step(self, node: Node) -> bool:
+        """Whether a node makes a number of a comparison."""
+        operand = node.inputs[0]
+        return node.name == "convert_element_type" and self._compares(operand)
+
+    def _compares(self, operand: Operand) -> bool:
+        """Whether a truth value depends on the input by an inequality."""
+        left, seen = [operand], set()
+        while left:
+            value = left.pop()
+            if isinstance(value, Constant) or value in seen or value not in self._facts.depends:
+                continue
+            seen.add(value)
+            node = self._facts.producers.get(value)
+            if node is None:
+                left += [self._facts.outer[value]] if value in self._facts.outer else []
+            elif node.name in ("lt", "le", "gt", "ge"):
+                return True
+            elif self._facts.is_float(value) or node.name in ("eq", "ne", "is_finite"):
+                continue
+            elif is_call(node):
+                left += [body.outputs[node.outputs.index(value)] for body in node.bodies]
+            else:
+                left += node.inputs
+        return False
+
+    def _leave_whole(self, value: int, node: Node, base: int) -> None:
+        """Leave a function of one value as it is; list it if its derivative jumps."""
+        while (below := self._below(base)) is not None and below in self._facts.views[value]:
+            base = below
+        profile = self._facts.views[value][base]
+        if jumps(profile):
+            name = name_of_whole(profile)
+            self._list(node, base, _kind_of(node) if name == "other" else _named(name))
+        self._push([base])
+
+    def _below(self, value: int) -> int | None:
+        """The base of a value that is itself a part of an activation, else None."""
+        node = self._facts.producers.get(value)
+        if node is None or not has_kink(node.name, node.params) or self._gate(value) is not None:
             return None
-        if not jnp.issubdtype(jnp.result_type(value), np.number):
+        return self._base(value)
+
+    def _base(self, value: int) -> int | None:
+        """The last value that all of a node is an elementwise function of."""
+        return max((b for b in self._facts.views.get(value, {}) if b != value), default=None)
+
+    def _kinked(self, operand: Operand, base: int) -> bool:
+        views = {} if isinstance(operand, Constant) else self._facts.views.get(operand, {})
+        return base in views and views[base].kinked
+
+    def _is_joint(self, value: int, base: int, operands: list[Operand]) -> bool:
+        """Whether a node joins two functions of one value to a new activation."""
+        node = self._facts.producers[value]
+        on_input = {o for o in operands if o in self._facts.depends}
+        if len(on_input) < 2:
+            return False
+        kinked = [operand for operand in on_input if self._kinked(operand, base)]
+        if node.name not in SUMS:
+            return bool(kinked)
+        return len(kinked) > 1 and not all(self._is_sum_of_gates(o, base) for o in kinked)
+
+    def _is_sum_of_gates(self, operand: Operand, base: int) -> bool:
+        if isinstance(operand, Constant) or not self._kinked(operand, base):
+            return True
+        if (gate := self._gate(operand)) is not None:
+            return gate.is_gate
+        node = self._facts.producers.get(operand)
+        if node is None or node.name not in (*PLAIN, *SUMS, *PRODUCTS):
+            return False
+        on_input = {o for o in node.inputs if o in self._facts.depends}
+        if node.name in PRODUCTS and len(on_input) > 1:
+            return False
+        return all(self._is_sum_of_gates(o, base) for o in on_input)
+
+    # Gates.
+
+    def _gate(self, value: int) -> Found | None:
+        """The gate that a value is the output of, or a hard sigmoid."""
+        if value not in self._gates:
+            self._gates[value] = self._find_gate(value)
+        return self._gates[value]
+
+    def _find_gate(self, value: int) -> Found | None:
+        node = self._facts.producers.get(value)
+        if node is None or not self._facts.is_float(value):
             return None
-        entries = np.unique(np.asarray(value))
-        return float(entries[0]) if entries.size == 1 else None
+        if (name := _own_surrogate(node)) is not None:
+            z = node.inputs[node.params["num_consts"] + 1]
+            return Found(name, node, z, name, "its gradient is soft already")
+        if len(node.outputs) != 1:
+            return None
+        return self._relu(value, node) or self._max_pool(value, node)
 
-    def _is_float(self, operand: Operand) -> TypeGuard[int]:
-        return not isinstance(operand, Constant) and jnp.issubdtype(
-            self.graph.types[operand].dtype, jnp.floating
-        )
+    def _relu(self, value: int, node: Node) -> Found | None:
+        views = self._facts.inner_views.get(value) or self._facts.views.get(value, {})
+        graph = self._facts.homes[value]
+        nearest: Found | None = None
+        for base in sorted(views, reverse=True):
+            if not views[base].kinked:
+                continue
+            found = recognise(views[base])
+            if found.shape == "other":
+                continue
+            if base not in self._facts.views[value]:
+                return nearest  # a gate inside of what is called
+            z = self._facts.local(base, graph)
+            if z is None:
+                continue
+            gate = self._found_relu(node, z, found)
+            if gate is not None and self._guards_square_root(graph, gate):
+                gate = dataclasses.replace(
+                    gate, kind="max", obstacle="it keeps a square root from negative numbers"
+                )
+            if gate is None or self._is_variance(z):
+                continue
+            if nearest is None and self._below(base) is None:
+                return gate
+            # The ReLU of a minimum: both together are a clipped one.
+            if nearest is not None and gate.bound is not None:
+                clip = self._facts.views[nearest.z].get(base)  # type: ignore[index]
+                if clip is not None and np.allclose(clip.samples, np.minimum(SAMPLES, gate.bound)):
+                    return gate
+            nearest = nearest or gate
+        return nearest
 
-    def _gate(
-        self, kind: GateKind, node: Node, z: int, form: str, bound: float | None = None
-    ) -> None:
-        gate = HardGate(kind, node, z, form)
-        if node.outputs[0] in self.softened:
-            gate.obstacle = "its gradient is soft already"
-        self.matches.gates.append(gate)
-        self.matches.softenings[node] = Softening(gate, z, bound)
-        if bound is None:
-            self.relus[node.outputs[0]] = gate, z
-
-    def _with_constant(self, node: Node) -> tuple[int, float] | None:
-        """The computed float operand and the constant one of a node with one of each."""
-        a, b = node.inputs
-        for operand, other in ((a, b), (b, a)):
-            constant = self._constant(other)
-            if constant is not None and self._constant(operand) is None:
-                return (operand, constant) if self._is_float(operand) else None
+    def _found_relu(self, node: Node, z: int, found: Recognised) -> Found | None:
+        form = node.params.get("name") or node.function[0] or node.name
+        if found.shape == "clipped_relu" and self._is_centred(z, found.bound or 0):
+            reason = f"{_WORDS['hard_sigmoid']}: left with its own derivative"
+            return Found("hard_sigmoid", node, z, form, reason)
+        if found.shape == "negative_relu":
+            return Found("relu", node, z, form, negative=True)
+        slope: Operand | None = None
+        if found.shape == "leaky_relu":
+            slope = self._slope(node, z, found)
+            if slope is None:
+                return None
+        if found.shape in ("relu", "clipped_relu", "leaky_relu"):
+            return Found(found.shape, node, z, form, bound=found.bound, slope=slope)
         return None
 
-    def _on_max(self, node: Node) -> None:
-        match self._with_constant(node):
-            case (operand, 0.0) if operand in self.clipped:
-                z, bound = self.clipped[operand]
-                self._gate("clipped_relu", node, z, f"max(min(z, {bound:g}), 0)", bound)
-            case (z, 0.0):
-                self._gate("relu", node, z, "max(z, 0)")
+    def _slope(self, node: Node, z: int, found: Recognised) -> Operand | None:
+        if isinstance(found.slope, float):
+            return Constant(np.float64(found.slope))
+        shape = self._graph.types[z].shape
+        number = self._facts.spelled(found.slope, self._graph_of(node), shape)
+        return number if number is not None else self._constant_of(node, found.slope)
 
-    def _on_min(self, node: Node) -> None:
-        match self._with_constant(node):
-            case (operand, bound) if bound > 0 and np.isfinite(bound):
-                if operand in self.relus:
-                    gate, z = self.relus[operand]
-                    gate.kind, gate.form = "clipped_relu", f"min({gate.form}, {bound:g})"
-                    self.matches.softenings[node] = Softening(gate, z, bound)
+    def _constant_of(self, node: Node, key: int) -> Constant | None:
+        """The array that a graph holds as a constant under a symbol's key."""
+        for inner in self._graph_of(node).nodes:
+            for operand in inner.inputs:
+                if isinstance(operand, Constant) and id(operand.value) == key:
+                    return operand
+        return None
+
+    def _max_pool(self, value: int, node: Node) -> Found | None:
+        graph = self._facts.homes[value]
+        pool = pool_of_window(node)
+        if pool is None and node.name == "reduce_max" and not self._shifts(node):
+            stacked = self._facts.as_elementwise(node)
+            chains = self._chains_of(graph)
+            pool = chains.pool_of(stacked[1]) if stacked else pool_of_axes(graph, node)
+        if pool is None and node.name == "max":
+            pool = self._chains_of(graph).pool(value)
+        if pool is None or not self._facts.is_float(pool.x):
+            return None
+        return Found("max_pool", node, pool.x, pool.form, pool.obstacle, pool=pool)
+
+    def _chains_of(self, graph: Graph) -> Chains:
+        if graph not in self._chains:
+            self._chains[graph] = Chains(graph, self._facts.producers)
+        return self._chains[graph]
+
+    def _consumers_of(self, graph: Graph) -> Consumers:
+        if graph not in self._consumers:
+            self._consumers[graph] = Consumers(graph)
+        return self._consumers[graph]
+
+    def _shifts(self, node: Node) -> bool:
+        if node.name != "reduce_max" or isinstance(node.inputs[0], Constant):
+            return False
+        sources = {node.inputs[0], *self._facts.views.get(node.inputs[0], {})}
+        return shifts_or_scales(node, sources, self._consumers_of(self._graph_of(node)))
+
+    def _is_centred(self, z: int, bound: float) -> bool:
+        """Whether a clipped ReLU is a hard sigmoid: half of its bound was added to its input."""
+        node = self._facts.producers.get(z)
+        if node is None or node.name not in ("add", "sub"):
+            return False
+        numbers = [self._facts.constant(operand) for operand in node.inputs]
+        offset = next((number for number in numbers if number is not None), 0)
+        return bool(bound) and bool(np.isclose(abs(offset), bound / 2, rtol=1e-5))
+
+    # Guards.
+
+    def _is_guard(self, value: int) -> bool:
+        """Whether a value is a variance, kept from falling below 0 by rounding."""
+        views = self._facts.views.get(value, {})
+        for base in sorted(views, reverse=True):
+            if views[base].kinked:
+                return recognise(views[base]).shape == "relu" and self._is_variance(base)
+        return False
+
+    def _is_variance(self, value: Operand) -> bool:
+        """Whether a value is a mean of squares, or that less the square of a mean."""
+        node = self._producer(value)
+        if node is not None and node.name == "sub":
+            return self._is_sum_of_squares(node.inputs[0]) and self._is_square(node.inputs[1])
+        return self._is_sum_of_squares(value)
+
+    def _producer(self, operand: Operand) -> Node | None:
+        """What computes an operand, looking out of the body of a call and into what it calls."""
+        while not isinstance(operand, Constant):
+            node = self._facts.producers.get(operand)
+            if node is None:
+                operand = self._facts.outer.get(operand, Constant(None))
+            elif node.bodies and is_call(node) and node.name != "cond":
+                operand = node.bodies[0].outputs[node.outputs.index(operand)]
+            else:
+                return node
+        return None
+
+    def _is_square(self, operand: Operand) -> bool:
+        node = self._producer(operand)
+        if node is None:
+            return False
+        if node.name == "square":
+            return True
+        if node.name == "integer_pow":
+            return node.params["y"] == 2
+        if node.name in ("broadcast_in_dim", "reshape", "convert_element_type", "squeeze"):
+            return self._is_square(node.inputs[0])
+        return node.name == "mul" and node.inputs[0] == node.inputs[1]
+
+    def _is_sum_of_squares(self, operand: Operand, depth: int = 0) -> bool:
+        node = self._producer(operand)
+        if node is None or depth > 12:
+            return False
+        if self._is_square(operand):
+            return True
+        if node.name not in _KEEPS_SIGN:
+            return False
+        on_input = [o for o in node.inputs if o in self._facts.depends]
+        return bool(on_input) and all(self._is_sum_of_squares(o, depth + 1) for o in on_input)
+
+    def _guards_square_root(self, graph: Graph, gate: Found) -> bool:
+        """Whether all that a maximum goes to is a square root, of itself or more."""
+        if gate.node.name not in ("max", "clamp") or gate.kind != "relu":
+            return False
+        consumers = self._consumers_of(graph)
+        left = collections.deque(gate.node.outputs)
+        roots = 0
+        while left:
+            for consumer in consumers.of(left.popleft()):
+                if consumer is None or consumer.bodies:
+                    return False
+                if consumer.name in ("sqrt", "rsqrt"):
+                    roots += 1
+                elif consumer.name in ("add", "broadcast_in_dim", "convert_element_type", "mul"):
+                    if sum(o in self._facts.depends for o in consumer.inputs) > 1:
+                        return False
+                    left += consumer.outputs
                 else:
-                    self.clipped[node.outputs[0]] = operand, bound
+                    return False
+        return roots > 0
 
-    def _on_clamp(self, node: Node) -> None:
-        low, z, high = node.inputs
-        bound = self._constant(high)
-        if self._constant(low) != 0 or bound is None or bound <= 0 or not self._is_float(z):
-            return
-        if np.isfinite(bound):
-            self._gate("clipped_relu", node, z, f"clamp(0, z, {bound:g})", bound)
-        else:
-            self._gate("relu", node, z, "clamp(0, z, inf)")
 
-    def _compare(self, node: Node) -> None:
-        a, b = node.inputs
-        left, right = _COMPARISONS[node.name]
-        if self._constant(b) == 0 and self._is_float(a):
-            self.comparisons[node.outputs[0]] = a, left
-        elif self._constant(a) == 0 and self._is_float(b):
-            self.comparisons[node.outputs[0]] = b, right
+def _own_surrogate(node: Node) -> GateKind | None:
+    """The kind of gate that is soft already, by a function of this library."""
+    name, file = node.function
+    own: dict[str, GateKind] = {"soften_relu": "relu", "soften_max_pool": "max_pool"}
+    return own.get(name) if file == _OWN else None
 
-    _on_gt = _on_ge = _on_lt = _on_le = _compare
 
-    def _on_not(self, node: Node) -> None:
-        if node.inputs[0] in self.comparisons:
-            z, positive = self.comparisons[node.inputs[0]]
-            self.comparisons[node.outputs[0]] = z, not positive
+def _kind_of(node: Node) -> Kind:
+    """What a node is listed as where its activation has no name."""
+    return _JUMPS.get(node.name, "select")
 
-    def _on_select_n(self, node: Node) -> None:
-        if node.inputs[0] not in self.comparisons:
-            return
-        z, positive = self.comparisons[node.inputs[0]]
-        below, above = node.inputs[1:] if positive else reversed(node.inputs[1:])
-        if above == z and self._constant(below) == 0:
-            self._gate("relu", node, z, "where(z > 0, z, 0)")
 
-    def _on_mul(self, node: Node) -> None:
-        a, b = node.inputs
-        for operand, mask in ((a, b), (b, a)):
-            if mask in self.masks and self.masks[mask] == operand:
-                self._gate("relu", node, self.masks[mask], "z * (z > 0)")
-                return
-
-    def _on_reduce_window_max(self, node: Node) -> None:
-        if not self._is_float(node.inputs[0]):
-            return
-        self._gate("max_pool", node, node.inputs[0], "reduce_window(max)")
-        if any(d != 1 for d in node.params["base_dilation"]):
-            self.matches.gates[-1].obstacle = "its input is dilated, which no pooling layer does"
-
-    def _spread(self, node: Node) -> None:
-        operand, output = node.inputs[0], node.outputs[0]
-        constant = self._constant(operand)
-        if constant is not None:
-            self.constants[output] = constant
-        elif node.name == "convert_element_type" and operand in self.comparisons:
-            z, positive = self.comparisons[operand]
-            if positive:
-                self.masks[output] = z
-
-    def _nested(self, node: Node) -> None:
-        softened = frozenset()
-        if node.has_derivative_rule and self.softened & set(node.outputs):
-            softened = frozenset(node.bodies[0].outputs)
-        first = len(self.matches.gates)
-        for body, operands in zip(node.bodies, passed_on(node), strict=True):
-            matcher = _Matcher(body, self.matches, softened)
-            for operand, number in zip(operands, body.inputs, strict=True):
-                constant = None if operand is None else self._constant(operand)
-                if constant is not None:
-                    matcher.constants[number] = constant
-            matcher.run()
-            if node.has_derivative_rule:
-                self._relus_of(node, body, matcher)
-        for gate in self.matches.gates[first:]:
-            if node.has_derivative_rule and node.function_name not in _PLAIN_RULES:
-                gate.form += f", instead of the derivative rule of `{node.function_name}`"
-            if not can_enter(node):
-                gate.obstacle = f"it is inside `{node.name}`, which excite does not enter"
-
-    def _relus_of(self, node: Node, body: Graph, inner: "_Matcher") -> None:
-        """ReLUs of its inputs that a call returns, such as `jax.nn.relu`, clipped afterwards."""
-        for output, result in zip(node.outputs, body.outputs, strict=True):
-            if result in inner.relus and inner.relus[result][1] in body.inputs:
-                gate, z = inner.relus[result]
-                given = node.inputs[body.inputs.index(z)]
-                if self._is_float(given):
-                    self.relus[output] = gate, given
+def _named(name: str) -> Kind:
+    return "hard_swish" if name == "hard_swish" else "hard_sigmoid"

@@ -27,6 +27,7 @@ from jax_excite import targets
 from jax_excite.callables import as_floats, as_pytree
 from jax_excite.errors import GatingError, TargetError
 from jax_excite.gating import Gating, check_gating
+from jax_excite.matching import GATES
 from jax_excite.plan import AtSite, Plan
 from jax_excite.pullback import number_of_logits
 from jax_excite.recipes import EXCITATION
@@ -205,15 +206,19 @@ def run_network(
     given: dict[str, Any] | None = None,
 ) -> tuple[jax.Array, dict[str, Any]]:
     """`Plan.run` of the network, all of whose gates can be reached."""
-    plan = Plan(params, (x,), {}, (), None)
+    plan = Plan(params, (x,), {})
     plan.check(gating or EXCITATION)
-    hidden = [f"{site.name} ({site.reason})" for site in plan.sites if not site.gated]
+    hidden = [
+        f"{site.name} ({site.reason})"
+        for site in plan.sites
+        if site.kind in GATES and not site.gated
+    ]
     if hidden:
         raise GatingError(f"the function has gates that cannot be held: {', '.join(hidden)}")
-    if given is not None and set(given) != {site.name for site in plan.sites}:
+    if given is not None and set(given) != {site.name for site in plan.sites if site.gated}:
         raise GatingError(
             f"the gates are those of the sites {', '.join(given)}, but the function has "
-            f"{', '.join(site.name for site in plan.sites)}"
+            f"{', '.join(site.name for site in plan.sites if site.gated)}"
         )
     return plan.run(at_site, given)
 
@@ -229,7 +234,7 @@ def gate_at(gating: Gating, at: AtSite) -> tuple[jax.Array, jax.Array | None]:
     z = at.z.astype(temperature.dtype)
     if isinstance(config, PoolConfig):
         return pool_gate(config, at.hard.astype(z.dtype), z, temperature).astype(at.z.dtype), None
-    gate, stopped = relu_gate(config, z, temperature, slope)
+    gate, stopped = relu_gate(config, z, temperature, slope, at.below)
     return gate.astype(at.z.dtype), None if stopped is None else stopped.astype(at.z.dtype)
 
 

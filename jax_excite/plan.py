@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +13,32 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jax_excite.callables import split_arrays
+from jax_excite.callables import as_pytree, named_leaves, split_arrays
 from jax_excite.convolutions import Prepared, convolve, find_convolution, prepare
-from jax_excite.errors import GatingError
+from jax_excite.errors import GateWarning, GatingError
 from jax_excite.evaluation import Values, evaluate
 from jax_excite.gating import Gating
-from jax_excite.graph import Graph, Node, Operand, trace
-from jax_excite.matching import GateKind, HardGate, Matches, find_gates
+from jax_excite.graph import Constant, Graph, Node, Operand, trace
+from jax_excite.matching import Found, Kind, census, is_entered
 from jax_excite.surrogates import (
     ReluConfig,
     check_broadcasts,
     compute_dtype,
 )
-from jax_excite.windows import PoolConfig, Window, max_pool, pooled_once
+from jax_excite.windows import PoolConfig, Window, max_pool, pooled_once, pooled_shape
 
 SiteSelection = str | int | Iterable[str | int]
+Names = str | Iterable[str]
 
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """A hard gate of a function: a ReLU, a clipped ReLU or a max-pool.
+    """A place of a function where its derivative jumps: a gate, or something else.
 
     Attributes:
-        index: its place in the order in which the gates run, from 0.
-        kind: `relu`, `clipped_relu` or `max_pool`.
+        index: its place in the order in which the sites run, from 0.
+        kind: `relu`, `clipped_relu`, `leaky_relu` or `max_pool`, which can be softened; or what
+            else jumps there, such as `abs`, `select`, `hard_swish`.
         name: its `jax.named_scope` and kind, numbered where that is not unique.
         shape: shape of its pre-activation (of the input, for `max_pool`).
         dtype: dtype of its pre-activation.
@@ -45,7 +48,7 @@ class Site:
     """
 
     index: int
-    kind: GateKind
+    kind: Kind
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -54,10 +57,41 @@ class Site:
     reason: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """Which sites a gating is for, in a form that compiled functions take as static.
+
+    Attributes:
+        skip: sites to leave hard.
+        only: if not None, the only sites to soften.
+        enter: functions whose own derivative rules are replaced by those of their bodies.
+    """
+
+    skip: Hashable = ()
+    only: Hashable = None
+    enter: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(skip: SiteSelection, only: SiteSelection | None, enter: Names = ()) -> "Selection":
+        """The selection that a caller names."""
+        names = (enter,) if isinstance(enter, str) else tuple(enter)
+        return Selection(_hashable(skip), _hashable(only), names)
+
+
+def _hashable(selection: SiteSelection | None) -> Hashable:
+    if selection is None or isinstance(selection, (str, int, np.integer)):
+        return selection
+    return tuple(selection)
+
+
+SELECT_ALL = Selection()
+
+
 class Plan:
     """A traced function, its sites, and which of them are softened.
 
-    Arrays among the arguments are traced; other leaves (activation functions, flags) are not.
+    Arrays among the arguments, and among the leaves of the function, are traced; other leaves
+    (activation functions, flags) are not. The derivative is that by the arguments.
     """
 
     def __init__(
@@ -65,32 +99,61 @@ class Plan:
         fn: Callable[..., Any],
         args: Sequence[Any],
         kwargs: dict[str, Any],
-        skip: SiteSelection,
-        only: SiteSelection | None,
+        selection: Selection = SELECT_ALL,
     ):
+        fn = as_pytree(fn)
+        own, own_tree = jax.tree.flatten(fn)
         leaves, tree = jax.tree.flatten((tuple(args), kwargs))
+        self._weights, rebuild_own = split_arrays(own)
         self._arrays, rebuild = split_arrays(leaves)
+        names = list(named_leaves(fn))
 
         def flat(*arrays: Any) -> Any:
-            args, kwargs = jax.tree.unflatten(tree, rebuild(arrays))
-            return fn(*args, **kwargs)
+            # A module that is closed over by an inner trace breaks, so it is rebuilt inside.
+            count = len(self._weights)
+            given = rebuild_own(arrays[:count])
+            called = jax.tree.unflatten(own_tree, given)
+            args, kwargs = jax.tree.unflatten(tree, rebuild(arrays[count:]))
+            outputs = called(*args, **kwargs)
+            _check_unchanged(given, called, names)
+            return outputs
 
-        self._graph, self._shapes = trace(flat, *self._arrays)
-        self._matches = find_gates(self._graph)
-        self.sites = _sites(self._graph, self._matches, skip, only)
-        self._site_of = dict(zip(self._matches.gates, self.sites, strict=True))
+        self._graph, self._shapes = trace(flat, *self._weights, *self._arrays)
+        self._known = dict(zip(self._graph.inputs, self._weights, strict=False))
+        inputs = self._graph.inputs[len(self._weights) :]
+        types = self._graph.types
+        sources = [n for n in inputs if jnp.issubdtype(types[n].dtype, jnp.floating)]
+        self._differentiable = bool(sources)
+        self._found = census(self._graph, sources, selection.enter)
+        self._is_entered = is_entered(selection.enter)
+        self.sites = _sites(self._graph, self._found, selection)
+        self._gates = {
+            found.node: (found, site)
+            for found, site in zip(self._found, self.sites, strict=True)
+            if site.gated
+        }
         self._active: dict[Graph, bool] = {}
 
     def check(self, gating: Gating) -> None:
-        """Raise `GatingError` where there is nothing to soften or a temperature has no site."""
+        """Raise `GatingError` where there is nothing to soften or a temperature has no site.
+
+        Warns where gates are left hard that the gating is meant for.
+        """
         plain = gating.gate == "hard" and gating.cotangents == "all"
-        if not plain and all(gate.obstacle for gate in self._matches.gates):
-            found = "; ".join(f"{site.name}: {site.reason}" for site in self.sites)
+        if not plain and self._differentiable and not any(one.is_gate for one in self._found):
+            listed = "; ".join(f"{site.name}: {site.reason}" for site in self.sites)
             raise GatingError(
-                "the function has no gate to soften: excite wants a ReLU, a clipped ReLU or a "
-                f"max-pool{f' (found only {found})' if found else ''}"
+                "the function has no gate to soften: excite needs a ReLU, a leaky or clipped ReLU, "
+                f"or a max-pool{f' (found only {listed})' if listed else ''}"
             )
         _select(gating.site_temperatures, self.sites, "site_temperatures")
+        left = [
+            f"{site.name} ({found.obstacle})"
+            for found, site in zip(self._found, self.sites, strict=True)
+            if found.is_gate and found.obstacle and "soft already" not in found.obstacle
+        ]
+        if left and not plain:
+            warnings.warn(f"gates that are left hard: {'; '.join(left)}", GateWarning, stacklevel=3)
 
     def run(
         self,
@@ -114,28 +177,23 @@ class Plan:
         Returns:
             What the function returns, and what was brought out, by the sites' names in their order.
         """
-        names = {
-            node.number: site.name
-            for node, softening in self._matches.softenings.items()
-            if (site := self._site_of[softening.gate]).gated
-        }
+        names = {node.number: site.name for node, (_, site) in self._gates.items()}
         outputs, brought = evaluate(
             self._graph,
-            self._arrays if arrays is None else arrays,
+            [*self._weights, *(self._arrays if arrays is None else arrays)],
             self._enters,
             functools.partial(self._around, at_site, prepared),
             {} if given is None else {number: given[name] for number, name in names.items()},
         )
-        # A clipped ReLU may have two nodes, of which the last computes its output.
-        found = {names[number]: brought[number] for number in sorted(brought)}
+        found = {names[number]: value for number, value in brought.items()}
         tree = jax.tree.structure(self._shapes)
         return jax.tree.unflatten(tree, outputs), {
             site.name: found[site.name] for site in self.sites if site.name in found
         }
 
     def prepare(self, *, fold: bool = True) -> Prepared:
-        """What makes `run` faster, computed from the constants of the function."""
-        return prepare(self._graph, fold=fold)
+        """What makes `run` faster, computed from the weights of the function."""
+        return prepare(self._graph, self._known, fold=fold)
 
     def _around(
         self,
@@ -156,32 +214,67 @@ class Plan:
                 return [convolve(conv, x, w, exact=prepared is None)], {}
             y = convolve(conv, x, folded.w, folded.kernels)
             return [y if folded.shift is None else y + folded.shift], {}
-        softening = self._matches.softenings.get(node)
-        if softening is None or not self._site_of[softening.gate].gated:
+        if node not in self._gates:
             return run(inputs)
-        site = self._site_of[softening.gate]
-        window = _window(node) if site.kind == "max_pool" else None
+        gate, site = self._gates[node]
         inputs = [lax.stop_gradient(value) for value in inputs]
-        if window is None or prepared is None:
-            (hard, *_), _ = run(inputs)
-        else:
-            hard = max_pool(window, inputs[0])
-        z = jnp.asarray(read(softening.z))
-        output, out = at_site(AtSite(site, jnp.asarray(hard), z, softening.bound, window, given))
+        fast = prepared is not None and node.name == "reduce_window_max"
+        hard = max_pool(gate.pool.window, inputs[0]) if fast and gate.pool else run(inputs)[0][0]
+        output, out = _at(at_site, site, gate, jnp.asarray(hard), read, given)
         return [output], {} if out is None else {node.number: out}
 
     def _enters(self, node: Node) -> bool:
+        if node in self._gates or (node.has_derivative_rule and not self._is_entered(node)):
+            return False
         return any(self._has_active(body) for body in node.bodies)
 
     def _has_active(self, graph: Graph) -> bool:
         if graph not in self._active:
             self._active[graph] = any(
-                self._site_of[softening.gate].gated
-                if (softening := self._matches.softenings.get(node))
-                else self._enters(node)
-                for node in graph.nodes
+                node in self._gates or self._enters(node) for node in graph.nodes
             )
         return self._active[graph]
+
+
+def _check_unchanged(given: Sequence[Any], called: Any, names: Sequence[str]) -> None:
+    """Raise `GatingError` where a module has changed its own arrays when it was called."""
+    after = named_leaves(called)
+    changed = [
+        name
+        for name, leaf in zip(names, given, strict=True)
+        if name in after and after[name] is not leaf
+    ]
+    if changed:
+        listed = ", ".join(changed[:4]) + (", ..." if len(changed) > 4 else "")
+        raise GatingError(
+            f"the model changes its own state when it is called ({listed}), as a module in train "
+            "mode does: call .eval() on it first"
+        )
+
+
+def _at(
+    at_site: Callable[["AtSite"], tuple[jax.Array, Any]],
+    site: Site,
+    gate: Found,
+    hard: jax.Array,
+    read: Callable[[Operand], Any],
+    given: Any,
+) -> tuple[jax.Array, Any]:
+    """What `at_site` makes of a gate, whatever way it is written."""
+    z = jnp.asarray(read(gate.z))
+    if gate.pool is not None:
+        window = gate.pool.window
+        kept = hard.reshape(pooled_shape(window, z.shape))
+        output, out = at_site(AtSite(site, kept, z, None, None, window, given))
+        return output.reshape(hard.shape), out
+    if gate.negative:
+        output, out = at_site(AtSite(site, -hard, -z, None, None, None, given))
+        return -output, out
+    below = None
+    if gate.slope is not None:
+        dtype = compute_dtype(z.dtype)
+        below = jnp.broadcast_to(jnp.asarray(read(gate.slope)).astype(dtype), z.shape)
+    return at_site(AtSite(site, hard, z, gate.bound, below, None, given))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +286,8 @@ class AtSite:
         hard: its output, without a derivative.
         z: its pre-activation; the input of a max-pool.
         bound: the upper bound of a clipped ReLU.
-        window: that of a max-pool.
+        below: the derivative of a leaky ReLU where `z < 0`, shaped like `z`.
+        window: that of a max-pool, whose output keeps all axes.
         given: what the caller of `Plan.run` gave for it.
     """
 
@@ -201,6 +295,7 @@ class AtSite:
     hard: jax.Array
     z: jax.Array
     bound: float | None
+    below: jax.Array | None
     window: Window | None
     given: Any
 
@@ -211,7 +306,8 @@ class AtSite:
             config = PoolConfig(self.window, gating.pool_weights, gating.pool_padding)
             default, allowed = gating.pool_temperature, pooled_once(self.window, self.z.shape)
         else:
-            config = ReluConfig(gating.gate, self.bound, gating.upper, gating.cotangents)
+            cotangents = gating.cotangents if self.below is None else "all"
+            config = ReluConfig(gating.gate, self.bound, gating.upper, cotangents)
             default, allowed = gating.temperature, self.z.shape
         by_index = gating.site_temperatures.get(str(self.site.index), default)
         temperature = jnp.asarray(gating.site_temperatures.get(self.site.name, by_index))
@@ -224,45 +320,40 @@ class AtSite:
         return config, temperature.astype(dtype), slope
 
 
-def _window(node: Node) -> Window:
-    names = ("window_dimensions", "window_strides", "padding", "window_dilation")
-    return Window(*(node.params[name] for name in names))
-
-
-def _sites(
-    graph: Graph, matches: Matches, skip: SiteSelection, only: SiteSelection | None
-) -> list[Site]:
-    names = _names(matches.gates)
-    found = []
-    for index, gate in enumerate(matches.gates):
-        z = graph.types[gate.z]
-        found.append(
+def _sites(graph: Graph, found: Sequence[Found], selection: Selection) -> list[Site]:
+    names = _names(found)
+    sites = []
+    for index, one in enumerate(found):
+        constant = isinstance(one.z, Constant)
+        z = jax.typeof(one.z.value) if isinstance(one.z, Constant) else graph.types[one.z]
+        sites.append(
             Site(
                 index=index,
-                kind=gate.kind,
+                kind=one.kind,
                 name=names[index],
                 shape=z.shape,
                 dtype=z.dtype,
-                source=_source(gate.node),
-                gated=not gate.obstacle,
-                reason=gate.obstacle or gate.form,
+                source=_source(one.node),
+                gated=one.is_gate and not one.obstacle and not constant,
+                reason=one.obstacle or f"computed by `{one.form}`",
             )
         )
-    skipped = _select(skip, found, "skip")
-    kept = set(range(len(found))) if only is None else _select(only, found, "only")
-    for index, site in enumerate(found):
+    skipped = _select(selection.skip, sites, "skip")
+    only = selection.only
+    kept = set(range(len(sites))) if only is None else _select(only, sites, "only")
+    for index, site in enumerate(sites):
         if site.gated and (index in skipped or index not in kept):
             reason = "skipped by the caller" if index in skipped else "not among the caller's only="
-            found[index] = dataclasses.replace(site, gated=False, reason=reason)
-    return found
+            sites[index] = dataclasses.replace(site, gated=False, reason=reason)
+    return sites
 
 
-def _names(gates: Sequence[HardGate]) -> list[str]:
-    """`scope/kind` for each gate, with `_1`, `_2`, ... from the second of a name on."""
+def _names(found: Sequence[Found]) -> list[str]:
+    """`scope/kind` for each site, with `_1`, `_2`, ... from the second of a name on."""
     counts: dict[str, int] = {}
     names = []
-    for gate in gates:
-        name = f"{gate.node.scope}/{gate.kind}" if gate.node.scope else gate.kind
+    for one in found:
+        name = f"{one.node.scope}/{one.kind}" if one.node.scope else one.kind
         repeated = counts[name] = counts.get(name, -1) + 1
         names.append(f"{name}_{repeated}" if repeated else name)
     return names
@@ -284,6 +375,7 @@ _PACKAGES = f"{Path(str(jax.__file__)).parents[1]}{os.sep}"
 _OWN = tuple(
     str(Path(__file__).parent / name)
     for name in (
+        "callables.py",
         "graph.py",
         "plan.py",
         "transform.py",

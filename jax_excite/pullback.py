@@ -25,7 +25,7 @@ from jax_excite.devices import gathered, on_each, sharding_of, shards_of, spread
 from jax_excite.errors import TargetError
 from jax_excite.gating import Gating, check_gating
 from jax_excite.images import check_images
-from jax_excite.plan import SiteSelection
+from jax_excite.plan import Names, Selection, SiteSelection
 from jax_excite.recipes import EXCITATION
 from jax_excite.targets import Target
 from jax_excite.transform import softened
@@ -43,6 +43,7 @@ def pullback(
     gating: Gating = EXCITATION,
     skip: SiteSelection = (),
     only: SiteSelection | None = None,
+    enter: Names = (),
     bounds: Bounds | None = (-1.0, 1.0),
     batch_size: int | None = None,
     sharding: NamedSharding | None = None,
@@ -62,6 +63,7 @@ def pullback(
         gating: how gates are softened; the default is the paper's.
         skip: sites to leave hard, by index or name as `sites` lists them.
         only: if given, the only sites to soften.
+        enter: functions with derivative rules of their own to replace by their bodies, by name.
         bounds: the range of images, checked; None checks only that they are finite.
         batch_size: at most this many images at a time, to bound memory, on each device; None for
             as many as are fast: 6 on a CPU, all elsewhere.
@@ -84,6 +86,7 @@ def pullback(
         gating=gating,
         skip=skip,
         only=only,
+        enter=enter,
         bounds=bounds,
         batch_size=batch_size,
         sharding=sharding,
@@ -98,6 +101,7 @@ def value_and_pullback(
     gating: Gating = EXCITATION,
     skip: SiteSelection = (),
     only: SiteSelection | None = None,
+    enter: Names = (),
     bounds: Bounds | None = (-1.0, 1.0),
     batch_size: int | None = None,
     sharding: NamedSharding | None = None,
@@ -120,8 +124,7 @@ def value_and_pullback(
         rows,
         target,
         gating=as_floats(gating),
-        skip=hashable(skip),
-        only=hashable(only),
+        selection=Selection.of(skip, only, enter),
         rows=rows_at_once(batch_size, x, gating),
         sharding=sharding,
     )
@@ -136,6 +139,7 @@ def pullback_grid(
     gating: Gating = EXCITATION,
     skip: SiteSelection = (),
     only: SiteSelection | None = None,
+    enter: Names = (),
     bounds: Bounds | None = (-1.0, 1.0),
     batch_size: int | None = None,
     sharding: NamedSharding | None = None,
@@ -152,6 +156,7 @@ def pullback_grid(
         gating: as for `pullback`.
         skip: as for `pullback`.
         only: as for `pullback`.
+        enter: as for `pullback`.
         bounds: as for `pullback`.
         batch_size: at most this many cells (an image with a class) at a time, on each device.
         sharding: as for `pullback`.
@@ -172,8 +177,7 @@ def pullback_grid(
         _pullback_grid,
         params,
         gating=as_floats(gating),
-        skip=hashable(skip),
-        only=hashable(only),
+        selection=Selection.of(skip, only, enter),
         cells=cells_at_once(batch_size, x, gating),
         sharding=sharding_of(x, sharding),
     )
@@ -216,21 +220,20 @@ def over_grid(
     return (out, *(array[0] if single else array for array in others))
 
 
-@functools.partial(jax.jit, static_argnames=("skip", "only", "rows", "sharding"))
+@functools.partial(jax.jit, static_argnames=("selection", "rows", "sharding"))
 def _value_and_pullback(
     params: Params,
     x: jax.Array,
     target: Any,
     *,
     gating: Gating,
-    skip: Any,
-    only: Any,
+    selection: Selection,
     rows: int | None,
     sharding: NamedSharding | None,
 ) -> tuple[jax.Array, jax.Array]:
     def compute(params: Params, gating: Gating, x: jax.Array, target: Any) -> Any:
         at_once = evenly(len(x), rows)
-        network = softened(params, x[:at_once], skip, only, fold=len(x) > 1)
+        network = softened(params, x[:at_once], selection, fold=len(x) > 1)
 
         def block(x: jax.Array, target: Any) -> tuple[jax.Array, jax.Array]:
             logits, pull = linearise(network, x, gating)
@@ -241,21 +244,20 @@ def _value_and_pullback(
     return on_each(compute, sharding, (params, gating), (x, target))
 
 
-@functools.partial(jax.jit, static_argnames=("skip", "only", "cells", "sharding"))
+@functools.partial(jax.jit, static_argnames=("selection", "cells", "sharding"))
 def _pullback_grid(
     params: Params,
     x: jax.Array,
     indices: jax.Array,
     *,
     gating: Gating,
-    skip: Any,
-    only: Any,
+    selection: Selection,
     cells: Cells,
     sharding: NamedSharding | None,
 ) -> tuple[jax.Array]:
     def compute(params: Params, gating: Gating, x: jax.Array, indices: jax.Array) -> Any:
         grid = Grid(len(indices), indices.shape[1], cells)
-        network = softened(params, x[: grid.rows_at_once], skip, only)
+        network = softened(params, x[: grid.rows_at_once], selection)
 
         def begin(rows: Any) -> Any:
             _, pull = linearise(network, x[rows], gating)
@@ -302,10 +304,3 @@ def number_of_logits(params: Params, images: jax.Array | np.ndarray) -> int:
 @jax.jit
 def _apply(params: Params, x: jax.Array) -> Any:
     return params(x)
-
-
-def hashable(selection: SiteSelection | None) -> Any:
-    """A site selection that a compiled function takes as a static argument."""
-    if selection is None or isinstance(selection, (str, int, np.integer)):
-        return selection
-    return tuple(selection)

@@ -28,7 +28,15 @@ from jax_excite.gating import (
     gate_values,
     is_zero,
 )
-from jax_excite.windows import PoolConfig, Window, cell_weights, max_pool, pooled_once
+from jax_excite.windows import (
+    PoolConfig,
+    Window,
+    cell_weights,
+    is_whole,
+    max_pool,
+    pooled_once,
+    whole_weights,
+)
 
 
 def gated_relu(
@@ -150,13 +158,19 @@ class ReluConfig:
 
 
 def relu_gate(
-    config: ReluConfig, z: jax.Array, temperature: jax.Array, slope: jax.Array
+    config: ReluConfig,
+    z: jax.Array,
+    temperature: jax.Array,
+    slope: jax.Array,
+    below: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array | None]:
     """The gate of a ReLU at `z`, and of a clipped one the share that its upper bound has stopped.
 
     Arguments are those of `soften_relu`; the results have the shape of `z`.
     """
     gate = gate_values(config.gate, z, temperature, slope)
+    if below is not None:
+        gate = below + (1 - below) * gate
     if config.bound is None:
         return gate, None
     bound = jnp.asarray(config.bound, z.dtype)
@@ -170,31 +184,50 @@ def relu_gate(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def soften_relu(
-    config: ReluConfig, hard: jax.Array, z: jax.Array, temperature: jax.Array, slope: jax.Array
+    config: ReluConfig,
+    hard: jax.Array,
+    z: jax.Array,
+    temperature: jax.Array,
+    slope: jax.Array,
+    below: jax.Array | None = None,
 ) -> jax.Array:
     """`hard`, with the derivative of a ReLU of `z` whose gate is soft.
 
-    `temperature` and `slope` broadcast to `z` and have `compute_dtype(z.dtype)`.
+    `temperature` and `slope` broadcast to `z` and have `compute_dtype(z.dtype)`. `below`, of that
+    dtype and the shape of `z`, is the derivative of a leaky ReLU where `z < 0`: its gate is
+    `below + (1 - below) * gate`.
     """
+    return _checked(hard, z, temperature, slope)
+
+
+def _checked(
+    hard: jax.Array, z: jax.Array, temperature: jax.Array, slope: jax.Array
+) -> jax.Array:
     check_broadcasts(temperature, z.shape)
     check_broadcasts(slope, z.shape)
     return _batched_with(hard, temperature, slope)
 
 
 def _soften_relu_fwd(
-    config: ReluConfig, hard: jax.Array, z: jax.Array, temperature: jax.Array, slope: jax.Array
+    config: ReluConfig,
+    hard: jax.Array,
+    z: jax.Array,
+    temperature: jax.Array,
+    slope: jax.Array,
+    below: jax.Array | None,
 ) -> tuple[jax.Array, Any]:
-    return soften_relu(config, hard, z, temperature, slope), (z, temperature, slope)
+    return _checked(hard, z, temperature, slope), (z, temperature, slope, below)
 
 
 def _soften_relu_bwd(config: ReluConfig, residuals: Any, cotangent: jax.Array) -> tuple[Any, ...]:
-    stored, temperature, slope = residuals
+    stored, temperature, slope, below = residuals
     z = stored.astype(temperature.dtype)
-    gate, _ = relu_gate(config, z, temperature, slope)
+    gate, _ = relu_gate(config, z, temperature, slope, below)
     if config.cotangents == "positive":
         cotangent = jnp.maximum(cotangent, 0)
-    product = cotangent.astype(z.dtype) * gate
-    return None, product.astype(stored.dtype), None, None
+    cotangent = cotangent.astype(z.dtype)
+    by_below = None if below is None else cotangent * jnp.minimum(z, 0)
+    return None, (cotangent * gate).astype(stored.dtype), None, None, by_below
 
 
 soften_relu.defvjp(_soften_relu_fwd, _soften_relu_bwd)
@@ -237,9 +270,12 @@ def _soften_max_pool_bwd(
     hard, stored, temperature = residuals
     x = stored.astype(temperature.dtype)
     g = cotangent.astype(x.dtype)
-    cells, weight = cell_weights(config, hard.astype(x.dtype), x, temperature)
-
-    gradient = cells.scatter(lambda k: g * weight(k))
+    hard = hard.astype(x.dtype)
+    if is_whole(config.window, x.shape):
+        gradient = g * whole_weights(config, hard, x, temperature)
+    else:
+        cells, weight = cell_weights(config, hard, x, temperature)
+        gradient = cells.scatter(lambda k: g * weight(k))
     return None, gradient.astype(stored.dtype), None
 
 

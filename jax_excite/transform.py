@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from jax_excite.gating import Gating, check_gating
-from jax_excite.plan import AtSite, Plan, Site, SiteSelection
+from jax_excite.plan import SELECT_ALL, AtSite, Names, Plan, Selection, Site, SiteSelection
 from jax_excite.recipes import EXCITATION
 from jax_excite.surrogates import soften_max_pool, soften_relu
 from jax_excite.windows import PoolConfig
@@ -19,6 +19,7 @@ def excite(
     *,
     skip: SiteSelection = (),
     only: SiteSelection | None = None,
+    enter: Names = (),
 ) -> Callable[..., Any]:
     """Soften the hard gates of a function in its backward pass.
 
@@ -31,6 +32,9 @@ def excite(
         gating: how to soften.
         skip: sites to leave hard, by index or name as `sites` lists them.
         only: if given, the only sites to soften.
+        enter: names of functions with derivative rules of their own (`jax.custom_jvp`,
+            `jax.custom_vjp`) to replace by those of their bodies, so that gates in them are
+            softened. All other such rules are kept.
 
     Returns:
         A function of the same arguments with the same outputs, bit for bit, whose
@@ -42,13 +46,15 @@ def excite(
     """
     check_gating(gating)
 
-    @functools.wraps(fn)
+    selection = Selection.of(skip, only, enter)
+
     def excited(*args: Any, **kwargs: Any) -> Any:
-        plan = Plan(fn, args, kwargs, skip, only)
+        plan = Plan(fn, args, kwargs, selection)
         plan.check(gating)
         return plan.run(lambda at: (soften(gating, at), None))[0]
 
-    return excited
+    # Of the rest of a module, its layers and arrays, a function has no use.
+    return functools.update_wrapper(excited, fn, updated=())
 
 
 def sites(
@@ -56,28 +62,29 @@ def sites(
     *args: Any,
     skip: SiteSelection = (),
     only: SiteSelection | None = None,
+    enter: Names = (),
     **kwargs: Any,
 ) -> list[Site]:
-    """List every hard gate of `fn(*args)`, and whether and why `excite` softens it.
+    """List every place where the derivative of `fn(*args)` by its arguments jumps.
 
     Args:
         fn: any JAX function.
         *args: its arguments; nothing is computed, only traced.
         skip: as for `excite`.
         only: as for `excite`.
+        enter: as for `excite`.
         **kwargs: further arguments of `fn`.
 
     Returns:
-        The sites in the order in which they run.
+        The sites in the order in which they run, each with whether `excite` softens it, and why.
     """
-    return Plan(fn, args, kwargs, skip, only).sites
+    return Plan(fn, args, kwargs, Selection.of(skip, only, enter)).sites
 
 
 def softened(
     fn: Callable[[jax.Array], Any],
     like: Any,
-    skip: SiteSelection = (),
-    only: SiteSelection | None = None,
+    selection: Selection = SELECT_ALL,
     *,
     fold: bool = True,
 ) -> Callable[[jax.Array, Gating], Any]:
@@ -88,7 +95,7 @@ def softened(
     rounding, for the sake of speed. `fold` pays where it is called for more than one image. Errors
     are those of `excite`.
     """
-    plan = Plan(fn, (like,), {}, skip, only)
+    plan = Plan(fn, (like,), {}, selection)
     prepared = plan.prepare(fold=fold)
 
     def call(x: jax.Array, gating: Gating) -> Any:
@@ -103,4 +110,4 @@ def soften(gating: Gating, at: AtSite) -> jax.Array:
     config, temperature, slope = at.settings(gating)
     if isinstance(config, PoolConfig):
         return soften_max_pool(config, at.hard, at.z, temperature)
-    return soften_relu(config, at.hard, at.z, temperature, slope)
+    return soften_relu(config, at.hard, at.z, temperature, slope, at.below)

@@ -34,6 +34,23 @@ def pooled_once(window: Window, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(n if d == 1 else 1 for n, d in zip(shape, window.dimensions, strict=True))
 
 
+def pooled_shape(window: Window, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of what pooling makes of an input of `shape`, which keeps all axes."""
+    return tuple(
+        (n + low + high - (d - 1) * gap - 1) // stride + 1
+        for n, d, stride, (low, high), gap in zip(
+            shape, window.dimensions, window.strides, window.padding, window.dilation, strict=True
+        )
+    )
+
+
+def is_whole(window: Window, shape: tuple[int, ...]) -> bool:
+    """Whether a window covers whole axes and has many cells, so that a loop over them is slow."""
+    covers = all(d in (1, n) for d, n in zip(window.dimensions, shape, strict=True))
+    plain = {*window.strides, *window.dilation} == {1} and {*window.padding} == {(0, 0)}
+    return covers and plain and math.prod(window.dimensions) > _UNROLLED_CELLS
+
+
 @dataclasses.dataclass(frozen=True)
 class PoolConfig:
     """The static part of a softened max-pool."""
@@ -78,7 +95,7 @@ def cell_weights(
 
     nothing = jnp.zeros_like(hard)
     total, weighted = cells.loop(accumulate, (nothing, nothing))
-    share = 1 / total
+    share = jnp.where(total == 0, 0, 1 / jnp.where(total == 0, 1, total))
     pooled = weighted * share
 
     def weight(k: Any) -> jax.Array:
@@ -112,7 +129,13 @@ def _parts(
 
     def mixed(first: jax.Array) -> Callable[[Any], jax.Array]:
         zero = is_zero(temperature)
-        return lambda k: jnp.where(zero, (first == k).astype(hard.dtype), soft(k))
+
+        def part(k: Any) -> jax.Array:
+            # No cell is the largest where the pool gives an initial value above all of them.
+            largest = (first == k) & (cells.take(padded, k) == hard)
+            return jnp.where(zero, largest.astype(hard.dtype), soft(k))
+
+        return part
 
     if cells.count > _UNROLLED_CELLS:
         return mixed(_first_largest(cells, hard, padded))
@@ -159,10 +182,36 @@ def pool_gate(
     config: PoolConfig, hard: jax.Array, x: jax.Array, temperature: jax.Array
 ) -> jax.Array:
     """The weights of `cell_weights` for all cells, `[cells, *hard.shape]`."""
+    if is_whole(config.window, x.shape):
+        weights = whole_weights(config, hard, x, temperature)
+        axes = [axis for axis, d in enumerate(config.window.dimensions) if d > 1]
+        return jnp.moveaxis(weights, axes, range(len(axes))).reshape(-1, *hard.shape)
     cells, weight = cell_weights(config, hard, x, temperature)
     if cells.count > _UNROLLED_CELLS:
         return lax.map(weight, jnp.arange(cells.count))
     return jnp.stack([weight(k) for k in range(cells.count)])
+
+
+def whole_weights(
+    config: PoolConfig, hard: jax.Array, x: jax.Array, temperature: jax.Array
+) -> jax.Array:
+    """The weights of `cell_weights` for a window that covers whole axes, shaped like `x`."""
+    axes = tuple(axis for axis, d in enumerate(config.window.dimensions) if d > 1)
+    counts = x > -jnp.inf
+    zero = is_zero(temperature)
+    inverse = jnp.where(zero, 0, 1 / jnp.where(zero, jnp.ones_like(temperature), temperature))
+    exponent = jnp.where(counts, x - hard, jnp.zeros_like(x)) * inverse
+    part = jnp.where(counts, jnp.exp(exponent), jnp.zeros_like(x))
+    weights = part / jnp.sum(part, axes, keepdims=True)
+    if config.weights == "through":
+        values = jnp.where(counts, x, jnp.zeros_like(x))
+        pooled = jnp.sum(weights * values, axes, keepdims=True)
+        weights = weights * (1 + (values - pooled) * inverse)
+    moved = jnp.moveaxis(x == hard, axes, range(-len(axes), 0))
+    flat = moved.reshape(*moved.shape[: -len(axes)], -1)
+    first = (flat & (jnp.cumsum(flat, axis=-1) == 1)).reshape(moved.shape)
+    first = jnp.moveaxis(first, range(-len(axes), 0), axes)
+    return jnp.where(zero, first.astype(x.dtype), weights)
 
 
 def weighted_pool(window: Window, x: jax.Array, weights: jax.Array) -> jax.Array:

@@ -1,6 +1,5 @@
 """What all attributions share: checks, blocks, devices, and one compiled call."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Hashable
 from typing import Any, Protocol, TypedDict
@@ -14,8 +13,8 @@ from jax_excite.blocks import evenly, in_loop, rows_at_once
 from jax_excite.callables import as_floats, as_pytree
 from jax_excite.devices import gathered, on_each, sharding_of, spread
 from jax_excite.gating import Gating, check_gating
-from jax_excite.plan import SiteSelection
-from jax_excite.pullback import Bounds, Params, as_batch, hashable, linearise, number_of_logits
+from jax_excite.plan import Names, Selection, SiteSelection
+from jax_excite.pullback import Bounds, Params, as_batch, linearise, number_of_logits
 from jax_excite.targets import Target
 from jax_excite.transform import softened
 
@@ -36,6 +35,7 @@ class GatingOptions(Options, total=False):
 
     skip: SiteSelection
     only: SiteSelection | None
+    enter: Names
 
 
 class Rule(Hashable, Protocol):
@@ -112,23 +112,11 @@ def _attribute(
     return on_each(compute, sharding, (params, gating, settings), (x, target))
 
 
-@dataclasses.dataclass(frozen=True)
-class Selection:
-    """Which sites a gating is for, as a static part of rules."""
+def field(params: Params, like: jax.Array, gating: Gating, selection: Selection) -> Block:
+    """The pullbacks of images shaped like `like`."""
+    network = softened(params, like, selection)
 
-    skip: Any
-    only: Any
+    def pull(x: jax.Array, target: Any) -> jax.Array:
+        return linearise(network, x, gating)[1](target)
 
-    @staticmethod
-    def of(skip: SiteSelection, only: SiteSelection | None) -> "Selection":
-        """The selection that a caller names."""
-        return Selection(hashable(skip), hashable(only))
-
-    def field(self, params: Params, like: jax.Array, gating: Gating) -> Block:
-        """The pullbacks of images shaped like `like`."""
-        network = softened(params, like, self.skip, self.only)
-
-        def pull(x: jax.Array, target: Any) -> jax.Array:
-            return linearise(network, x, gating)[1](target)
-
-        return pull
+    return pull

@@ -73,7 +73,7 @@ class _GradCam:
     site: str | int | None
 
     def __call__(self, params: Params, like: jax.Array, gating: Gating, settings: Any) -> Block:
-        plan = Plan(params, (like,), {}, (), None)
+        plan = Plan(params, (like,), {})
         layer, shape = _layer(plan, self.site)
         prepared = plan.prepare()
 

@@ -15,12 +15,12 @@ from jax_excite.attributions.engine import (
     GatingOptions,
     Images,
     Options,
-    Selection,
     attribute,
+    field,
 )
 from jax_excite.callables import as_floats
 from jax_excite.gating import Gating
-from jax_excite.plan import SiteSelection
+from jax_excite.plan import Names, Selection, SiteSelection
 from jax_excite.pullback import Params, pullback
 from jax_excite.recipes import DECONVOLUTION, EXCITATION, GUIDED_BACKPROP, VANILLA
 from jax_excite.targets import Target
@@ -85,6 +85,7 @@ def integrated_gradients(
     gating: Gating = VANILLA,
     skip: SiteSelection = (),
     only: SiteSelection | None = None,
+    enter: Names = (),
     **options: Unpack[Options],
 ) -> jax.Array:
     """Gradients integrated from a baseline to the image, times the difference of the two.
@@ -103,6 +104,7 @@ def integrated_gradients(
         gating: what to integrate: the plain gradient, or pullbacks.
         skip: sites to leave hard.
         only: if given, the only sites to soften.
+        enter: functions with derivative rules of their own to replace by their bodies, by name.
         **options: `bounds`, `batch_size` and `sharding`.
 
     Returns:
@@ -114,7 +116,7 @@ def integrated_gradients(
     """
     count = whole_number(steps, "steps")
     start = image_like(baseline, x, "baseline")
-    rule = _Integrated(Selection.of(skip, only), count)
+    rule = _Integrated(Selection.of(skip, only, enter), count)
     return attribute(rule, params, x, c, gating, start, **options)
 
 
@@ -124,7 +126,7 @@ class _Integrated:
     steps: int
 
     def __call__(self, params: Params, like: jax.Array, gating: Gating, settings: Any) -> Block:
-        field = self.selection.field(params, like, gating)
+        pull = field(params, like, gating, self.selection)
         places, weights = np.polynomial.legendre.leggauss(self.steps)
         nodes = np.stack([(places + 1) / 2, weights / 2], axis=1)
 
@@ -132,7 +134,7 @@ class _Integrated:
             start = settings.astype(x.dtype)
 
             def add(total: jax.Array, node: jax.Array) -> tuple[jax.Array, None]:
-                return total + node[1] * field(start + node[0] * (x - start), target), None
+                return total + node[1] * pull(start + node[0] * (x - start), target), None
 
             total, _ = lax.scan(add, jnp.zeros_like(x), jnp.asarray(nodes, x.dtype))
             return total * (x - start)
@@ -151,6 +153,7 @@ def smooth_grad(
     gating: Gating = VANILLA,
     skip: SiteSelection = (),
     only: SiteSelection | None = None,
+    enter: Names = (),
     **options: Unpack[Options],
 ) -> jax.Array:
     """The mean gradient over noisy copies of the image (Smilkov et al., "SmoothGrad", 2017).
@@ -169,6 +172,7 @@ def smooth_grad(
         gating: what to average: the plain gradient, or pullbacks.
         skip: sites to leave hard.
         only: if given, the only sites to soften.
+        enter: functions with derivative rules of their own to replace by their bodies, by name.
         **options: `bounds`, `batch_size` and `sharding`.
 
     Returns:
@@ -181,7 +185,7 @@ def smooth_grad(
     count = whole_number(samples, "samples")
     if not std >= 0:
         raise ValueError(f"std is {std}: give a number of at least 0")
-    rule = _Smoothed(Selection.of(skip, only), count)
+    rule = _Smoothed(Selection.of(skip, only, enter), count)
     return attribute(rule, params, x, c, gating, (key, as_floats(std)), **options)
 
 
@@ -192,12 +196,12 @@ class _Smoothed:
 
     def __call__(self, params: Params, like: jax.Array, gating: Gating, settings: Any) -> Block:
         key, std = settings
-        field = self.selection.field(params, like, gating)
+        pull = field(params, like, gating, self.selection)
 
         def block(x: jax.Array, target: Any) -> jax.Array:
             def add(total: jax.Array, sample: jax.Array) -> tuple[jax.Array, None]:
                 noise = jax.random.normal(jax.random.fold_in(key, sample), x.shape[1:], x.dtype)
-                return total + field(x + std.astype(x.dtype) * noise, target), None
+                return total + pull(x + std.astype(x.dtype) * noise, target), None
 
             total, _ = lax.scan(add, jnp.zeros_like(x), jnp.arange(self.samples))
             return total / self.samples
