@@ -20,10 +20,13 @@ _STREAMED = 64
 _BLOCKS_A_WRITE = 8
 
 COLUMN = "column"
-Cells = int | None | Literal["column"]
+# As many as a CPU is fast with, of a function that is found to treat items alone; else all.
+AUTO = "auto"
+Rows = int | None | Literal["auto"]
+Cells = Rows | Literal["column"]
 
 
-def rows_at_once(batch_size: int | None, x: Any = None, gating: Any = None) -> int | None:
+def rows_at_once(batch_size: int | None, x: Any = None, gating: Any = None) -> Rows:
     """The size of blocks: `batch_size`, or without one what the device is fast with.
 
     Args:
@@ -33,7 +36,7 @@ def rows_at_once(batch_size: int | None, x: Any = None, gating: Any = None) -> i
         gating: its temperatures may vary over images, and then these stay together too.
 
     Returns:
-        A number of rows, or None for all of them.
+        A number of rows, None for all of them, or `AUTO`.
 
     Raises:
         ValueError: `batch_size` is no whole number of at least 1.
@@ -43,7 +46,7 @@ def rows_at_once(batch_size: int | None, x: Any = None, gating: Any = None) -> i
         return int(batch_size)
     by_image = any(np.ndim(leaf) > 1 for leaf in jax.tree.leaves(gating))
     together = by_image or _may_be_spread(x)
-    return None if together or jax.default_backend() != "cpu" else _CPU_BATCH
+    return None if together or jax.default_backend() != "cpu" else AUTO
 
 
 def _may_be_spread(x: Any) -> bool:
@@ -58,13 +61,15 @@ def cells_at_once(batch_size: int | None, x: Any, gating: Any) -> Cells:
     return rows_at_once(batch_size, x, gating)
 
 
-def cells_a_write(cells: Cells) -> tuple[int, int]:
+def cells_a_write(cells: Cells) -> tuple[Cells, Cells]:
     """Of a grid that is written as it is computed: cells of a block, and of all that is written.
 
     Args:
         cells: what `cells_at_once` gave.
     """
-    block = cells if isinstance(cells, int) else _STREAMED
+    if cells == COLUMN:
+        return cells, cells
+    block = cells if isinstance(cells, int) else _CPU_BATCH if cells == AUTO else _STREAMED
     return block, block * _BLOCKS_A_WRITE
 
 
@@ -74,8 +79,9 @@ def check_batch_size(batch_size: int | None) -> None:
         raise ValueError(f"batch_size is {batch_size}: give a whole number of at least 1, or None")
 
 
-def evenly(count: int, most: int | None) -> int:
-    """The size of the fewest blocks of at most so many rows, with least left over in the last."""
+def evenly(count: int, most: Rows) -> int:
+    """The size of blocks of at most `most` rows, with blocks as even as possible."""
+    most = _CPU_BATCH if isinstance(most, str) else most
     return count if most is None else math.ceil(count / math.ceil(count / most))
 
 
@@ -106,6 +112,7 @@ class Grid:
 
     def __init__(self, rows: int, columns: int, cells: Cells):
         self.shape = rows, columns
+        cells = _CPU_BATCH if cells == AUTO else cells
         if isinstance(cells, str):
             self.columns_at_once, self.rows_at_once = 1, rows
             return

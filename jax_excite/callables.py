@@ -1,5 +1,6 @@
 """Callables as pytrees: weights travel as arguments of compiled functions, never as constants."""
 
+import functools
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -8,10 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jax_excite.captured import Static, is_index, opened
+
 
 def is_array(leaf: Any) -> bool:
     """Whether a pytree leaf is an array; all other leaves are static."""
     return isinstance(leaf, (jax.Array, np.ndarray))
+
+
+def is_weight(leaf: Any) -> bool:
+    """Whether a pytree leaf is an array of floats, and no random key, counter or index."""
+    return is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
@@ -47,7 +55,7 @@ _ARRAY = object()
 class StaticLeaves:
     """A callable pytree, some leaves of which are no arrays, as one whose leaves all are.
 
-    A plain function is such a leaf itself; Equinox modules hold activation functions.
+    Equinox modules hold activation functions, closures hold numbers.
     """
 
     def __init__(self, fn: Callable[..., Any]):
@@ -60,20 +68,30 @@ class StaticLeaves:
     def tree_flatten(self) -> tuple[list[Any], Hashable]:
         """The arrays, and everything else."""
         leaves, tree = jax.tree.flatten(self.fn)
-        arrays, _ = split_arrays(leaves)
-        return arrays, (tree, tuple(_ARRAY if is_array(leaf) else leaf for leaf in leaves))
+        traced = [is_array(leaf) and not is_index(leaf) for leaf in leaves]
+        static = (_ARRAY if t else Static(leaf) for leaf, t in zip(leaves, traced, strict=True))
+        return [leaf for leaf, t in zip(leaves, traced, strict=True) if t], (tree, tuple(static))
 
     @classmethod
     def tree_unflatten(cls, static: Any, arrays: Sequence[Any]) -> "StaticLeaves":
         """The inverse of `tree_flatten`."""
         tree, leaves = static
         rest = iter(arrays)
-        return cls(tree.unflatten([next(rest) if leaf is _ARRAY else leaf for leaf in leaves]))
+        return cls(
+            tree.unflatten([next(rest) if leaf is _ARRAY else leaf.value for leaf in leaves])
+        )
 
 
 def as_pytree(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`fn` itself if all its leaves are arrays, else `fn` with its other leaves made static."""
-    return fn if all(map(is_array, jax.tree.leaves(fn))) else StaticLeaves(fn)
+    """`fn` as a callable pytree all of whose leaves are arrays, those that it captures among them.
+
+    What a function captures is read anew each time, so weights are never stale, and never
+    constants of a compiled function (docs/decisions/0009).
+    """
+    if isinstance(fn, StaticLeaves):
+        return fn
+    is_module = not isinstance(fn, functools.partial) and all(map(is_array, jax.tree.leaves(fn)))
+    return fn if is_module else StaticLeaves(opened(fn))
 
 
 def as_floats(tree: Any) -> Any:

@@ -12,13 +12,13 @@ from jax.typing import ArrayLike
 from optax.projections import projection_box, projection_l2_ball
 
 from jax_excite import targets
-from jax_excite.blocks import Cells, Grid, evenly, in_loop
+from jax_excite.blocks import AUTO, COLUMN, Cells, Grid, Rows, in_loop
 from jax_excite.devices import on_each
 from jax_excite.gating import Gating
 from jax_excite.plan import Selection
 from jax_excite.pullback import Network, Params, fields, linearise
 from jax_excite.surrogates import compute_dtype
-from jax_excite.transform import softened
+from jax_excite.transform import softened, softened_if_alone, softened_rows
 
 
 @jax.tree_util.register_dataclass
@@ -97,7 +97,7 @@ def climb(
     selection: Selection,
     steps: int,
     trajectory: bool,
-    rows: int | None,
+    rows: Rows,
     sharding: NamedSharding | None,
 ) -> tuple[jax.Array, ...]:
     """Climb with each of `N` images towards its target.
@@ -109,8 +109,7 @@ def climb(
     def compute(
         params: Params, settings: Settings, images: jax.Array, centres: jax.Array, target: Any
     ) -> Any:
-        at_once = evenly(len(images), rows)
-        network = softened(params, images[:at_once], selection)
+        network, at_once = softened_rows(params, images, selection, rows)
 
         def block(images: jax.Array, centres: jax.Array, target: Any) -> Any:
             start = images.astype(compute_dtype(images.dtype))
@@ -144,10 +143,16 @@ def climb_grid(
     """
 
     def compute(params: Params, settings: Settings, images: jax.Array, indices: jax.Array) -> Any:
-        grid = Grid(len(indices), indices.shape[1], cells)
-        first = images[: grid.rows_at_once]
-        on_images = softened(params, first, selection)
-        on_cells = softened(params, jnp.repeat(first, grid.columns_at_once, 0), selection)
+        def repeated(grid: Grid) -> jax.Array:
+            return jnp.repeat(images[: grid.rows_at_once], grid.columns_at_once, 0)
+
+        grid, on_cells = Grid(len(indices), indices.shape[1], cells), None
+        if cells in (AUTO, None):
+            on_cells = softened_if_alone(params, repeated(grid), selection)
+            if on_cells is None:
+                grid = Grid(len(indices), indices.shape[1], COLUMN)
+        on_cells = on_cells or softened(params, repeated(grid), selection)
+        on_images = softened(params, images[: grid.rows_at_once], selection)
 
         def begin(rows: Any) -> Any:
             x = images[rows]

@@ -148,6 +148,14 @@ class Facts:
             return Symbol(self.symbols[operand])
         return self.views.get(operand)
 
+    def _meaning_at(self, operand: Operand, output: int) -> Meaning:
+        """What is known of an operand, but of no other shape than the output's, which is spread."""
+        meaning = self.meaning(operand)
+        if isinstance(meaning, dict) and not isinstance(operand, Constant):
+            alike = self._types[operand].shape == self._types[output].shape
+            return meaning if alike else None
+        return meaning
+
     def is_float(self, operand: Operand) -> bool:
         """Whether an operand is of a float dtype."""
         return jnp.issubdtype(self._dtype(operand), jnp.floating)
@@ -205,8 +213,8 @@ class Facts:
                 self._stacks[node.outputs[0]] = stack
 
     def _apply(self, node: Node, evaluate: Callable[..., Any], operands: list[Operand]) -> None:
-        meanings = [self.meaning(operand) for operand in operands]
         output = node.outputs[0]
+        meanings = [self._meaning_at(operand, output) for operand in operands]
         if all(isinstance(meaning, Fixed) for meaning in meanings):
             with np.errstate(all="ignore"):
                 self._forget(output)
@@ -312,11 +320,13 @@ class Facts:
         return None
 
     def spelled(self, root: int, graph: Graph, shape: tuple[int, ...]) -> int | None:
-        """A value of a graph, of that shape or a scalar, that is the unknown constant `root`."""
+        """A value of a graph that is the unknown constant `root` and broadcasts to a shape."""
         for number, own in self.symbols.items():
-            fits = own == root and self.homes[number] is graph
-            if fits and self._types[number].shape in (shape, ()):
-                return number
+            if own == root and self.homes[number] is graph:
+                given = self._types[number].shape
+                sizes = zip(given, shape, strict=True) if len(given) == len(shape) else ()
+                if given == () or (sizes and all(n in (1, m) for n, m in sizes)):
+                    return number
         return None
 
 

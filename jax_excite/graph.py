@@ -6,7 +6,9 @@ an operand is such a number or a `Constant`.
 
 import dataclasses
 import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -106,6 +108,20 @@ class Node:
             return "", ""
         name, _, place = self.params["call_jaxpr"].jaxpr.debug_info.func_src_info.partition(" at ")
         return name, place.rpartition(":")[0]
+
+
+def of_package(node: Node, package: str) -> bool:
+    """Whether the function with a derivative rule that is called is one of a package.
+
+    Args:
+        node: the call.
+        package: its folder.
+    """
+    return node.has_derivative_rule and node.function[1].startswith(f"{package}{os.sep}")
+
+
+JAX = str(Path(str(jax.__file__)).parent)
+OWN = str(Path(__file__).parent)
 
 
 @dataclasses.dataclass(eq=False)

@@ -8,16 +8,23 @@ it was computed through is not looked at. An activation that is none of these is
 import collections
 import dataclasses
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Literal, get_args
 
-import jax
 import numpy as np
 
-from jax_excite import surrogates
 from jax_excite.facts import Facts
 from jax_excite.folding import Consumers
-from jax_excite.graph import Constant, Graph, Node, Operand, can_enter, is_call
+from jax_excite.graph import (
+    JAX,
+    OWN,
+    Constant,
+    Graph,
+    Node,
+    Operand,
+    can_enter,
+    is_call,
+    of_package,
+)
 from jax_excite.pool_matching import (
     Chains,
     Pool,
@@ -60,8 +67,6 @@ GATES: tuple[str, ...] = get_args(GateKind)
 
 # Functions of JAX whose own derivative rules are those of the hard gates.
 _PLAIN_RULES = ("relu", "relu6")
-_JAX = str(Path(str(jax.__file__)).parent)
-_OWN = str(Path(surrogates.__file__))
 
 # Primitives whose derivative jumps, and the kinds that they are listed as.
 _JUMPS: dict[str, Kind] = {
@@ -174,9 +179,8 @@ def is_entered(enter: Iterable[str]) -> Callable[[Node], bool]:
     wanted = frozenset(enter)
 
     def entered(node: Node) -> bool:
-        name, file = node.function
-        plain = name in _PLAIN_RULES and file.startswith(_JAX)
-        return plain or name in wanted
+        name = node.function[0]
+        return name in wanted or (name in _PLAIN_RULES and of_package(node, JAX))
 
     return entered
 
@@ -256,10 +260,10 @@ class _Census:
         graph = self._graph_of(node)
         obstacle = self._obstacles[graph]
         if self._facts.is_kept(node):
-            name, file = node.function
-            if file.startswith((_JAX, _OWN)):
+            if of_package(node, JAX) or of_package(node, OWN):
                 self._push(node.inputs)
                 return
+            name = node.function[0]
             self._kept.update(node.bodies)
             obstacle = (
                 f"the derivative rule of `{name}` is kept; enter={name!r} replaces it by that of "
@@ -584,9 +588,8 @@ class _Census:
 
 def _own_surrogate(node: Node) -> GateKind | None:
     """The kind of gate that is soft already, by a function of this library."""
-    name, file = node.function
     own: dict[str, GateKind] = {"soften_relu": "relu", "soften_max_pool": "max_pool"}
-    return own.get(name) if file == _OWN else None
+    return own.get(node.function[0]) if of_package(node, OWN) else None
 
 
 def _kind_of(node: Node) -> Kind:

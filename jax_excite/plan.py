@@ -13,12 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jax_excite.callables import as_pytree, named_leaves, split_arrays
+from jax_excite.callables import as_pytree, split_arrays
+from jax_excite.captured import check_unchanged
 from jax_excite.convolutions import Prepared, convolve, find_convolution, prepare
 from jax_excite.errors import GateWarning, GatingError
 from jax_excite.evaluation import Values, evaluate
 from jax_excite.gating import Gating
 from jax_excite.graph import Constant, Graph, Node, Operand, trace
+from jax_excite.independence import treats_items_alone
 from jax_excite.matching import Found, Kind, census, is_entered
 from jax_excite.surrogates import (
     ReluConfig,
@@ -106,7 +108,6 @@ class Plan:
         leaves, tree = jax.tree.flatten((tuple(args), kwargs))
         self._weights, rebuild_own = split_arrays(own)
         self._arrays, rebuild = split_arrays(leaves)
-        names = list(named_leaves(fn))
 
         def flat(*arrays: Any) -> Any:
             # A module that is closed over by an inner trace breaks, so it is rebuilt inside.
@@ -115,7 +116,7 @@ class Plan:
             called = jax.tree.unflatten(own_tree, given)
             args, kwargs = jax.tree.unflatten(tree, rebuild(arrays[count:]))
             outputs = called(*args, **kwargs)
-            _check_unchanged(given, called, names)
+            check_unchanged(given, called)
             return outputs
 
         self._graph, self._shapes = trace(flat, *self._weights, *self._arrays)
@@ -195,6 +196,10 @@ class Plan:
         """What makes `run` faster, computed from the weights of the function."""
         return prepare(self._graph, self._known, fold=fold)
 
+    def treats_items_alone(self) -> bool:
+        """Whether the function of a batch makes of each item what it makes of that item alone."""
+        return treats_items_alone(self._graph, self._graph.inputs[len(self._weights) :])
+
     def _around(
         self,
         at_site: Callable[["AtSite"], tuple[jax.Array, Any]],
@@ -234,22 +239,6 @@ class Plan:
                 node in self._gates or self._enters(node) for node in graph.nodes
             )
         return self._active[graph]
-
-
-def _check_unchanged(given: Sequence[Any], called: Any, names: Sequence[str]) -> None:
-    """Raise `GatingError` where a module has changed its own arrays when it was called."""
-    after = named_leaves(called)
-    changed = [
-        name
-        for name, leaf in zip(names, given, strict=True)
-        if name in after and after[name] is not leaf
-    ]
-    if changed:
-        listed = ", ".join(changed[:4]) + (", ..." if len(changed) > 4 else "")
-        raise GatingError(
-            f"the model changes its own state when it is called ({listed}), as a module in train "
-            "mode does: call .eval() on it first"
-        )
 
 
 def _at(

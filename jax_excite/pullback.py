@@ -12,11 +12,13 @@ from jax.sharding import NamedSharding
 
 from jax_excite import targets
 from jax_excite.blocks import (
+    AUTO,
+    COLUMN,
     Cells,
     Grid,
+    Rows,
     cells_a_write,
     cells_at_once,
-    evenly,
     in_loop,
     rows_at_once,
 )
@@ -28,7 +30,12 @@ from jax_excite.images import check_images
 from jax_excite.plan import Names, Selection, SiteSelection
 from jax_excite.recipes import EXCITATION
 from jax_excite.targets import Target
-from jax_excite.transform import softened
+from jax_excite.transform import (
+    softened,
+    softened_if_alone,
+    softened_rows,
+    treats_items_alone,
+)
 
 Bounds = tuple[float, float]
 Params = Callable[[jax.Array], jax.Array]
@@ -66,7 +73,8 @@ def pullback(
         enter: functions with derivative rules of their own to replace by their bodies, by name.
         bounds: the range of images, checked; None checks only that they are finite.
         batch_size: at most this many images at a time, to bound memory, on each device; None for
-            as many as are fast: 6 on a CPU, all elsewhere.
+            as many as are fast: on a CPU 6 of a function that is found to treat images alone,
+            else all.
         sharding: how to spread the images over devices, such as
             `NamedSharding(mesh, PartitionSpec("data"))`. Their number need not divide evenly. None
             for as they are: a sharded `x` is computed where its rows are.
@@ -204,7 +212,10 @@ def over_grid(
         raise ValueError(f"out has shape {tuple(out.shape)}: the result has {wanted}")
     if not np.issubdtype(out.dtype, np.floating):
         raise ValueError(f"out has dtype {out.dtype}: the result is float, so give such an array")
-    cells, written = cells_a_write(compute.keywords["cells"])
+    cells = compute.keywords["cells"]
+    if cells in (AUTO, None) and not treats_items_alone(compute.args[0], images[:2]):
+        cells = COLUMN
+    cells, written = cells_a_write(cells)
     compute = functools.partial(compute, cells=cells)
     shards = shards_of(sharding)
     grid = Grid(math.ceil(len(indices) / shards), indices.shape[1], written)
@@ -228,12 +239,11 @@ def _value_and_pullback(
     *,
     gating: Gating,
     selection: Selection,
-    rows: int | None,
+    rows: Rows,
     sharding: NamedSharding | None,
 ) -> tuple[jax.Array, jax.Array]:
     def compute(params: Params, gating: Gating, x: jax.Array, target: Any) -> Any:
-        at_once = evenly(len(x), rows)
-        network = softened(params, x[:at_once], selection, fold=len(x) > 1)
+        network, at_once = softened_rows(params, x, selection, rows, fold=len(x) > 1)
 
         def block(x: jax.Array, target: Any) -> tuple[jax.Array, jax.Array]:
             logits, pull = linearise(network, x, gating)
@@ -257,7 +267,12 @@ def _pullback_grid(
 ) -> tuple[jax.Array]:
     def compute(params: Params, gating: Gating, x: jax.Array, indices: jax.Array) -> Any:
         grid = Grid(len(indices), indices.shape[1], cells)
-        network = softened(params, x[: grid.rows_at_once], selection)
+        network = None
+        if cells == AUTO and grid.rows_at_once < len(x):
+            network = softened_if_alone(params, x[: grid.rows_at_once], selection)
+            if network is None:
+                grid = Grid(len(indices), indices.shape[1], COLUMN)
+        network = network or softened(params, x[: grid.rows_at_once], selection)
 
         def begin(rows: Any) -> Any:
             _, pull = linearise(network, x[rows], gating)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import rankdata
 
-from jax_excite.callables import as_pytree, is_array, named_leaves, split_arrays
+from jax_excite.callables import as_pytree, is_array, is_weight, named_leaves, split_arrays
 from jax_excite.errors import ExciteError
 from jax_excite.gating import Gating
 from jax_excite.graph import Graph, passed_on, trace
@@ -66,10 +66,13 @@ def layers(params: Network, x: Batch) -> dict[str, list[str]]:
     arrays, rebuild = split_arrays(leaves)
     if not arrays:
         raise ExciteError("params has no weights to randomise: give a pytree that holds arrays")
-    names = [name for name, leaf in named_leaves(params).items() if is_array(leaf)]
+    everything = [name for name, leaf in named_leaves(params).items() if is_array(leaf)]
     graph, _ = trace(lambda *arrays: tree.unflatten(rebuild(arrays))(x), *arrays)
     first: dict[str, int] = {}
-    _find_uses(graph, dict(zip(graph.inputs, names, strict=True)), first)
+    _find_uses(graph, dict(zip(graph.inputs, everything, strict=True)), first)
+    names = [name for name, leaf in named_leaves(params).items() if is_weight(leaf)]
+    if not names:
+        raise ExciteError("params has no weights to randomise: its arrays are no floats")
     above = names[0].split(".")[:-1]
     while above and not all(name.startswith(f"{'.'.join(above)}.") for name in names):
         above.pop()

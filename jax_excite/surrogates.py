@@ -200,9 +200,7 @@ def soften_relu(
     return _checked(hard, z, temperature, slope)
 
 
-def _checked(
-    hard: jax.Array, z: jax.Array, temperature: jax.Array, slope: jax.Array
-) -> jax.Array:
+def _checked(hard: jax.Array, z: jax.Array, temperature: jax.Array, slope: jax.Array) -> jax.Array:
     check_broadcasts(temperature, z.shape)
     check_broadcasts(slope, z.shape)
     return _batched_with(hard, temperature, slope)

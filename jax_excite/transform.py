@@ -1,11 +1,15 @@
 """`excite`: a function with the same outputs whose derivative is soft-gated; `sites`: its gates."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
+from jax_excite.blocks import AUTO, Rows, evenly
+from jax_excite.convolutions import Prepared
 from jax_excite.gating import Gating, check_gating
 from jax_excite.plan import SELECT_ALL, AtSite, Names, Plan, Selection, Site, SiteSelection
 from jax_excite.recipes import EXCITATION
@@ -87,7 +91,7 @@ def softened(
     selection: Selection = SELECT_ALL,
     *,
     fold: bool = True,
-) -> Callable[[jax.Array, Gating], Any]:
+) -> "Softened":
     """`excite(fn)` for many calls within one trace, on arrays shaped like `like`.
 
     It is traced once, and what can be computed without the input is computed here, outside of any
@@ -96,13 +100,59 @@ def softened(
     are those of `excite`.
     """
     plan = Plan(fn, (like,), {}, selection)
-    prepared = plan.prepare(fold=fold)
+    return Softened(plan, plan.prepare(fold=fold))
 
-    def call(x: jax.Array, gating: Gating) -> Any:
-        plan.check(gating)
-        return plan.run(lambda at: (soften(gating, at), None), arrays=[x], prepared=prepared)[0]
 
-    return call
+@dataclasses.dataclass(frozen=True)
+class Softened:
+    """A softened function of a batch and a gating."""
+
+    plan: Plan
+    prepared: Prepared
+
+    def __call__(self, x: jax.Array, gating: Gating) -> Any:
+        """The function's outputs for a batch of the shape that it was traced for."""
+        self.plan.check(gating)
+        return self.plan.run(
+            lambda at: (soften(gating, at), None), arrays=[x], prepared=self.prepared
+        )[0]
+
+
+def softened_rows(
+    fn: Callable[[jax.Array], Any],
+    x: jax.Array,
+    selection: Selection,
+    rows: Rows,
+    *,
+    fold: bool = True,
+) -> tuple[Softened, int]:
+    """`softened` for blocks of a batch, and the number of rows of a block.
+
+    `AUTO` blocks are all rows together where `fn` may mix them.
+    """
+    at_once = evenly(len(x), rows)
+    if rows != AUTO or at_once == len(x):
+        return softened(fn, x[:at_once], selection, fold=fold), at_once
+    network = softened_if_alone(fn, x[:at_once], selection, fold=fold)
+    if network is not None:
+        return network, at_once
+    return softened(fn, x, selection, fold=fold), len(x)
+
+
+def softened_if_alone(
+    fn: Callable[[jax.Array], Any], like: Any, selection: Selection, *, fold: bool = True
+) -> Softened | None:
+    """`softened` for a block of a batch; None where `fn` may mix the items of a batch."""
+    try:
+        network = softened(fn, like, selection, fold=fold)
+    except Exception:  # whatever keeps it from a smaller batch, the whole may do
+        return None
+    return network if network.plan.treats_items_alone() else None
+
+
+def treats_items_alone(fn: Callable[..., Any], like: Any) -> bool:
+    """Whether a function of a batch makes of each item what it makes of that item alone."""
+    return softened_if_alone(fn, jnp.asarray(like), SELECT_ALL) is not None
 
 
 def soften(gating: Gating, at: AtSite) -> jax.Array:

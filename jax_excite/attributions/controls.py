@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jax_excite.attributions.engine import Images
+from jax_excite.callables import as_pytree, is_weight
 from jax_excite.pullback import Params, as_batch
 from jax_excite.targets import Target
 
@@ -18,7 +19,7 @@ def random_map(params: Params, x: Images, c: Target, *, key: jax.Array) -> jax.A
     The same key, network, image and target give the same noise.
     """
     images, single = as_batch(x, None)
-    weights = [leaf for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)]
+    weights = [jnp.asarray(leaf) for leaf in jax.tree.leaves(as_pytree(params)) if is_weight(leaf)]
     target = [] if callable(c) else [jnp.asarray(c)[None] if single else jnp.asarray(c)]
     noise = _noise(key, weights, jnp.asarray(images), target)
     return noise[0] if single else noise

@@ -9,14 +9,14 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from jax_excite import targets
-from jax_excite.blocks import evenly, in_loop, rows_at_once
+from jax_excite.blocks import AUTO, Rows, evenly, in_loop, rows_at_once
 from jax_excite.callables import as_floats, as_pytree
 from jax_excite.devices import gathered, on_each, sharding_of, spread
 from jax_excite.gating import Gating, check_gating
 from jax_excite.plan import Names, Selection, SiteSelection
 from jax_excite.pullback import Bounds, Params, as_batch, linearise, number_of_logits
 from jax_excite.targets import Target
-from jax_excite.transform import softened
+from jax_excite.transform import softened, treats_items_alone
 
 Images = jax.Array | np.ndarray
 Block = Callable[[jax.Array, Any], jax.Array]  # images [n, H, W, 3], their targets -> maps
@@ -102,11 +102,13 @@ def _attribute(
     settings: Any,
     *,
     rule: Rule,
-    rows: int | None,
+    rows: Rows,
     sharding: NamedSharding | None,
 ) -> jax.Array:
     def compute(params: Params, gating: Gating, settings: Any, x: Any, target: Any) -> Any:
         at_once = evenly(len(x), rows)
+        if rows == AUTO and at_once < len(x) and not treats_items_alone(params, x[:at_once]):
+            at_once = len(x)
         return in_loop(rule(params, x[:at_once], gating, settings), at_once, x, target)
 
     return on_each(compute, sharding, (params, gating, settings), (x, target))

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from jax_excite import targets
-from jax_excite.blocks import evenly, rows_at_once
+from jax_excite.blocks import Rows, evenly, rows_at_once
 from jax_excite.callables import as_pytree
 from jax_excite.errors import ImageError
 from jax_excite.pullback import Bounds, Params, as_batch, number_of_logits
@@ -174,7 +174,7 @@ def responses(
     return np.asarray(found, np.float64), np.asarray(sums, np.float64)
 
 
-def _copies_at_once(batch_size: int | None) -> int | None:
+def _copies_at_once(batch_size: int | None) -> Rows:
     most = rows_at_once(batch_size)
     return _CPU_COPIES if batch_size is None and most is not None else most
 
