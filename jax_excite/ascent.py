@@ -14,7 +14,7 @@ from jax_excite.blocks import cells_at_once, rows_at_once
 from jax_excite.callables import as_floats, as_pytree
 from jax_excite.climbing import Settings, Step, climb, climb_grid
 from jax_excite.devices import gathered, sharding_of, spread
-from jax_excite.errors import ImageError
+from jax_excite.errors import ImageError, SettingError
 from jax_excite.gating import Gating, check_gating
 from jax_excite.plan import Names, Selection, SiteSelection
 from jax_excite.pullback import (
@@ -116,7 +116,7 @@ def pga(
         `[steps + 1]` or `[N, steps + 1]`.
 
     Raises:
-        ValueError: `steps`, `step_size` or `radius` is out of its range.
+        SettingError: `steps`, `step_size` or `radius` is out of its range.
         ExciteError: as for `pullback`.
     """
     images, single = as_batch(x, bounds)
@@ -197,7 +197,7 @@ def pga_grid(
         these and of the logits, `[N, C, steps + 1]` or `[C, steps + 1]`.
 
     Raises:
-        ValueError: as for `pga`; `out` has another shape.
+        SettingError: as for `pga`; `out` has another shape.
         ExciteError: as for `pullback`.
     """
     images, single = as_batch(x, bounds)
@@ -226,7 +226,7 @@ def _bind(
 ) -> functools.partial[Any]:
     """A compiled ascent with its settings, checked."""
     if steps < 0:
-        raise ValueError(f"steps is {steps}: give a number of at least 0")
+        raise SettingError(f"steps is {steps}: give a number of at least 0")
     check_gating(gating)
     return functools.partial(
         compiled,
@@ -239,11 +239,11 @@ def _bind(
 
 
 def checked_step(step_size: Any, radius: Any, bounds: Bounds | None) -> Step:
-    """A step of these settings of `pga`, or `ValueError`."""
+    """A step of these settings of `pga`, or `SettingError`."""
     if not isinstance(step_size, Tracer) and not np.isfinite(step_size):
-        raise ValueError(f"step_size is {step_size}: give a finite number")
+        raise SettingError(f"step_size is {step_size}: give a finite number")
     if radius is not None and not isinstance(radius, Tracer):
         if not radius > 0:
-            raise ValueError(f"radius is {radius}: give a positive number, or None for no ball")
+            raise SettingError(f"radius is {radius}: give a positive number, or None for no ball")
         radius = None if radius == np.inf else radius
     return Step(step_size, radius, bounds)

@@ -12,6 +12,8 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
+from jax_excite.errors import SettingError
+
 # On a CPU more at a time is no faster: what a block computes no longer fits the cache.
 _CPU_BATCH = 6
 # The same off a CPU, where all go at once otherwise, of a grid that is written as it is computed.
@@ -39,7 +41,7 @@ def rows_at_once(batch_size: int | None, x: Any = None, gating: Any = None) -> R
         A number of rows, None for all of them, or `AUTO`.
 
     Raises:
-        ValueError: `batch_size` is no whole number of at least 1.
+        SettingError: `batch_size` is no whole number of at least 1.
     """
     check_batch_size(batch_size)
     if batch_size is not None:
@@ -74,9 +76,11 @@ def cells_a_write(cells: Cells) -> tuple[Cells, Cells]:
 
 
 def check_batch_size(batch_size: int | None) -> None:
-    """Raise `ValueError` unless `batch_size` is None or a whole number of at least 1."""
+    """Raise `SettingError` unless `batch_size` is None or a whole number of at least 1."""
     if batch_size is not None and not (isinstance(batch_size, numbers.Integral) and batch_size > 0):
-        raise ValueError(f"batch_size is {batch_size}: give a whole number of at least 1, or None")
+        raise SettingError(
+            f"batch_size is {batch_size}: give a whole number of at least 1, or None"
+        )
 
 
 def evenly(count: int, most: Rows) -> int:

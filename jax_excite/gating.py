@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.core import FrozenDict
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
@@ -55,7 +56,11 @@ GATES: dict[GateName, Gate] = {
 }
 
 
-@jax.tree_util.register_dataclass
+_TRACED = ("temperature", "pool_temperature", "site_temperatures", "slope")
+_STATIC = ("gate", "upper", "pool_weights", "pool_padding", "cotangents")
+
+
+@jax.tree_util.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Gating:
     """How each gate of a network is softened in the backward pass.
@@ -92,20 +97,24 @@ class Gating:
 
     temperature: ArrayLike = 0.3
     pool_temperature: ArrayLike = 0.3
-    site_temperatures: Mapping[str | int, ArrayLike] = dataclasses.field(default_factory=dict)
+    site_temperatures: Mapping[str | int, ArrayLike] = FrozenDict()
     slope: ArrayLike = 0.3
-    gate: GateName = dataclasses.field(default="sigmoid", metadata={"static": True})
-    upper: UpperGate = dataclasses.field(default="pass", metadata={"static": True})
-    pool_weights: PoolWeights = dataclasses.field(default="through", metadata={"static": True})
-    pool_padding: PoolPadding = dataclasses.field(default="zero", metadata={"static": True})
-    cotangents: Cotangents = dataclasses.field(default="all", metadata={"static": True})
+    gate: GateName = "sigmoid"
+    upper: UpperGate = "pass"
+    pool_weights: PoolWeights = "through"
+    pool_padding: PoolPadding = "zero"
+    cotangents: Cotangents = "all"
 
     def __post_init__(self) -> None:
-        if isinstance(self.site_temperatures, Mapping):
-            by_text = {str(site): t for site, t in self.site_temperatures.items()}
-            object.__setattr__(self, "site_temperatures", by_text)
-            for site, value in by_text.items():
-                check_temperature(value, f"site_temperatures[{site!r}]")
+        if not isinstance(self.site_temperatures, Mapping):
+            raise GatingError(
+                f"site_temperatures is {self.site_temperatures!r}: give temperatures by the names "
+                "or indices of sites"
+            )
+        by_text = {str(site): t for site, t in self.site_temperatures.items()}
+        object.__setattr__(self, "site_temperatures", FrozenDict(by_text))
+        for site, value in by_text.items():
+            check_temperature(value, f"site_temperatures[{site!r}]")
         check_temperature(self.temperature, "temperature")
         check_temperature(self.pool_temperature, "pool_temperature")
         check_temperature(self.slope, "slope")
@@ -117,6 +126,19 @@ class Gating:
             ("cotangents", Cotangents),
         ):
             check_choice(getattr(self, field), get_args(choices), field)
+
+    def tree_flatten_with_keys(self) -> tuple[list[Any], tuple[str, ...]]:
+        """The temperatures with their names, and the settings that are static."""
+        leaves = [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in _TRACED]
+        return leaves, tuple(getattr(self, name) for name in _STATIC)
+
+    @classmethod
+    def tree_unflatten(cls, static: Any, leaves: Any) -> "Gating":
+        """The inverse of flattening; JAX puts placeholders into it, so nothing is checked."""
+        gating = object.__new__(cls)
+        for name, value in zip((*_TRACED, *_STATIC), (*leaves, *static), strict=True):
+            object.__setattr__(gating, name, value)
+        return gating
 
 
 def check_gating(gating: object) -> None:

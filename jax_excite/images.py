@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from jax_excite.errors import ImageError
 
@@ -172,10 +172,31 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
             "one pixel, of 8-bit channels"
         )
     with decoding(name):
-        upright = ImageOps.exif_transpose(image)
+        turn = _TURNS.get(_orientation(image))
+        upright = image if turn is None else image.transpose(turn)
         # Pillow warns when it drops a palette's transparency in one step.
         has_key = "transparency" in upright.info
         return (upright.convert("RGBA") if has_key else upright).convert("RGB")
+
+
+# What turns an image upright, by the orientation that its EXIF data gives.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _orientation(image: Image.Image) -> Any:
+    """The orientation tag of an image, 1 if it has none that can be read; no other tag matters."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _DAMAGED:
+        return 1
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from jax import lax
 
 from jax_excite.blocks import check_batch_size
 from jax_excite.callables import as_floats, as_pytree
+from jax_excite.errors import SettingError
 from jax_excite.gating import Gating, check_gating
 from jax_excite.paths import Batch, BySite, Network, gate_at, run_network
 from jax_excite.plan import AtSite
@@ -84,16 +85,20 @@ def gram(
 
     Raises:
         GatingError: as for `gates`.
-        ValueError: `batch_size` is no whole number of at least 1, or the batches
+        SettingError: `batch_size` is no whole number of at least 1, or the batches
             are empty or differ in shape.
     """
     check_gating(gating)
     check_batch_size(batch_size)
     others = x if x2 is None else x2
     if x.shape[1:] != others.shape[1:]:
-        raise ValueError(f"x has shape {x.shape} and x2 {others.shape}: they differ beyond axis 0")
+        raise SettingError(
+            f"x has shape {x.shape} and x2 {others.shape}: they differ beyond axis 0"
+        )
     if not (len(x) and len(others)):
-        raise ValueError(f"x has shape {x.shape} and x2 {others.shape}: give at least one of each")
+        raise SettingError(
+            f"x has shape {x.shape} and x2 {others.shape}: give at least one of each"
+        )
     params = as_pytree(params)
     settings = as_floats(dataclasses.replace(gating, pool_weights="detached"))
 

@@ -24,7 +24,7 @@ from jax_excite.blocks import (
 )
 from jax_excite.callables import as_floats, as_pytree
 from jax_excite.devices import gathered, on_each, sharding_of, shards_of, spread
-from jax_excite.errors import TargetError
+from jax_excite.errors import SettingError, TargetError
 from jax_excite.gating import Gating, check_gating
 from jax_excite.images import check_images
 from jax_excite.plan import Names, Selection, SiteSelection
@@ -175,7 +175,7 @@ def pullback_grid(
         The vector fields, `[N, C, H, W, 3]`, or `[C, H, W, 3]` for one image; `out`, if given.
 
     Raises:
-        ValueError: `out` has another shape, or no float dtype.
+        SettingError: `out` has another shape, or no float dtype.
     """
     check_gating(gating)
     images, single = as_batch(x, bounds)
@@ -209,9 +209,9 @@ def over_grid(
         return gathered(sharding, results, len(images), single)
     wanted = (*indices.shape, *images.shape[1:])[single:]
     if tuple(out.shape) != wanted:
-        raise ValueError(f"out has shape {tuple(out.shape)}: the result has {wanted}")
+        raise SettingError(f"out has shape {tuple(out.shape)}: the result has {wanted}")
     if not np.issubdtype(out.dtype, np.floating):
-        raise ValueError(f"out has dtype {out.dtype}: the result is float, so give such an array")
+        raise SettingError(f"out has dtype {out.dtype}: the result is float, so give such an array")
     cells = compute.keywords["cells"]
     if cells in (AUTO, None) and not treats_items_alone(compute.args[0], images[:2]):
         cells = COLUMN

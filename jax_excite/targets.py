@@ -93,6 +93,11 @@ def class_indices(array: Any, shape: tuple[int, ...], logits: int) -> Any:
     return broadcast(array.astype(np.int32), shape)
 
 
+def probabilities(logits: jax.Array) -> jax.Array:
+    """The probabilities of logits `[N, K]`: their softmax, or of a single logit its sigmoid."""
+    return jax.nn.sigmoid(logits) if logits.shape[-1] == 1 else jax.nn.softmax(logits)
+
+
 def values(target: Any, logits: jax.Array) -> jax.Array:
     """The scalar that a target makes of each image's logits: `[N, K]` -> `[N]`."""
     if callable(target):

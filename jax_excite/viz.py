@@ -227,10 +227,15 @@ def _cell_pixels(
     return pixels.repeat(times, axis=2).repeat(times, axis=3)
 
 
+def _printable(text: str) -> str:
+    """A text, such as a file name that is not UTF-8, as letters that fonts have."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def _wrap(text: str, room: int, size: int) -> list[str]:
     """Break a text into lines of at most `room` pixels, at blanks if it can."""
     lines = []
-    for paragraph in text.splitlines():
+    for paragraph in _printable(text).splitlines():
         line = ""
         for word in paragraph.split():
             longer = f"{line} {word}" if line else word

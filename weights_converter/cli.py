@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jax_excite.cli.console import announce, errors_in_one_line
+from jax_excite.cli.console import announce, errors_in_one_line, run
 from jax_excite.errors import WeightsError
 from jax_excite.models import MODELS, model_spec
 from jax_excite.pretrained import at_hand, find_published, find_weights
@@ -34,7 +34,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard outpu
 
 def main() -> None:
     """Run the command line."""
-    app()
+    run(app)
 
 
 @app.command("convert")

@@ -43,9 +43,11 @@ class Table:
         return name
 
 
-# Dropped: how many batches a BatchNorm layer has seen in training.
-IGNORED = r".+\.num_batches_tracked"
-UNTRAINED = r".+\.(num_batches_tracked|running_mean|running_var)"
+# How many times the weights of `torch.optim.swa_utils.AveragedModel` have been averaged.
+AVERAGED = "n_averaged"
+# Dropped: that, and how many batches a BatchNorm layer has seen in training.
+IGNORED = rf"{AVERAGED}|.+\.num_batches_tracked"
+UNTRAINED = rf"{AVERAGED}|.+\.(num_batches_tracked|running_mean|running_var)"
 
 CONV = Rule(r"(.+)\.kernel", 4, r"\1.weight", (2, 3, 1, 0))  # OIHW to HWIO
 LINEAR = Rule(r"(.+)\.kernel", 2, r"\1.weight", (1, 0))

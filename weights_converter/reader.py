@@ -14,13 +14,18 @@ from numpy.typing import NDArray
 from weights_converter.errors import CheckpointError
 from weights_converter.files import File, inflation_limit
 from weights_converter.legacy import open_legacy
+from weights_converter.names import AVERAGED
 from weights_converter.safetensors_file import open_safetensors
 from weights_converter.tar import open_tar
 from weights_converter.tensors import Contents, Tensor, make_array
 from weights_converter.zipped import open_zip
 
 NESTED_IN = ("state_dict", "model_state_dict", "model")
-PREFIX = "module."
+# Parts of names that wrappers add: DataParallel and AveragedModel, torch.compile.
+WRAPPERS = ("module", "_orig_mod")
+# Of Lightning and others, where all names begin with it.
+PREFIX = "model."
+_LFS = b"version https://git-lfs.github.com/spec/"
 MAX_NAME = 512  # characters
 _OPENERS: dict[str, Callable[[File], Contents]] = {
     "zip": open_zip,
@@ -77,8 +82,9 @@ class Checkpoint(Mapping[str, NDArray]):
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Read the state dict of a PyTorch checkpoint, or the tensors of a safetensors file.
 
-    A state dict inside a dict, under `state_dict`, `model_state_dict` or `model`, is found there;
-    the prefix `module.` of `torch.nn.DataParallel` is taken off where all names have it.
+    A state dict inside a dict, under `state_dict`, `model_state_dict` or `model`, is found there.
+    What wrappers add to names is taken off: `module` and `_orig_mod` wherever they are, and `model`
+    where all names begin with it, unless two names would be the same.
 
     Args:
         path: a file that `torch.save` wrote, in any of its formats, or a safetensors file.
@@ -118,6 +124,11 @@ def format_of(file: File) -> str:
         return "tar"
     if start[:1] == b"\x80":
         return "legacy"
+    if start.startswith(_LFS):
+        raise CheckpointError(
+            "it is a pointer of Git LFS and not the file that it stands for: fetch that with "
+            "`git lfs pull`"
+        )
     what = f"it starts with {start[:8]!r}" if start else "the file is empty"
     raise CheckpointError(f"no checkpoint: {what}")
 
@@ -127,7 +138,7 @@ def _check_total(file: File, contents: Contents, tensors: dict[str, Tensor]) -> 
     total = 0
     for tensor in tensors.values():
         record = contents.records[tensor.storage.key]
-        part = tensor.extent * tensor.storage.dtype.itemsize
+        part = max(tensor.extent, tensor.size) * tensor.storage.dtype.itemsize
         total += record.size if record.deflated else part
     if total > inflation_limit(file):
         raise CheckpointError(f"tensors of {total} bytes in a file of {file.size} bytes")
@@ -147,6 +158,15 @@ def _find_state_dict(value: object) -> dict[str, Tensor]:
             raise CheckpointError(f"entry {name[:40]!a} ... has a name of {len(name)} characters")
         if not name.isprintable():
             raise CheckpointError(f"entry {name!a:.200} has a name that cannot be printed")
-    if all(name.startswith(PREFIX) for name in entries):
-        return {name.removeprefix(PREFIX): tensor for name, tensor in entries.items()}
-    return entries
+    bare = {_without_wrappers(name): tensor for name, tensor in entries.items()}
+    if len(bare) < len(entries):
+        return entries
+    if all(name.startswith(PREFIX) for name in bare if name != AVERAGED):
+        return {name.removeprefix(PREFIX): tensor for name, tensor in bare.items()}
+    return bare
+
+
+def _without_wrappers(name: str) -> str:
+    """A name without the parts that wrappers add, but never without its last part."""
+    *parts, last = name.split(".")
+    return ".".join([*(part for part in parts if part not in WRAPPERS), last])

@@ -70,6 +70,11 @@ class Tensor:
     strides: tuple[int, ...]
 
     @property
+    def size(self) -> int:
+        """Number of entries."""
+        return math.prod(self.shape)
+
+    @property
     def extent(self) -> int:
         """Elements of the storage from the tensor's first to its last."""
         if 0 in self.shape:
@@ -110,10 +115,12 @@ def describe_tensor(storage: object, offset: object, shape: object, strides: obj
     if math.prod(max(size, 1) for size in shape) > MAX_ELEMENTS:
         raise CheckpointError(f"{where} has sizes whose product overflows")
     tensor = Tensor(storage, offset, shape, strides)
-    elements, end = math.prod(shape), offset + tensor.extent
-    if end > storage.count or elements > storage.count:
+    # Along an axis of stride 0, as `torch.Tensor.expand` makes it, all entries are one element.
+    distinct = math.prod(size for size, step in zip(shape, strides, strict=True) if step)
+    end = offset + tensor.extent
+    if end > storage.count or (0 not in shape and distinct > storage.count):
         raise CheckpointError(
-            f"{where} has {elements} elements and ends at {end}, outside the storage's "
+            f"{where} has {distinct} elements and ends at {end}, outside the storage's "
             f"{storage.count} elements"
         )
     return tensor

@@ -19,6 +19,7 @@ def open_zip(file: File) -> Contents:
         CheckpointError: see `weights_converter.reader.read_checkpoint`.
     """
     archive = Archive(file)
+    _refuse_programs(archive)
     pickles = pickles_of(archive)
     if len(pickles) != 1 or pickles[0].rpartition("/")[2] != "data.pkl":
         raise CheckpointError(
@@ -34,6 +35,21 @@ def open_zip(file: File) -> Contents:
         for key, storage in pickle.storages.items()
     }
     return Contents("zip", pickle.value, records, _byteorder(archive, prefix))
+
+
+def _refuse_programs(archive: Archive) -> None:
+    """Raise `CheckpointError` for an archive of a program, not of a state dict."""
+    files = {name.partition("/")[2] for name in archive.records}
+    if "constants.pkl" in files or any(name.startswith("code/") for name in files):
+        kind = "TorchScript (torch.jit.save)"
+    elif "archive_format" in files or any("exported_program" in name for name in files):
+        kind = "an exported program (torch.export.save)"
+    else:
+        return
+    raise CheckpointError(
+        f"it holds {kind}, which is not read: save the weights alone with "
+        "torch.save(module.state_dict(), path)"
+    )
 
 
 def pickles_of(archive: Archive) -> list[str]:

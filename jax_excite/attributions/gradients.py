@@ -19,6 +19,7 @@ from jax_excite.attributions.engine import (
     field,
 )
 from jax_excite.callables import as_floats
+from jax_excite.errors import SettingError
 from jax_excite.gating import Gating
 from jax_excite.plan import Names, Selection, SiteSelection
 from jax_excite.pullback import Params, pullback
@@ -111,7 +112,7 @@ def integrated_gradients(
         The maps, shaped like `x`.
 
     Raises:
-        ValueError: `steps` is out of its range, or `baseline` does not fit the image.
+        SettingError: `steps` is out of its range, or `baseline` does not fit the image.
         ExciteError: as for `pullback`.
     """
     count = whole_number(steps, "steps")
@@ -179,12 +180,12 @@ def smooth_grad(
         The maps, shaped like `x`.
 
     Raises:
-        ValueError: `samples` or `std` is out of its range.
+        SettingError: `samples` or `std` is out of its range.
         ExciteError: as for `pullback`.
     """
     count = whole_number(samples, "samples")
     if not std >= 0:
-        raise ValueError(f"std is {std}: give a number of at least 0")
+        raise SettingError(f"std is {std}: give a number of at least 0")
     rule = _Smoothed(Selection.of(skip, only, enter), count)
     return attribute(rule, params, x, c, gating, (key, as_floats(std)), **options)
 
@@ -225,19 +226,19 @@ def smoothed_pullback(
 
 
 def whole_number(value: Any, what: str) -> int:
-    """`value` as an int; `ValueError` unless it is a whole number of at least 1."""
+    """`value` as an int; `SettingError` unless it is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise ValueError(f"{what} is {value!r}: give a whole number of at least 1")
+        raise SettingError(f"{what} is {value!r}: give a whole number of at least 1")
     return int(value)
 
 
 def image_like(value: ArrayLike, x: Images, what: str) -> jax.Array:
-    """`value` as an array that broadcasts to one image of `x`, else `ValueError`."""
+    """`value` as an array that broadcasts to one image of `x`, else `SettingError`."""
     array = jnp.asarray(as_floats(value))
     shape = x.shape[-3:]
     pairs = zip(reversed(array.shape), reversed(shape), strict=False)
     if array.ndim > 3 or not all(own in (1, extent) for own, extent in pairs):
-        raise ValueError(
+        raise SettingError(
             f"{what} has shape {array.shape}: give a number, or an array that broadcasts to an "
             f"image, {shape}"
         )

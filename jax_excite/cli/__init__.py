@@ -8,7 +8,7 @@ import typer
 
 from jax_excite.cli.attribute import attribute
 from jax_excite.cli.calibrate import calibrate
-from jax_excite.cli.console import keep_compiled_programs
+from jax_excite.cli.console import keep_compiled_programs, run
 from jax_excite.cli.demo import demo
 from jax_excite.cli.evaluate import evaluate
 from jax_excite.cli.figures import figures
@@ -44,4 +44,4 @@ for command in COMMANDS:
 def main() -> None:
     """Run the command line."""
     keep_compiled_programs()
-    app()
+    run(app)

@@ -1,6 +1,8 @@
 """What the commands tell their user: errors in one line, and progress, both on standard error."""
 
 import contextlib
+import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
@@ -38,6 +40,20 @@ def keep_compiled_programs() -> None:
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+
+
+def run(app: typer.Typer) -> None:
+    """Run a command line; where nothing can be printed, say so in one line and exit with 2."""
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        # What is left in the buffer is written once more at exit, to nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        typer.echo(f"error: standard output cannot be written: {error}", err=True)
+        sys.exit(2)
 
 
 @contextlib.contextmanager

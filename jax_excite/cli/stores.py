@@ -1,5 +1,6 @@
 """`jax-excite status` and `jax-excite view`: what is in a store."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,14 +86,22 @@ def _cells(found: "Store", images: str, class_index: int | None) -> list[tuple[i
     if class_index is not None:
         return [(image, [target]) for image, target in found.of_class(class_index)]
     first, colon, last = images.partition(":")
-    if colon:
+    if colon and images not in found.names:
         if not all(each.isdecimal() or not each for each in (first, last)):
             raise DataError(f"--images is {images!r}: give first:last, indices, or names")
         places = range(len(found))[slice(int(first or 0), int(last) if last else None)]
     else:
-        named = (int(each) if each.isdecimal() else each for each in images.split(","))
-        places = [found.place(each) for each in named]
+        places = [found.place(each) for each in _listed(images.split(","), set(found.names))]
     return [(place, list(range(found.layout.targets))) for place in places]
+
+
+def _listed(parts: list[str], names: set[str]) -> Iterator[int | str]:
+    """Indices and names out of a list by commas, which the names may contain too."""
+    while parts:
+        ends = range(len(parts), 0, -1)
+        end = next((end for end in ends if ",".join(parts[:end]) in names), 1)
+        one, parts = ",".join(parts[:end]), parts[end:]
+        yield int(one) if one.isdecimal() and one not in names else one
 
 
 def _named(found: "Store", index: int) -> str:

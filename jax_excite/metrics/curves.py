@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from jax_excite.attributions.gradients import image_like, whole_number
+from jax_excite.errors import SettingError
 from jax_excite.metrics.faithfulness import ranked_groups
 from jax_excite.metrics.perturbation import Case, Images, Replaced, before, responses, rest
 from jax_excite.pullback import Bounds, Params
@@ -68,7 +69,7 @@ def deletion(
         The curves.
 
     Raises:
-        ValueError: `steps` or `baseline` is out of its range.
+        SettingError: `steps` or `baseline` is out of its range.
         ExciteError: as for `pullback`, or the maps do not fit the images.
     """
     case = Case.of(params, x, c, maps, bounds)
@@ -102,7 +103,7 @@ def _curve(
     count = whole_number(steps, "steps")
     if isinstance(baseline, str):
         if baseline != "blur":
-            raise ValueError(f"baseline is {baseline!r}: give a number, an array, or 'blur'")
+            raise SettingError(f"baseline is {baseline!r}: give a number, an array, or 'blur'")
         base = blurred(jnp.asarray(case.x))
     else:
         base = image_like(baseline, case.x, "baseline")

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from jax_excite.attributions.gradients import image_like, whole_number
+from jax_excite.errors import SettingError
 from jax_excite.metrics.perturbation import Case, Images, Listed, drops, equal
 from jax_excite.metrics.similarity import pearson
 from jax_excite.pullback import Bounds, Params
@@ -67,7 +68,7 @@ def faithfulness_correlation(
         answer does not vary.
 
     Raises:
-        ValueError: a number is out of its range.
+        SettingError: a number is out of its range.
         ExciteError: as for `pullback`, or the maps do not fit the images.
     """
     case, base, settings = _prepared(params, x, c, maps, options)
@@ -84,7 +85,7 @@ def random_subsets(key: jax.Array, runs: int, subset_size: int, size: int) -> np
     """`runs` subsets of `subset_size` different places of `size`, `[runs, subset_size]`."""
     whole_number(runs, "runs")
     if whole_number(subset_size, "subset_size") > size:
-        raise ValueError(f"subset_size is {subset_size}: an image has {size} values")
+        raise SettingError(f"subset_size is {subset_size}: an image has {size} values")
     # NumPy draws a few of many without shuffling all of them.
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
     return np.stack([rng.choice(size, subset_size, replace=False) for _ in range(runs)])

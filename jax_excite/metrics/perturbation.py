@@ -149,7 +149,7 @@ def responses(
         copies: number of copies of each image, K.
         base: what is put there: a number, or images `[N, H, W, 3]`.
         weighted: sum the map times the change, not the map alone.
-        softmax: of the values: probabilities, not logits.
+        softmax: of the values: probabilities (`targets.probabilities`), not logits.
         batch_size: copies at a time.
         only_values: leave the sums out.
 
@@ -214,7 +214,7 @@ def _responses(
             else jnp.broadcast_to(target[image], (rows, *target.shape[1:]))
         )
         logits = network(copied, VANILLA)
-        value = targets.values(repeated, jax.nn.softmax(logits) if softmax else logits)
+        value = targets.values(repeated, targets.probabilities(logits) if softmax else logits)
         if not summed:
             return value, jnp.zeros((0, rows), value.dtype)
         # Shared groups: the sums of all methods at once; else those of the method whose turn it is.

@@ -9,7 +9,7 @@ import numpy as np
 
 from jax_excite.attributions.gradients import whole_number
 from jax_excite.callables import as_pytree
-from jax_excite.errors import ExciteError
+from jax_excite.errors import ExciteError, SettingError
 from jax_excite.metrics.similarity import spearman, ssim
 from jax_excite.pullback import Params, as_batch, number_of_logits
 from jax_excite.sanity import layers, randomise
@@ -53,11 +53,11 @@ def max_sensitivity(
         The greatest relative change, in L2, for each image; NaN where the map is 0.
 
     Raises:
-        ValueError: `samples` or `radius` is out of its range.
+        SettingError: `samples` or `radius` is out of its range.
     """
     whole_number(samples, "samples")
     if not radius > 0:
-        raise ValueError(f"radius is {radius}: give a positive number")
+        raise SettingError(f"radius is {radius}: give a positive number")
     images, single = as_batch(x, None)
     x = jnp.asarray(x)
     before = _flat(method(params, x, c) if maps is None else maps, len(images))

@@ -12,6 +12,7 @@ from jax_excite.ascent import checked_step
 from jax_excite.attributions.gradients import whole_number
 from jax_excite.callables import as_floats, as_pytree
 from jax_excite.climbing import Step
+from jax_excite.errors import SettingError
 from jax_excite.metrics.similarity import Images
 from jax_excite.metrics.stability import Method
 from jax_excite.pullback import Bounds, Params, as_batch, number_of_logits
@@ -40,7 +41,7 @@ def standing(params: Params, x: Images, c: Any, *, batch_size: int = 16) -> Stan
         batch_size: images at a time, >= 1.
 
     Raises:
-        ValueError: `batch_size` is out of its range.
+        SettingError: `batch_size` is out of its range.
         ExciteError: `x` is no image, or `c` no class of the network.
     """
     whole_number(batch_size, "batch_size")
@@ -92,11 +93,11 @@ def climb_along(
         The perturbed images, shaped like `x`. Where an attribution is 0, or NaN, the image stays.
 
     Raises:
-        ValueError: `steps`, `step_size` or `radius` is out of its range.
+        SettingError: `steps`, `step_size` or `radius` is out of its range.
         ExciteError: as for `pga`.
     """
     if steps < 0:
-        raise ValueError(f"steps is {steps}: give a number of at least 0")
+        raise SettingError(f"steps is {steps}: give a number of at least 0")
     images, single = as_batch(x, bounds)
     step = as_floats(checked_step(step_size, radius, bounds))
     start = current = jnp.asarray(images)

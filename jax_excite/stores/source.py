@@ -52,7 +52,7 @@ def fingerprint(data: ImageData) -> str:
     """SHA-256 of the names, labels and, where they are files, sizes of all images."""
     digest = hashlib.sha256()
     for place, (name, label) in enumerate(zip(data.names, data.labels, strict=True)):
-        digest.update(f"{name}\0{label}\0{data.size(place)}\n".encode())
+        digest.update(f"{name}\0{label}\0{data.size(place)}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
