@@ -109,11 +109,29 @@ class _Rebuild:
         return isinstance(other, _Rebuild) and self.key == other.key
 
 
+class _Kept:
+    """A list, dict or set without arrays: the function gets the very same one."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Kept) and self.value is other.value
+
+
 def _closed(part: Any, used: list[Any]) -> Any:
     def is_opened(node: Any) -> bool:
         return isinstance(node, Opened)
 
-    return jax.tree.map(lambda n: n.closed(used) if is_opened(n) else n, part, is_leaf=is_opened)
+    def close(node: Any) -> Any:
+        if isinstance(node, _Kept):
+            return node.value
+        return node.closed(used) if isinstance(node, Opened) else node
+
+    return jax.tree.map(close, part, is_leaf=is_opened)
 
 
 def check_unchanged(before: list[Any], tree: Any) -> None:
@@ -149,22 +167,32 @@ def opened(fn: Any) -> Any:
 
 
 def _open_tree(tree: Any, around: tuple[int, ...]) -> Any:
-    def is_partial(node: Any) -> bool:
-        return isinstance(node, functools.partial)
+    def is_whole(node: Any) -> bool:
+        return isinstance(node, functools.partial) or _is_record(node)
 
-    return jax.tree.map(lambda leaf: _open(leaf, around), tree, is_leaf=is_partial)
+    return jax.tree.map(lambda leaf: _open(leaf, around), tree, is_leaf=is_whole)
+
+
+def _is_record(node: Any) -> bool:
+    """Whether a value is a list or dict of plain values, in which a function may keep a record."""
+    if not isinstance(node, (list, dict)):
+        return False
+    plain = (str, int, float, complex, type(None))
+    return all(isinstance(leaf, plain) for leaf in jax.tree.leaves(node))
 
 
 def _open(value: Any, around: tuple[int, ...]) -> Any:
     """An `Opened` of a value that can be opened, else the value."""
     if id(value) in around or len(around) > _DEEPEST or isinstance(value, _NEVER_OPENED):
         return value
+    if isinstance(value, (list, dict)):
+        return _Kept(value)
     around = (*around, id(value))
     if isinstance(value, functools.partial):
         return _open_partial(value, around)
     if isinstance(value, types.MethodType):
-        parts = _open_tree([value.__func__, value.__self__], around)
-        return Opened(parts, lambda parts: types.MethodType(*parts), "method")
+        parts = _open_tree((value.__func__, value.__self__), around)
+        return Opened(list(parts), lambda parts: types.MethodType(*parts), "method")
     if isinstance(value, types.FunctionType):
         return _open_function(value, around)
     if hasattr(type(value), "stateless_call"):
@@ -175,8 +203,14 @@ def _open(value: Any, around: tuple[int, ...]) -> Any:
 
 
 def _open_partial(value: functools.partial[Any], around: tuple[int, ...]) -> Opened:
-    parts = _open_tree([value.func, list(value.args), dict(value.keywords)], around)
-    return Opened(parts, lambda p: functools.partial(p[0], *p[1], **p[2]), "partial")
+    names = tuple(value.keywords)
+    parts = list(_open_tree((value.func, value.args, tuple(value.keywords.values())), around))
+
+    def rebuild(parts: list[Any]) -> functools.partial[Any]:
+        function, args, values = parts
+        return functools.partial(function, *args, **dict(zip(names, values, strict=True)))
+
+    return Opened(parts, rebuild, ("partial", names))
 
 
 def _open_function(function: types.FunctionType, around: tuple[int, ...]) -> Any:
@@ -185,19 +219,21 @@ def _open_function(function: types.FunctionType, around: tuple[int, ...]) -> Any
         return function
     code, scope, label = function.__code__, function.__globals__, function.__name__
     names = [name for name in dict.fromkeys(_names(code)) if _is_captured(scope.get(name))]
-    cells = [_content(cell) for cell in function.__closure__ or ()]
-    parts = [cells, list(function.__defaults__ or ()), function.__kwdefaults__ or {}]
-    parts = _open_tree([*parts, {name: scope[name] for name in names}], around)
+    cells = tuple(_content(cell) for cell in function.__closure__ or ())
+    by_keyword = tuple((function.__kwdefaults__ or {}).values())
+    keywords = tuple(function.__kwdefaults__ or {})
+    parts = (cells, function.__defaults__ or (), by_keyword, tuple(scope[name] for name in names))
+    parts = list(_open_tree(parts, around))
 
     def rebuild(parts: list[Any]) -> types.FunctionType:
         cells, defaults, by_keyword, by_name = parts
-        own = {**scope, **by_name} if by_name else scope
+        own = {**scope, **dict(zip(names, by_name, strict=True))} if names else scope
         closure = tuple(map(types.CellType, cells))
         made = types.FunctionType(code, own, label, tuple(defaults), closure)
-        made.__kwdefaults__ = by_keyword or None
+        made.__kwdefaults__ = dict(zip(keywords, by_keyword, strict=True)) or None
         return made
 
-    return Opened(parts, rebuild, (code, id(scope)))
+    return Opened(parts, rebuild, (code, id(scope), tuple(names), keywords))
 
 
 def _content(cell: types.CellType) -> Any:
@@ -237,12 +273,14 @@ def _open_object(value: Any, around: tuple[int, ...]) -> Any:
         return value
     kind = type(value)
 
+    names = tuple(vars(value))
+
     def rebuild(parts: list[Any]) -> Any:
         made = object.__new__(kind)
-        made.__dict__.update(parts[0])
+        made.__dict__.update(zip(names, parts, strict=True))
         return made
 
-    return Opened([_open_tree(dict(vars(value)), around)], rebuild, kind)
+    return Opened(list(_open_tree(tuple(vars(value).values()), around)), rebuild, (kind, names))
 
 
 def _open_keras(model: Any) -> Opened:

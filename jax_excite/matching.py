@@ -431,7 +431,7 @@ class _Census:
                 gate = dataclasses.replace(
                     gate, kind="max", obstacle="it keeps a square root from negative numbers"
                 )
-            if gate is None or self._is_variance(z):
+            if gate is None or self._guards_variance(node, z):
                 continue
             if nearest is None and self._below(base) is None:
                 return gate
@@ -519,15 +519,20 @@ class _Census:
         views = self._facts.views.get(value, {})
         for base in sorted(views, reverse=True):
             if views[base].kinked:
-                return recognise(views[base]).shape == "relu" and self._is_variance(base)
+                is_relu = recognise(views[base]).shape == "relu"
+                return is_relu and self._guards_variance(self._facts.producers[value], base)
         return False
+
+    def _guards_variance(self, node: Node, value: int) -> bool:
+        """Whether a maximum keeps a variance from falling below 0; no ReLU by name does."""
+        return not node.has_derivative_rule and self._is_variance(value)
 
     def _is_variance(self, value: Operand) -> bool:
         """Whether a value is a mean of squares, or that less the square of a mean."""
         node = self._producer(value)
         if node is not None and node.name == "sub":
             return self._is_sum_of_squares(node.inputs[0]) and self._is_square(node.inputs[1])
-        return self._is_sum_of_squares(value)
+        return not self._is_square(value) and self._is_sum_of_squares(value)
 
     def _producer(self, operand: Operand) -> Node | None:
         """What computes an operand, looking out of the body of a call and into what it calls."""

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import jax_excite
-from jax_excite.blocks import Grid, cells_at_once, evenly, in_loop, rows_at_once
+from jax_excite.blocks import AUTO, Grid, cells_at_once, evenly, in_loop, rows_at_once
 from tests.networks import Network, images
 
 # `jax_excite.pullback` is the function.
@@ -61,7 +61,8 @@ def test_a_grid_in_blocks(shape, cells):
 
 
 def test_the_default_is_small_on_a_cpu(monkeypatch):
-    assert rows_at_once(None) == 6
+    assert rows_at_once(None) == AUTO
+    assert evenly(12, AUTO) == 6
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert rows_at_once(None) is None
     assert rows_at_once(50) == 50
@@ -82,7 +83,7 @@ def test_what_has_to_stay_together_does(monkeypatch):
     jax.jit(look)(jnp.ones(3))
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     jax.jit(lambda x: look(x))(jnp.ones(3))
-    assert seen == [(None, "column", 4), (6, 6, 4)]
+    assert seen == [(None, "column", 4), (AUTO, AUTO, 4)]
 
 
 class Memory:

@@ -13,6 +13,7 @@ import jax_excite
 from jax_excite.callables import as_floats
 from jax_excite.climbing import Settings, Step, climb_grid
 from jax_excite.errors import ImageError
+from jax_excite.plan import SELECT_ALL
 from jax_excite.pullback import _pullback_grid
 from jax_excite.recipes import EXCITATION
 from tests.networks import Network, images
@@ -122,7 +123,7 @@ def test_nothing_is_gathered_in_a_program_that_a_user_compiles(job, kind):
 def test_nothing_passes_between_devices(cells, data):
     x = jax.device_put(images(n=16), data)
     indices = jax.device_put(jnp.tile(jnp.array(CLASSES), (16, 1)), data)
-    options = {"skip": (), "only": None, "cells": cells, "sharding": data}
+    options = {"selection": SELECT_ALL, "cells": cells, "sharding": data}
     grid = _pullback_grid.lower(Network(), x, indices, gating=as_floats(EXCITATION), **options)
     settings = as_floats(Settings(EXCITATION, Step(1.0, 2.0, (-1.0, 1.0))))
     ascent = climb_grid.lower(

@@ -11,12 +11,13 @@ ROOT = Path(__file__).parents[2]
 # Each may import what stands before it, and nothing that stands after it (design: section 5).
 LAYERS = [
     {"errors"},
-    {"journal", "summary"},
+    {"journal", "summary", "captured", "profiles"},
     {"gating", "imagenet", "images", "callables", "phases", "devices", "blocks"},
     {"recipes", "windows", "graph", "imagenette", "convolution_forms"},
-    {"surrogates", "datasets"},
-    {"matching", "evaluation", "folding"},
-    {"convolutions"},
+    {"surrogates", "datasets", "independence"},
+    {"evaluation", "folding", "facts"},
+    {"convolutions", "pool_matching"},
+    {"matching"},
     {"plan"},
     {"transform", "targets"},
     {"pullback"},
