@@ -17,8 +17,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_excite.errors import GatingError
-
 _INSTALLED = tuple(str(Path(sysconfig.get_path(name))) for name in ("purelib", "platlib", "stdlib"))
 # NumPy arrays of integers, up to this size, are taken for indices and held static.
 _LARGEST_INDEX = 1 << 16
@@ -71,13 +69,8 @@ class Opened:
         self.key = key
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call it; `GatingError` if that changes an array that it captures."""
-        parts: list[Any] = []
-        function = self.closed(parts)
-        before = jax.tree.leaves(parts)
-        outputs = function(*args, **kwargs)
-        check_unchanged(before, parts)
-        return outputs
+        """Call it."""
+        return self.closed([])(*args, **kwargs)
 
     def closed(self, used: list[Any]) -> Any:
         """The callable, or the object, with the parts as they are now, which go to `used`."""
@@ -134,27 +127,34 @@ def _closed(part: Any, used: list[Any]) -> Any:
     return jax.tree.map(close, part, is_leaf=is_opened)
 
 
-def check_unchanged(before: list[Any], tree: Any) -> None:
-    """Raise `GatingError` where a call has changed an array of a module.
+def call_watched(
+    fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, dict[str, tuple[Any, Any]]]:
+    """Call a function whose parts may be opened, and see which of its arrays that replaces.
 
-    Args:
-        before: the leaves that the module had.
-        tree: the module, or a tree that holds it.
+    Returns:
+        The outputs; and by name the arrays that the call has put in the place of others, as the
+        methods of a module may do, each as a pair of the old one and the new one.
     """
-    after = jax.tree_util.tree_flatten_with_path(tree)[0]
-    if len(after) != len(before):
-        return  # what a module has stored beside its weights
-    changed = [
-        jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
-        for (path, leaf), old in zip(after, before, strict=True)
-        if leaf is not old and isinstance(old, jax.Array)
-    ]
-    if changed:
-        listed = ", ".join(changed[:4]) + (", ..." if len(changed) > 4 else "")
-        raise GatingError(
-            f"the model changes its own state when it is called ({listed}), as a module in train "
-            "mode does: call .eval() on it first"
-        )
+    used: list[Any] = []
+    closed = _closed(fn, used)
+    watched = used or [closed]
+    before = jax.tree_util.tree_flatten_with_path(watched)[0]
+    outputs = closed(*args, **kwargs)
+    after = jax.tree_util.tree_flatten_with_path(watched)[0]
+    if len(after) != len(before):  # a module has stored something beside its weights
+        return outputs, {}
+    return outputs, {
+        _name(path): (old, new)
+        for (path, old), (_, new) in zip(before, after, strict=True)
+        if new is not old and isinstance(old, jax.Array) and isinstance(new, jax.Array)
+    }
+
+
+def _name(path: Any) -> str:
+    """The dotted name of a leaf, without its place among what is watched."""
+    whole = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+    return whole.partition(".")[2] or whole
 
 
 def opened(fn: Any) -> Any:

@@ -261,6 +261,33 @@ def passed_on(node: Node, *, carried: bool = False) -> list[list[Operand | None]
     return [list(node.inputs)]
 
 
+def origin(graph: Graph, operand: Operand) -> Operand:
+    """The value that an operand is, where calls and loops only pass it on."""
+    producers = {number: node for node in graph.nodes for number in node.outputs}
+    while not isinstance(operand, Constant) and (node := producers.get(operand)) is not None:
+        place = node.outputs.index(operand)
+        results = {body.outputs[place] for body in node.bodies[-1:] if can_enter(node)}
+        inner = origin(node.bodies[-1], results.pop()) if results else None
+        if inner is None or isinstance(inner, Constant):
+            break
+        body = node.bodies[-1]
+        outer = passed_on(node, carried=True)[-1]
+        is_input = inner in body.inputs and (is_call(node) or _comes_back(node, place, inner))
+        if not is_input or outer[body.inputs.index(inner)] is None:
+            break
+        operand = outer[body.inputs.index(inner)]  # type: ignore[assignment]
+    return operand
+
+
+def _comes_back(node: Node, place: int, number: int) -> bool:
+    """Whether a loop gives back, as that output, what it was given as that input."""
+    if node.name != "scan":
+        return False
+    consts, init, _ = scan_operands(node, node.inputs)
+    at = node.bodies[0].inputs.index(number) - len(consts)
+    return at == place if place < len(init) else at >= len(init)
+
+
 def scan_operands(node: Node, inputs: list[Any]) -> list[list[Any]]:
     """The constants, initial carry and scanned arrays of a scan, as flat lists."""
     if "ft_in" in node.params:  # jax 0.12

@@ -13,13 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jax_excite.callables import as_pytree, split_arrays
-from jax_excite.captured import check_unchanged
+from jax_excite.callables import StaticLeaves, as_pytree, split_arrays
+from jax_excite.captured import call_watched
+from jax_excite.channels import channel_axis
 from jax_excite.convolutions import Prepared, convolve, find_convolution, prepare
 from jax_excite.errors import GateWarning, GatingError
 from jax_excite.evaluation import Values, evaluate
 from jax_excite.gating import Gating
-from jax_excite.graph import Constant, Graph, Node, Operand, trace
+from jax_excite.graph import Constant, Graph, Node, Operand, origin, trace
 from jax_excite.independence import treats_items_alone
 from jax_excite.matching import Found, Kind, census, is_entered
 from jax_excite.surrogates import (
@@ -107,6 +108,7 @@ class Plan:
         own, own_tree = jax.tree.flatten(fn)
         leaves, tree = jax.tree.flatten((tuple(args), kwargs))
         self._weights, rebuild_own = split_arrays(own)
+        names: list[str] = []
         self._arrays, rebuild = split_arrays(leaves)
 
         def flat(*arrays: Any) -> Any:
@@ -114,12 +116,14 @@ class Plan:
             count = len(self._weights)
             given = rebuild_own(arrays[:count])
             called = jax.tree.unflatten(own_tree, given)
+            inner = called.fn if isinstance(called, StaticLeaves) else called
             args, kwargs = jax.tree.unflatten(tree, rebuild(arrays[count:]))
-            outputs = called(*args, **kwargs)
-            check_unchanged(given, called)
-            return outputs
+            outputs, replaced = call_watched(inner, args, kwargs)
+            names[:] = replaced
+            return outputs, list(replaced.values())
 
-        self._graph, self._shapes = trace(flat, *self._weights, *self._arrays)
+        self._graph, (self._shapes, replaced) = trace(flat, *self._weights, *self._arrays)
+        _check_state(self._graph, dict(zip(names, replaced, strict=True)))
         self._known = dict(zip(self._graph.inputs, self._weights, strict=False))
         inputs = self._graph.inputs[len(self._weights) :]
         types = self._graph.types
@@ -200,6 +204,10 @@ class Plan:
         """Whether the function of a batch makes of each item what it makes of that item alone."""
         return treats_items_alone(self._graph, self._graph.inputs[len(self._weights) :])
 
+    def channel_axis(self, site: Site) -> int | None:
+        """The axis of a site's output that holds channels, or None where that cannot be told."""
+        return channel_axis(self._graph, self._found[site.index].node)
+
     def _around(
         self,
         at_site: Callable[["AtSite"], tuple[jax.Array, Any]],
@@ -239,6 +247,30 @@ class Plan:
                 node in self._gates or self._enters(node) for node in graph.nodes
             )
         return self._active[graph]
+
+
+def _check_state(graph: Graph, replaced: dict[str, Any]) -> None:
+    """Raise `GatingError` where a module has changed its own arrays when it was called.
+
+    Args:
+        graph: whose last outputs are pairs of an array of the module and what has taken its place;
+            they are taken off.
+        replaced: the pairs by name. Some modules put an equal array there, as `nnx.remat` does.
+    """
+    count = 2 * len(replaced)
+    pairs = graph.outputs[len(graph.outputs) - count :]
+    graph.outputs = graph.outputs[: len(graph.outputs) - count]
+    changed = [
+        name
+        for name, old, new in zip(replaced, pairs[::2], pairs[1::2], strict=True)
+        if origin(graph, new) != origin(graph, old)
+    ]
+    if changed:
+        listed = ", ".join(changed[:4]) + (", ..." if len(changed) > 4 else "")
+        raise GatingError(
+            f"the model changes its own state when it is called ({listed}), as a module in train "
+            "mode does: call .eval() on it first"
+        )
 
 
 def _at(

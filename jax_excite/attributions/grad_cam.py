@@ -1,6 +1,7 @@
 """Grad-CAM: where in an inner layer the evidence for a target is."""
 
 import dataclasses
+import math
 from typing import Any, Unpack
 
 import jax
@@ -24,6 +25,7 @@ def grad_cam(
     c: Target,
     *,
     site: str | int | None = None,
+    channel_axis: int | None = None,
     gating: Gating = VANILLA,
     **options: Unpack[Options],
 ) -> jax.Array:
@@ -33,12 +35,12 @@ def grad_cam(
     over the layer; the positive part of their sum is resized to the image, bilinear.
 
     Args:
-        params: as for `pullback`, like all that is not described here; its layers are channels
-            last.
+        params: as for `pullback`, like all that is not described here.
         x: one image `[H, W, 3]` or a batch `[N, H, W, 3]`.
         c: the target.
         site: the layer, by name or index as `sites` lists them; the last with more than one place
-            if None.
+            if None. Of a site inside a scan it is that of the last step.
+        channel_axis: which axis of the layer holds its channels; found in the graph if None.
         gating: how gates above the layer are softened; hard by default.
         **options: `bounds`, `batch_size` and `sharding`.
 
@@ -49,7 +51,7 @@ def grad_cam(
         GatingError: there is no such site, or it is no layer `[N, h, w, C]`.
         ExciteError: as for `pullback`.
     """
-    return attribute(_GradCam(site), params, x, c, gating, **options)
+    return attribute(_GradCam(site, channel_axis), params, x, c, gating, **options)
 
 
 def guided_grad_cam(
@@ -58,58 +60,89 @@ def guided_grad_cam(
     c: Target,
     *,
     site: str | int | None = None,
+    channel_axis: int | None = None,
     **options: Unpack[Options],
 ) -> jax.Array:
     """Guided backpropagation times Grad-CAM (Selvaraju et al., 2017, section 3.2).
 
     Arguments, result and errors are those of the two.
     """
-    cam = grad_cam(params, x, c, site=site, **options)
+    cam = grad_cam(params, x, c, site=site, channel_axis=channel_axis, **options)
     return guided_backprop(params, x, c, **options) * cam
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layer:
+    """A layer of a network.
+
+    Attributes:
+        site: whose output it is.
+        shape: `[N, ., ., .]`, behind an axis for each scan that the site is inside of.
+        channels: which of the last four axes holds channels, 1 to 3.
+    """
+
+    site: Site
+    shape: tuple[int, ...]
+    channels: int
+
+    def last(self, values: jax.Array) -> jax.Array:
+        """The layer `[N, h, w, C]` as the last step of a scan has it."""
+        return jnp.moveaxis(values[(-1,) * (values.ndim - 4)], self.channels, -1)
 
 
 @dataclasses.dataclass(frozen=True)
 class _GradCam:
     site: str | int | None
+    channel_axis: int | None
 
     def __call__(self, params: Params, like: jax.Array, gating: Gating, settings: Any) -> Block:
         plan = Plan(params, (like,), {})
-        layer, shape = _layer(plan, self.site)
+        layer = _layer(plan, self.site, self.channel_axis, len(like))
         prepared = plan.prepare()
 
         def at_site(at: AtSite) -> tuple[jax.Array, Any]:
             output = soften(gating, at)
-            if at.site != layer:
+            if at.site != layer.site:
                 return output, None
             return output + at.given, at.hard
 
         def block(x: jax.Array, target: Any) -> jax.Array:
             def run(change: jax.Array) -> tuple[jax.Array, jax.Array]:
-                given = {site.name: change if site == layer else None for site in plan.sites}
+                given = {site.name: change if site == layer.site else None for site in plan.sites}
                 logits, brought = plan.run(at_site, given, arrays=[x], prepared=prepared)
-                return logits, brought[layer.name]
+                return logits, brought[layer.site.name]
 
-            nothing = jnp.zeros((len(x), *shape[1:]), layer.dtype)
+            nothing = jnp.zeros(layer.shape, layer.site.dtype)
             logits, transpose, activations = jax.vjp(run, nothing, has_aux=True)
             (gradients,) = transpose(targets.cotangents(target, logits))
-            weights = gradients.mean(axis=(1, 2))
-            cam = jnp.maximum(jnp.einsum("nhwc,nc->nhw", activations, weights), 0)
+            weights = layer.last(gradients).mean(axis=(1, 2))
+            cam = jnp.maximum(jnp.einsum("nhwc,nc->nhw", layer.last(activations), weights), 0)
             whole = jax.image.resize(cam, x.shape[:3], "linear")
             return jnp.broadcast_to(whole[..., None], x.shape).astype(x.dtype)
 
         return block
 
 
-def _layer(plan: Plan, wanted: str | int | None) -> tuple[Site, tuple[int, ...]]:
-    """The site that is named, or the last one with several places; and the shape of its output."""
+def _layer(plan: Plan, wanted: str | int | None, channels: int | None, images: int) -> _Layer:
+    """The layer that is named, or the last one with several places."""
     for site in reversed([site for site in plan.sites if site.gated]):
         if wanted is None or str(wanted) in (site.name, str(site.index)):
             shape = _shape(plan, site)
-            if len(shape) == 4 and shape[1] * shape[2] > 1:
-                return site, shape
+            inner, scans = shape[-4:], len(shape) - 4
+            if scans < 0 or inner[0] != images:
+                continue
+            axis = plan.channel_axis(site) if channels is None else channels % 4
+            if axis is None:
+                raise GatingError(
+                    f"the axis of channels of {site.name}, of shape {inner}, cannot be told: give "
+                    "channel_axis, such as -1, or another site"
+                )
+            places = math.prod(n for place, n in enumerate(inner) if place not in (0, axis))
+            if axis > 0 and places > 1:
+                return _Layer(site, shape, axis)
     listed = ", ".join(f"{s.index} ({s.name}, {s.shape})" for s in plan.sites) or "none"
     raise GatingError(
-        f"site is {wanted!r}: Grad-CAM wants a site with a layer [N, h, w, C] of more than one "
+        f"site is {wanted!r}: Grad-CAM needs a site with a layer [N, h, w, C] of more than one "
         f"place; the sites: {listed}"
     )
 

@@ -169,7 +169,7 @@ def test_grad_cam_of_a_named_layer(model, x):
     last = attributions.grad_cam(model, x, 2)
     assert last.shape == x.shape
     assert (last >= 0).all()
-    with pytest.raises(GatingError, match="site is 'nowhere': Grad-CAM wants"):
+    with pytest.raises(GatingError, match="site is 'nowhere': Grad-CAM needs"):
         attributions.grad_cam(model, x, 2, site="nowhere")
 
 

@@ -14,7 +14,7 @@ LAYERS = [
     {"journal", "summary", "captured", "profiles"},
     {"gating", "imagenet", "images", "callables", "phases", "devices", "blocks"},
     {"recipes", "windows", "graph", "imagenette", "convolution_forms"},
-    {"surrogates", "datasets", "independence"},
+    {"surrogates", "datasets", "independence", "channels"},
     {"evaluation", "folding", "facts"},
     {"convolutions", "pool_matching"},
     {"matching"},
