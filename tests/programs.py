@@ -1,0 +1,489 @@
+"""Generated networks: what `excite` makes of each, against the same network softened by hand.
+
+`python -m tests.programs --count 2000` checks as many; tests/unit/test_programs.py checks a hundred.
+A network is a list of layers of feature maps `[N, H, W, 6]`; layers that hold others wrap them.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import warnings
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+import jax_excite as je
+from jax_excite.matching import GATES
+from tests.networks import soft_relu
+
+T, POOL_T = 0.4, 0.7
+GATING = je.Gating(temperature=T, pool_temperature=POOL_T)
+CHANNELS = 6
+
+
+@jax.custom_vjp
+def straight_through(x):
+    return jnp.round(jnp.clip(x, 0, 1) * 15) / 15
+
+
+straight_through.defvjp(lambda x: (straight_through(x), x), lambda x, g: (g * ((x > 0) & (x < 1)),))
+
+
+@jax.custom_jvp
+def safe_root(x):
+    return jnp.sqrt(jnp.maximum(x, 0))
+
+
+@safe_root.defjvp
+def _(primals, tangents):
+    (x,), (t,) = primals, tangents
+    return safe_root(x), jnp.where(x > 0, t / (2 * jnp.sqrt(jnp.where(x > 0, x, 1))), 0)
+
+
+def weights(*shape):
+    """The same numbers for the same shape."""
+    return np.random.default_rng(sum(shape)).normal(size=shape) / np.sqrt(np.prod(shape[:-1]))
+
+
+A = np.linspace(0.1, 0.4, CHANNELS)  # learned slopes, by channel
+
+# Ways to write each: the function of z, the kind of site, and the same softened by hand.
+RELUS = {
+    "relu": jax.nn.relu,
+    "maximum": lambda z: jnp.maximum(z, 0),
+    "fmax": lambda z: jnp.fmax(z, 0.0),
+    "clip": lambda z: jnp.clip(z, 0),
+    "where": lambda z: jnp.where(z > 0, z, 0),
+    "where 0 z": lambda z: jnp.where(z > 0, z, 0 * z),
+    "where not": lambda z: jnp.where(~(z > 0), 0, z),
+    "mask": lambda z: z * (z > 0),
+    "number mask": lambda z: jnp.where(z > 0, 1.0, 0.0) * z,
+    "held mask": lambda z: z * lax.stop_gradient((z > 0).astype(z.dtype)),
+    "heaviside": lambda z: z * jnp.heaviside(z, 0.0),
+    "sign": lambda z: 0.5 * z * (1 + jnp.sign(z)),
+    "abs": lambda z: (z + jnp.abs(z)) / 2,
+    "select": lambda z: jnp.select([z > 0], [z], 0.0),
+    "minus min": lambda z: -jnp.minimum(-z, 0),
+    "less its min": lambda z: z - jnp.minimum(z, 0),
+    "stack": lambda z: jnp.max(jnp.stack([z, jnp.zeros_like(z)]), 0),
+    "jit": jax.jit(lambda z: jnp.maximum(z, 0.0)),
+}
+LEAKY = {
+    "leaky_relu": (jax.nn.leaky_relu, 0.01),
+    "leaky max": (lambda z: jnp.maximum(z, 0.2 * z), 0.2),
+    "leaky where": (lambda z: jnp.where(z >= 0, z, 0.3 * z), 0.3),
+    "max and min": (lambda z: jnp.maximum(z, 0) + 0.25 * jnp.minimum(z, 0), 0.25),
+    "two relus": (lambda z: jax.nn.relu(z) - 0.1 * jax.nn.relu(-z), 0.1),
+    "of abs": (lambda z: 0.6 * z + 0.4 * jnp.abs(z), 0.2),
+    "prelu": (lambda z: jnp.where(z > 0, z, A * z), A),
+    "prelu max min": (lambda z: jnp.maximum(z, 0) + A * jnp.minimum(z, 0), A),
+}
+CLIPPED = {
+    "relu6": (jax.nn.relu6, 6.0),
+    "clip 2": (lambda z: jnp.clip(z, 0, 2), 2.0),
+    "clamp": (lambda z: lax.clamp(0.0, z, 3.0), 3.0),
+    "min of relu": (lambda z: jnp.minimum(jax.nn.relu(z), 1.5), 1.5),
+    "max of min": (lambda z: jnp.maximum(jnp.minimum(z, 2.5), 0), 2.5),
+}
+SMOOTH = {
+    "gelu": jax.nn.gelu,
+    "exact gelu": lambda z: jax.nn.gelu(z, approximate=False),
+    "silu": jax.nn.silu,
+    "elu": jax.nn.elu,
+    "celu": jax.nn.celu,
+    "celu 2": lambda z: jax.nn.celu(z, 2.0),
+    "softplus": jax.nn.softplus,
+    "softplus by hand": lambda z: jnp.maximum(z, 0) + jnp.log1p(jnp.exp(-jnp.abs(z))),
+    "soft_sign": jax.nn.soft_sign,
+    "log_sigmoid": jax.nn.log_sigmoid,
+    "mish": jax.nn.mish,
+    "squareplus": jax.nn.squareplus,
+    "sparse_plus": jax.nn.sparse_plus,
+    "tanh": jnp.tanh,
+    "identity": jax.nn.identity,
+    "glu": lambda z: jax.nn.glu(jnp.concatenate([z, z], -1)),
+    "standardize": jax.nn.standardize,
+    "quiet nan": lambda z: jnp.nan_to_num(z),
+}
+HARD = {
+    "hard_swish": (jax.nn.hard_swish, ["hard_swish"]),
+    "hard_sigmoid": (jax.nn.hard_sigmoid, ["hard_sigmoid"]),
+    "sparse_sigmoid": (jax.nn.sparse_sigmoid, ["hard_sigmoid"]),
+    "hard_tanh": (jax.nn.hard_tanh, ["select"]),
+    "selu": (jax.nn.selu, ["select"]),
+    "abs": (jnp.abs, ["abs"]),
+    "maxout": (lambda z: jnp.maximum(z, z[..., ::-1]), ["max"]),
+    "straight through": (straight_through, ["clipped_relu"]),
+    "safe root": (lambda z: safe_root(z) + z, []),
+    "shrink": (lambda z: jnp.where(jnp.abs(z) > 0.5, z, 0), ["select"]),
+    "top": (lambda z: z + 0.1 * lax.top_k(z, 2)[0].sum(-1, keepdims=True), ["sort"]),
+}
+
+
+def norm(name):
+    """A normalisation of Flax or Equinox, made anew so that nothing is shared."""
+    rngs = nnx.Rngs(0)
+    made = {
+        "LayerNorm": lambda: nnx.LayerNorm(CHANNELS, rngs=rngs),
+        "GroupNorm": lambda: nnx.GroupNorm(CHANNELS, num_groups=2, rngs=rngs),
+        "InstanceNorm": lambda: nnx.InstanceNorm(CHANNELS, rngs=rngs),
+        "RMSNorm": lambda: nnx.RMSNorm(CHANNELS, rngs=rngs),
+        "BatchNorm": lambda: nnx.BatchNorm(CHANNELS, use_running_average=True, rngs=rngs),
+        "eqx LayerNorm": lambda: eqx.nn.LayerNorm(CHANNELS),
+        "eqx RMSNorm": lambda: eqx.nn.RMSNorm(CHANNELS),
+        "eqx GroupNorm": lambda: eqx.nn.GroupNorm(2, CHANNELS),
+    }[name]()
+    if name == "eqx GroupNorm":
+        return lambda h: jnp.moveaxis(jax.vmap(made)(jnp.moveaxis(h, -1, 1)), 1, -1)
+    if name.startswith("eqx"):
+        return lambda h: jax.vmap(jax.vmap(jax.vmap(made)))(h)
+    return made
+
+
+NORMS = ["LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm", "BatchNorm"] + [
+    "eqx LayerNorm",
+    "eqx RMSNorm",
+    "eqx GroupNorm",
+]
+
+
+def window_pool(h, size, stride, pad):
+    pads = ((0, 0), (pad, pad), (pad, pad), (0, 0))
+    sizes, steps = (1, size, size, 1), (1, stride, stride, 1)
+    return lax.reduce_window(h, -jnp.inf, lax.max, sizes, steps, pads)
+
+
+def soft_pool(h, size, stride, pad):
+    """Softmax-pooling with the output of max-pooling; padding takes part as zeros (Listing 2)."""
+    hard = window_pool(lax.stop_gradient(h), size, stride, pad)
+    padded = jnp.pad(h, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    rows, columns = hard.shape[1:3]
+    cells = jnp.stack(
+        [
+            padded[:, i : i + stride * rows : stride, j : j + stride * columns : stride][
+                :, :rows, :columns
+            ]
+            for i in range(size)
+            for j in range(size)
+        ]
+    )
+    soft = jnp.sum(cells * jax.nn.softmax(cells / POOL_T, axis=0), axis=0)
+    return hard + soft - lax.stop_gradient(soft)
+
+
+def by_reshape(h):
+    n, rows, columns, c = h.shape
+    return h.reshape(n, rows // 2, 2, columns // 2, 2, c).max((2, 4))
+
+
+def by_slices(h):
+    a, b, c, d = (h[:, i::2, j::2] for i in (0, 1) for j in (0, 1))
+    return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
+
+
+def by_stack(h):
+    return jnp.max(jnp.stack([h[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]), 0)
+
+
+def by_equinox(h):
+    return jnp.moveaxis(jax.vmap(eqx.nn.MaxPool2d(2, 2))(jnp.moveaxis(h, -1, 1)), 1, -1)
+
+
+POOLS = {
+    "reduce_window": (lambda h: window_pool(h, 2, 2, 0), (2, 2, 0)),
+    "padded": (lambda h: window_pool(h, 3, 2, 1), (3, 2, 1)),
+    "overlapping": (lambda h: window_pool(h, 3, 1, 1), (3, 1, 1)),
+    "flax": (lambda h: nnx.max_pool(h, (2, 2), (2, 2)), (2, 2, 0)),
+    "reshape": (by_reshape, (2, 2, 0)),
+    "slices": (by_slices, (2, 2, 0)),
+    "stacked": (by_stack, (2, 2, 0)),
+    "equinox": (by_equinox, (2, 2, 0)),
+}
+
+
+def convolve(h):
+    w = weights(3, 3, h.shape[-1], CHANNELS)
+    return (
+        lax.conv_general_dilated(h, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        + weights(1, CHANNELS)[0] * 0.3
+    )
+
+
+def attend(h, normalise):
+    q, k, v = (h.reshape(len(h), -1, CHANNELS) @ weights(CHANNELS, CHANNELS + i) for i in range(3))
+    q, k, v = q[..., :6], k[..., :6], v[..., :6]
+    return (normalise(q @ jnp.swapaxes(k, 1, 2)) @ v).reshape(h.shape)
+
+
+def dot_product_attention(h):
+    q = h.reshape(len(h), -1, 2, CHANNELS // 2)
+    return jax.nn.dot_product_attention(q, 2 * q, q).reshape(h.shape)
+
+
+def softmax_by_hand(s):
+    e = jnp.exp(s - s.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def dropout(h):
+    key = jax.random.key(3)
+    return nnx.Dropout(0.3, deterministic=False)(h, rngs=nnx.Rngs(key))
+
+
+PLAIN = {
+    "conv": (convolve, []),
+    "dense": (lambda h: h @ weights(CHANNELS, CHANNELS), []),
+    "average": (lambda h: nnx.avg_pool(h, (3, 3), (1, 1), "SAME"), []),
+    "attention": (lambda h: attend(h, jax.nn.softmax), []),
+    "attention by hand": (lambda h: attend(h, softmax_by_hand), ["max"]),
+    "dot_product_attention": (dot_product_attention, []),
+    "dropout": (dropout, []),
+    "dropout in eval": (lambda h: nnx.Dropout(0.3, deterministic=True)(h), []),
+    "noise": (lambda h: h + 0.1 * jax.random.uniform(jax.random.key(0), h.shape), []),
+    "resize": (lambda h: jax.image.resize(h, h.shape, "cubic"), []),
+}
+
+
+@dataclasses.dataclass
+class Softened:
+    """Which of its functions a layer takes, and what sites it says it has."""
+
+    soft: bool
+    sites: list
+
+    def gate(self, kind, hard, soft):
+        self.sites.append((kind, True))
+        return soft if self.soft else hard
+
+    def left(self, kinds):
+        self.sites += [(kind, False) for kind in kinds]
+
+
+def run_leaf(name, h, mode):
+    family, way = name
+    if family == "relu":
+        return mode.gate("relu", RELUS[way], lambda z: soft_relu(z, T))(h)
+    if family == "leaky":
+        hard, slope = LEAKY[way]
+        soft = lambda z: slope * z + (1 - slope) * soft_relu(z, T)  # noqa: E731
+        return mode.gate("leaky_relu", hard, lambda z: keep(hard, soft, z))(h)
+    if family == "clipped":
+        hard, bound = CLIPPED[way]
+        return mode.gate("clipped_relu", hard, lambda z: soft_relu(z, T, bound))(h)
+    if family == "pool":
+        hard, (size, stride, pad) = POOLS[way]
+        if h.shape[1] % 2 or h.shape[1] < 4:
+            return h
+        return mode.gate("max_pool", hard, lambda z: soft_pool(z, size, stride, pad))(h)
+    if family == "norm":
+        return norm(way)(h)
+    function, kinds = {"smooth": {k: (f, []) for k, f in SMOOTH.items()}, "hard": HARD}.get(
+        family, PLAIN
+    )[way]
+    mode.left(kinds)
+    return function(h)
+
+
+def keep(hard, soft, z):
+    """The value of one function with the derivative of another."""
+    value = soft(z)
+    return lax.stop_gradient(hard(z)) + value - lax.stop_gradient(value)
+
+
+def run(layers, h, mode):
+    for layer in layers:
+        h = run_leaf(layer, h, mode) if isinstance(layer[1], str) else run_around(*layer, h, mode)
+    return h
+
+
+def run_around(wrapper, inner, h, mode):
+    def fn(h):
+        return run(inner, h, mode)
+
+    if wrapper in ("jit", "remat"):
+        return {"jit": jax.jit, "remat": jax.checkpoint}[wrapper](fn)(h)
+    if wrapper == "vmap":
+        return jax.vmap(lambda one: fn(one[None])[0])(h)
+    if wrapper == "residual":
+        out = fn(h)
+        return out + h if out.shape == h.shape else out
+    if wrapper == "concatenate":
+        out = fn(h)
+        both = jnp.concatenate([out, out[..., ::-1]], -1)
+        return both @ weights(2 * CHANNELS, CHANNELS)
+    if wrapper == "scan":
+        if not keeps_shape(inner):
+            return fn(h)
+        return lax.scan(lambda c, s: (fn(s * c), None), h, jnp.array([1.0, 0.7]))[0]
+    if wrapper == "cond":
+        place = len(mode.sites)
+        on_input = len(inner) % 2 == 0
+        test = h[0, 0, 0, 0] < 0.1 if on_input else jnp.asarray(True)
+        out = lax.cond(test, lambda h: fn(1.1 * h), fn, h)
+        if on_input:
+            mode.sites.insert(place, ("branch", False))
+        return out
+    if wrapper == "while":
+        # No derivative goes through a loop without a fixed number of steps, so none is asked for.
+        inside = Softened(mode.soft, [])
+        start = lax.stop_gradient(h)
+        step = lambda n: n + 1 + jnp.abs(run(inner, start, inside)).mean()  # noqa: E731
+        return h * lax.while_loop(lambda n: n < 3, step, jnp.zeros(()))
+    assert wrapper == "custom rule"
+    inside = Softened(False, [])
+
+    @jax.custom_vjp
+    def own(h):
+        return run(inner, h, inside)
+
+    shape = h.shape
+    own.defvjp(lambda h: (own(h), None), lambda _, g: (jax.image.resize(g, shape, "nearest"),))
+    out = own(h)
+    mode.left(kind for kind, _ in inside.sites if kind in GATES)
+    return out
+
+
+def keeps_shape(layers):
+    return not any(
+        layer[0] == "pool" if isinstance(layer[1], str) else not keeps_shape(layer[1])
+        for layer in layers
+    )
+
+
+def leaves():
+    def of(family, names):
+        return st.tuples(st.just(family), st.sampled_from(sorted(names)))
+
+    return st.one_of(
+        of("relu", RELUS),
+        of("leaky", LEAKY),
+        of("clipped", CLIPPED),
+        of("pool", POOLS),
+        of("norm", NORMS),
+        of("smooth", SMOOTH),
+        of("hard", HARD),
+        of("plain", PLAIN),
+        st.just(("plain", "conv")),
+    )
+
+
+WRAPPERS = (
+    "jit",
+    "remat",
+    "vmap",
+    "residual",
+    "concatenate",
+    "scan",
+    "cond",
+    "while",
+    "custom rule",
+)
+
+
+def networks():
+    """Lists of layers, nested up to three deep."""
+    return st.lists(
+        st.recursive(
+            leaves(),
+            lambda inner: st.tuples(
+                st.sampled_from(WRAPPERS), st.lists(inner, min_size=1, max_size=3)
+            ),
+            max_leaves=6,
+        ),
+        min_size=1,
+        max_size=6,
+    )
+
+
+def build(layers, soft):
+    """The network as a function of images `[N, 8, 8, 3]`, and the sites that it was given."""
+    mode = Softened(soft, [])
+
+    def network(x):
+        mode.sites.clear()
+        h = run(layers, convolve(x), mode)
+        places = 1 + jnp.cos(jnp.arange(h.shape[1] * h.shape[2])).reshape(h.shape[1:3])
+        return (h * places[..., None]).mean((1, 2)) @ weights(CHANNELS, 5)
+
+    return network, mode
+
+
+def gradient(fn, x):
+    return jax.grad(lambda x: jnp.vdot(fn(x), jnp.cos(jnp.arange(10.0)).reshape(2, 5)))(x)
+
+
+def check(layers):
+    """Check all that is claimed of one network."""
+    x = jax.random.uniform(jax.random.key(1), (2, 8, 8, 3), jnp.float64, minval=-1, maxval=1)
+    hard, mode = build(layers, soft=False)
+    wanted_outputs = hard(x)
+    wanted_sites = sorted(mode.sites)
+    if not jnp.isfinite(wanted_outputs).all():
+        return
+    found = sorted((site.kind, site.gated) for site in je.sites(hard, x))
+    assert found == wanted_sites, (found, wanted_sites)
+    plain = gradient(hard, x)
+    close(gradient(je.excite(hard, je.recipes.VANILLA), x), plain, 1e-12)
+    is_kept = any(kind in GATES and not gated for kind, gated in wanted_sites)
+    if not any(gated for _, gated in wanted_sites):
+        return
+    with warnings.catch_warnings() if is_kept else contextlib.nullcontext():
+        if is_kept:
+            warnings.simplefilter("ignore", je.GateWarning)
+        excited = je.excite(hard, GATING)
+        np.testing.assert_array_equal(excited(x), wanted_outputs)
+        close(gradient(excited, x), gradient(build(layers, soft=True)[0], x), 1e-9)
+
+
+def close(a, b, tolerance):
+    assert not jnp.isnan(a).any() or jnp.isnan(b).any()
+    error, size = jnp.linalg.norm(jnp.ravel(a - b)), jnp.linalg.norm(jnp.ravel(b))
+    assert jnp.isnan(size) or error <= tolerance * size + 1e-300, float(error / size)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=2000)
+    count = parser.parse_args().count
+    done = []
+
+    @settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(networks())
+    def every(layers):
+        with jax.enable_x64(True):
+            check(layers)
+        done.append(layers)
+        if len(done) % 100 == 0:
+            print(f"{len(done)} programs, all as they should be", flush=True)
+            jax.clear_caches()
+
+    every()
+    gates = sum(name[0] in ("relu", "leaky", "clipped", "pool") for name in flat(done))
+    print(f"{len(done)} programs of {sum(1 for _ in flat(done))} layers, {gates} gates: all right")
+
+
+def flat(tree):
+    """All leaves of nested lists of layers."""
+    for layer in tree:
+        if isinstance(layer, tuple) and isinstance(layer[1], str):
+            yield layer
+        elif isinstance(layer, tuple):
+            yield from flat(layer[1])
+        else:
+            yield from flat(layer)
+
+
+if __name__ == "__main__":
+    main()
