@@ -302,7 +302,7 @@ class Facts:
             self.symbols[output] = meaning.key  # type: ignore[assignment]
         elif isinstance(meaning, dict):
             depth = self._depths[graph]
-            self.inner_views[output] = meaning
+            self.inner_views[output] = self.inner_views.get(result, meaning)  # type: ignore[arg-type]
             visible = {b: p for b, p in meaning.items() if self._depths[self.homes[b]] <= depth}
             self.views[output] = {**visible, **self.views.get(output, {})}
 

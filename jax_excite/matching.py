@@ -415,11 +415,15 @@ class _Census:
         views = self._facts.inner_views.get(value) or self._facts.views.get(value, {})
         graph = self._facts.homes[value]
         nearest: Found | None = None
+        after_gate = False  # of the bases behind a gate's output, only a clip of that counts
         for base in sorted(views, reverse=True):
             if not views[base].kinked:
+                seen = not views[base].is_identity() and self._is_gate(base)
+                after_gate = after_gate or seen
                 continue
             found = recognise(views[base])
-            if found.shape == "other":
+            if found.shape == "other" or (after_gate and found.shape != "clipped_relu"):
+                after_gate = after_gate or self._is_gate(base)
                 continue
             if base not in self._facts.views[value]:
                 return nearest  # a gate inside of what is called
@@ -442,6 +446,10 @@ class _Census:
                     return gate
             nearest = nearest or gate
         return nearest
+
+    def _is_gate(self, value: int) -> bool:
+        gate = self._gate(value)
+        return gate is not None and gate.is_gate
 
     def _found_relu(self, node: Node, z: int, found: Recognised) -> Found | None:
         form = node.params.get("name") or node.function[0] or node.name

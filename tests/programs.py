@@ -1,6 +1,6 @@
 """Generated networks: what `excite` makes of each, against the same network softened by hand.
 
-`python -m tests.programs --count 2000` checks as many; tests/unit/test_programs.py checks a hundred.
+`python -m tests.programs --count 2000` checks as many, tests/unit/test_programs.py a hundred.
 A network is a list of layers of feature maps `[N, H, W, 6]`; layers that hold others wrap them.
 """
 
@@ -146,11 +146,16 @@ def norm(name):
     return made
 
 
-NORMS = ["LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm", "BatchNorm"] + [
+NORMS = (
+    "LayerNorm",
+    "GroupNorm",
+    "InstanceNorm",
+    "RMSNorm",
+    "BatchNorm",
     "eqx LayerNorm",
     "eqx RMSNorm",
     "eqx GroupNorm",
-]
+)
 
 
 def window_pool(h, size, stride, pad):
@@ -287,7 +292,8 @@ def run_leaf(name, h, mode):
         family, PLAIN
     )[way]
     mode.left(kinds)
-    return function(h)
+    # After a ReLU a hard tanh is a clipped ReLU, so what is left hard has a layer before it.
+    return function(h @ weights(CHANNELS, CHANNELS) if family == "hard" else h)
 
 
 def keep(hard, soft, z):
