@@ -6,6 +6,7 @@ what they capture becomes a pytree, from which an equal function is rebuilt insi
 """
 
 import functools
+import itertools
 import sys
 import sysconfig
 import types
@@ -153,8 +154,9 @@ def call_watched(
 
 def _name(path: Any) -> str:
     """The dotted name of a leaf, without its place among what is watched."""
-    whole = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
-    return whole.partition(".")[2] or whole
+    parts = jax.tree_util.keystr(path, simple=True, separator=".").split(".")
+    named = itertools.dropwhile(str.isdecimal, parts)
+    return ".".join(named).removesuffix(".value") or ".".join(parts)
 
 
 def opened(fn: Any) -> Any:

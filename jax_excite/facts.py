@@ -56,6 +56,7 @@ class Facts:
         self.inner_views: dict[int, Views] = {}  # of a call's output, as functions of inner values
         self.symbols: dict[int, int] = {}  # a value that does not depend on the input -> its root
         self._constants: dict[int, Any] = {}
+        self._spread_out: set[int] = set()  # what is the same along an axis
         self._stacks: dict[int, tuple[int, list[Operand]]] = {}
         self._depths: dict[Graph, int] = {}
         self._entered = entered
@@ -148,13 +149,24 @@ class Facts:
             return Symbol(self.symbols[operand])
         return self.views.get(operand)
 
-    def _meaning_at(self, operand: Operand, output: int) -> Meaning:
-        """What is known of an operand, but of no other shape than the output's, which is spread."""
-        meaning = self.meaning(operand)
-        if isinstance(meaning, dict) and not isinstance(operand, Constant):
-            alike = self._types[operand].shape == self._types[output].shape
-            return meaning if alike else None
-        return meaning
+    def _meanings(self, operands: list[Operand], output: int) -> list[Meaning]:
+        """What is known of the operands of an elementwise node.
+
+        What is spread over the output, such as slopes by channel, is an unknown constant beside
+        what is not, even if it depends on the input.
+        """
+        found = [self.meaning(operand) for operand in operands]
+        shape = self._types[output].shape
+        spread = [
+            isinstance(m, dict) and (o in self._spread_out or self._types[o].shape != shape)  # type: ignore[index]
+            for o, m in zip(operands, found, strict=True)
+        ]
+        if all(s or not isinstance(m, dict) for s, m in zip(spread, found, strict=True)):
+            return [
+                None if isinstance(m, dict) and self._types[o].shape != shape else m  # type: ignore[index]
+                for o, m in zip(operands, found, strict=True)
+            ]
+        return [Symbol(o) if s else m for o, m, s in zip(operands, found, spread, strict=True)]
 
     def is_float(self, operand: Operand) -> bool:
         """Whether an operand is of a float dtype."""
@@ -214,7 +226,7 @@ class Facts:
 
     def _apply(self, node: Node, evaluate: Callable[..., Any], operands: list[Operand]) -> None:
         output = node.outputs[0]
-        meanings = [self._meaning_at(operand, output) for operand in operands]
+        meanings = self._meanings(operands, output)
         if all(isinstance(meaning, Fixed) for meaning in meanings):
             with np.errstate(all="ignore"):
                 self._forget(output)
@@ -250,6 +262,9 @@ class Facts:
             self._constants[output] = meaning.value
         elif isinstance(meaning, Symbol) and not isinstance(operand, Constant):
             self.symbols[output] = self.symbols[operand]
+        elif node.name == "broadcast_in_dim" and not isinstance(operand, Constant):
+            if self._types[operand].size < self._types[output].size:
+                self._spread_out.add(output)
         elif node.name == "stop_gradient" and output in self.depends and isinstance(meaning, dict):
             self.views[output] = {**meaning, **self.views.get(output, {})}
 
@@ -321,6 +336,8 @@ class Facts:
 
     def spelled(self, root: int, graph: Graph, shape: tuple[int, ...]) -> int | None:
         """A value of a graph that is the unknown constant `root` and broadcasts to a shape."""
+        if root in self.views and self.homes[root] is graph:
+            return root  # it depends on the input, but is spread
         for number, own in self.symbols.items():
             if own == root and self.homes[number] is graph:
                 given = self._types[number].shape

@@ -240,7 +240,7 @@ class _Census:
                 gate.obstacle = gate.obstacle or self._obstacles[self._graph_of(node)]
             if gate.is_gate or self._graph_of(node) not in self._kept:
                 self._found.append(gate)
-            self._push([gate.z])
+            self._push([gate.z, *([] if gate.slope is None else [gate.slope])])
         elif self._is_guard(value):
             self._push(node.inputs)
         elif node.bodies and node.name != "reduce_window":
@@ -385,6 +385,9 @@ class _Census:
         if (gate := self._gate(operand)) is not None:
             return gate.is_gate
         node = self._facts.producers.get(operand)
+        if node is not None and node.bodies and is_call(node) and not self._facts.is_kept(node):
+            place = node.outputs.index(operand)
+            return all(self._is_sum_of_gates(body.outputs[place], base) for body in node.bodies)
         if node is None or node.name not in (*PLAIN, *SUMS, *PRODUCTS):
             return False
         on_input = {o for o in node.inputs if o in self._facts.depends}
@@ -415,15 +418,13 @@ class _Census:
         views = self._facts.inner_views.get(value) or self._facts.views.get(value, {})
         graph = self._facts.homes[value]
         nearest: Found | None = None
-        after_gate = False  # of the bases behind a gate's output, only a clip of that counts
+        between: list[str] = []  # gates on the way from a base: of a ReLU only a clip goes on
         for base in sorted(views, reverse=True):
-            if not views[base].kinked:
-                seen = not views[base].is_identity() and self._is_gate(base)
-                after_gate = after_gate or seen
-                continue
-            found = recognise(views[base])
-            if found.shape == "other" or (after_gate and found.shape != "clipped_relu"):
-                after_gate = after_gate or self._is_gate(base)
+            found = recognise(views[base]) if views[base].kinked else Recognised("other")
+            clips = found.shape == "clipped_relu" and all(kind == "relu" for kind in between)
+            if found.shape == "other" or (between and not clips):
+                gate = None if views[base].is_identity() else self._gate(base)
+                between += [gate.kind] if gate is not None and gate.is_gate else []
                 continue
             if base not in self._facts.views[value]:
                 return nearest  # a gate inside of what is called
@@ -446,10 +447,6 @@ class _Census:
                     return gate
             nearest = nearest or gate
         return nearest
-
-    def _is_gate(self, value: int) -> bool:
-        gate = self._gate(value)
-        return gate is not None and gate.is_gate
 
     def _found_relu(self, node: Node, z: int, found: Recognised) -> Found | None:
         form = node.params.get("name") or node.function[0] or node.name

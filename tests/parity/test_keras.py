@@ -98,7 +98,8 @@ def test_gradients_are_those_of_jax(family, x64):
         gradient = je.attributions.gradient(model, x, 3)
         wanted = jax.jit(jax.grad(lambda x: model(x)[:, 3].sum()))(x)
         error = jnp.linalg.norm(gradient - wanted) / jnp.linalg.norm(wanted)
-        assert error < 1e-10
+        # Keras's LayerNormalization computes in float32, whatever it is asked for.
+        assert error < (1e-6 if family == "ConvNeXt" else 1e-10)
     finally:
         keras.config.set_floatx(before)
 

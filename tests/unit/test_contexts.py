@@ -1,0 +1,127 @@
+"""What an equation carries is kept: names and shardings of `jit`, platforms, contexts, scopes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.experimental.compute_on import compute_on
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jax_excite import Gating, excite, paths, sites
+from tests.networks import images, relative_error, soft_relu
+
+GATING = Gating(temperature=0.4)
+
+
+def test_names_and_shardings_of_jit():
+    mesh = jax.make_mesh((2,), ("data",))
+    spread = NamedSharding(mesh, PartitionSpec("data"))
+
+    def my_block(x):
+        return jax.nn.relu(jnp.sin(x)) * 2
+
+    fn = jax.jit(my_block, out_shardings=spread)
+    out = excite(fn, GATING)(images())
+    assert out.sharding.is_equivalent_to(spread, out.ndim)
+    assert "my_block" in str(jax.make_jaxpr(excite(fn, GATING))(images()))
+
+
+def test_a_branch_for_another_platform():
+    def fn(x):
+        def elsewhere(x):
+            return jax.nn.relu(lax.approx_max_k(x, 1)[0] + x)
+
+        return lax.platform_dependent(x, tpu=elsewhere, default=lambda x: jax.nn.relu(x - 0.1))
+
+    def only_here(x):
+        return lax.platform_dependent(x, cpu=lambda x: jax.nn.relu(x - 0.1))
+
+    x = images()
+    expected = jax.grad(lambda x: soft_relu(x - 0.1, 0.4).sum())(x)
+    for each in (fn, only_here):
+        np.testing.assert_array_equal(excite(each, GATING)(x), each(x))
+        gradient = jax.grad(lambda x, each=each: excite(each, GATING)(x).sum())(x)
+        assert relative_error(gradient, expected) < 1e-6
+
+
+def test_compute_on_is_kept():
+    def fn(x):
+        with compute_on("device_host"):
+            y = jax.nn.relu(x) * 2
+        return y + 1
+
+    def types(fn):
+        return [
+            e.ctx.compute_type
+            for e in jax.make_jaxpr(fn)(images()).eqns
+            if str(e.primitive) in ("mul", "add")
+        ]
+
+    assert types(fn) == types(excite(fn, GATING)) == ["device_host", None]
+
+
+def test_scopes_of_nested_excite():
+    def fn(x):
+        with jax.named_scope("outer"):
+            inner = jax.jit(lambda x: jax.nn.relu(2 * x))
+            with jax.named_scope("inner"):
+                return inner(x) + jax.nn.relu(x)
+
+    x = images()
+    names = [site.name for site in sites(fn, x)]
+    assert names == ["outer/inner/relu", "outer/inner/relu_1"]
+    assert [site.name for site in sites(excite(fn, GATING), x)] == names
+    assert [site.name for site in sites(excite(excite(fn, GATING), GATING), x)] == names
+
+
+@jax.custom_vjp
+def soften_relu(x):
+    return jax.nn.relu(x)
+
+
+soften_relu.defvjp(lambda x: (soften_relu(x), None), lambda _, g: (g,))
+
+
+def test_a_function_of_a_user_that_has_the_name_of_ours():
+    (site,) = sites(soften_relu, images())
+    assert "the derivative rule of `soften_relu` is kept" in site.reason
+
+
+def test_a_relu_that_is_used_plainly_and_clipped(x64):
+    x = jnp.linspace(-2.0, 9.0, 24).reshape(2, 12)
+
+    def fn(x):
+        y = jax.nn.relu(x)
+        return y @ jnp.ones((12, 3)) + jnp.minimum(y, 6) @ jnp.ones((12, 3))
+
+    assert [site.kind for site in sites(fn, x)] == ["relu", "clipped_relu"]
+    held = paths.gates(fn, x, Gating(temperature=0.0, pool_temperature=0.0))
+    np.testing.assert_allclose(paths.induced(fn, x, held), fn(x), rtol=1e-12)
+    gradient = jax.grad(lambda x: excite(fn, GATING)(x)[:, 0].sum())(x)
+    np.testing.assert_allclose(gradient, 2 * jax.nn.sigmoid(x / 0.4), rtol=1e-12)
+
+
+@pytest.mark.parametrize("upper", ["pass", "hard", "soft"])
+def test_learned_slopes_have_their_own_gradient(upper, x64):
+    x, slopes = images(dtype=jnp.float64), jnp.array([0.1, -0.2, 0.3])
+
+    def fn(slopes, x):
+        return jnp.where(x > 0, x, slopes * x) ** 2
+
+    def by_hand(slopes, x):
+        value = slopes * x + (1 - slopes) * soft_relu(x, 0.4)
+        hard = lax.stop_gradient(fn(slopes, x))
+        root = jnp.where(x > 0, x, lax.stop_gradient(slopes) * x)
+        root = lax.stop_gradient(root) + value - lax.stop_gradient(value)
+        return root**2 + hard - lax.stop_gradient(root**2)
+
+    def total(fn):
+        return lambda x: fn(slopes, x).sum()
+
+    gating = Gating(temperature=0.4, upper=upper)
+    ours = jax.grad(total(excite(fn, gating)))(x)
+    assert relative_error(ours, jax.grad(total(by_hand))(x)) < 1e-12
+    by_slopes = jax.grad(lambda slopes: excite(fn, gating)(slopes, x).sum())(slopes)
+    plain = jax.grad(lambda slopes: fn(slopes, x).sum())(slopes)
+    assert relative_error(by_slopes, plain) < 1e-12
