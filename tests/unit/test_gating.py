@@ -94,3 +94,33 @@ def test_recipes_are_the_published_ones():
     assert (successor.pool_weights, successor.pool_temperature) == ("detached", 0.3)
     assert recipes.EXCITATION_PGA == {"steps": 10, "step_size": 20.0, "radius": 100.0}
     assert recipes.SEMANTIC_PGA == {"steps": 5, "step_size": 20.0, "radius": None}
+
+
+def test_a_gating_is_a_pytree_like_any_other():
+    gating = Gating(site_temperatures={"relu": 0.5, 3: 1.0})
+    placeholders = jax.tree.map(lambda _: object(), gating)
+    assert isinstance(placeholders, Gating)
+    assert jax.tree.structure(placeholders) == jax.tree.structure(gating)
+    assert jax.tree.map(lambda leaf: leaf, gating) == gating
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(gating)]
+    assert names[:2] == [".temperature", ".pool_temperature"]
+    assert ".site_temperatures['relu']" in names
+
+
+def test_a_gating_can_be_hashed_and_nobody_changes_that_of_others():
+    assert hash(Gating(0.5)) == hash(Gating(0.5))
+    assert {Gating(0.5): "found"}[Gating(0.5)] == "found"
+    with pytest.raises(ValueError, match="immutable"):
+        recipes.EXCITATION.site_temperatures["relu"] = 7
+    own = {"relu": 0.5}
+    gating = Gating(site_temperatures=own)
+    own["relu"] = 9.0
+    assert gating.site_temperatures["relu"] == 0.5
+    with pytest.raises(GatingError, match="site_temperatures is 3: give temperatures by"):
+        Gating(site_temperatures=3)
+
+
+def test_unflattening_brings_nothing_to_the_host():
+    leaves, tree = jax.tree.flatten(Gating(jnp.asarray(0.5), jnp.asarray(0.3)))
+    with jax.transfer_guard_device_to_host("disallow"):
+        assert jax.tree.unflatten(tree, leaves).temperature is leaves[0]

@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 import tracemalloc
+import warnings
 import zipfile
 from collections import OrderedDict
 from importlib.util import find_spec
@@ -145,6 +146,49 @@ def test_prefix_common_to_all_names_is_stripped(written):
     wrapped = torch.nn.DataParallel(network()).state_dict()
     assert all(name.startswith("module.") for name in wrapped)
     assert list(written({"state_dict": wrapped})) == list(values)
+
+
+def test_what_wrappers_add_to_names_is_taken_off(written):
+    values = network().state_dict()
+    first = next(iter(values)).partition(".")[0]
+    wrapped = {
+        "torch.compile": lambda name: f"_orig_mod.{name}",
+        "DataParallel twice": lambda name: f"module.module.{name}",
+        "compiled DataParallel": lambda name: f"_orig_mod.module.{name}",
+        "Lightning": lambda name: f"model.{name}",
+        "Lightning, compiled": lambda name: f"model._orig_mod.{name}",
+        "one part": lambda name: name.replace(f"{first}.", f"{first}.module.", 1),
+    }
+    for rename in wrapped.values():
+        assert_equal(written({rename(name): value for name, value in values.items()}), values)
+
+
+def test_averaged_model(written):
+    averaged = torch.optim.swa_utils.AveragedModel(network()).state_dict()
+    assert "n_averaged" in averaged
+    assert list(written(averaged)) == ["n_averaged", *network().state_dict()]
+
+
+def test_expanded_tensors(written):
+    values = {"row": normal(4).expand(3, 4), "number": normal(1).expand(2, 5), "plain": normal(2)}
+    assert_equal(written(values), values)
+
+
+def test_files_that_are_no_checkpoints_are_named_for_what_they_are(tmp_path):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n"
+    (tmp_path / "lfs.pth").write_bytes(pointer)
+    with pytest.raises(CheckpointError, match=r"pointer of Git LFS.*git lfs pull"):
+        read_checkpoint(tmp_path / "lfs.pth")
+    module = torch.nn.Linear(2, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(module, torch.zeros(1, 2)), tmp_path / "script.pt")
+        exported = torch.export.export(module, (torch.zeros(1, 2),))
+        torch.export.save(exported, tmp_path / "exported.pt2")
+    with pytest.raises(CheckpointError, match=r"TorchScript .*torch.save\(module.state_dict\(\)"):
+        read_checkpoint(tmp_path / "script.pt")
+    with pytest.raises(CheckpointError, match=r"an exported program .*module.state_dict\(\)"):
+        read_checkpoint(tmp_path / "exported.pt2")
 
 
 def test_prefix_of_some_names_stays(written):
