@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
@@ -464,6 +464,7 @@ def main():
         deadline=None,
         database=None,
         derandomize=True,
+        phases=[Phase.generate],  # a network takes seconds, and making it smaller many of them
         suppress_health_check=list(HealthCheck),
     )
     @given(networks())
