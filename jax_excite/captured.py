@@ -5,6 +5,7 @@ after these have changed, and keeps them alive. So functions, methods and partia
 what they capture becomes a pytree, from which an equal function is rebuilt inside of a trace.
 """
 
+import dis
 import functools
 import itertools
 import sys
@@ -104,16 +105,21 @@ class _Rebuild:
 
 
 class _Kept:
-    """A list, dict or set without arrays: the function gets the very same one."""
+    """A list or dict without arrays: the function gets the very same one.
+
+    Of a dict what it holds counts too; a list grows where it is a record.
+    """
 
     def __init__(self, value: Any):
         self.value = value
+        self._content = repr(value) if isinstance(value, dict) else ""
 
     def __hash__(self) -> int:
         return id(self.value)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Kept) and self.value is other.value
+        same = isinstance(other, _Kept) and self.value is other.value
+        return same and self._content == other._content  # type: ignore[union-attr]
 
 
 def _closed(part: Any, used: list[Any]) -> Any:
@@ -121,7 +127,7 @@ def _closed(part: Any, used: list[Any]) -> Any:
         return isinstance(node, Opened)
 
     def close(node: Any) -> Any:
-        if isinstance(node, _Kept):
+        if isinstance(node, (_Kept, _Whole)):
             return node.value
         return node.closed(used) if isinstance(node, Opened) else node
 
@@ -165,7 +171,15 @@ def opened(fn: Any) -> Any:
     Args:
         fn: a callable pytree, a function, a method, a partial, or an object that can be called.
     """
-    return _open_tree(fn, ())
+    try:
+        found = _open_tree(fn, ())
+    except _NeedsWholeError:
+        found = _Whole(fn)
+    return Opened([found], lambda parts: parts[0], "whole") if isinstance(found, _Whole) else found
+
+
+class _NeedsWholeError(Exception):
+    """A function assigns to what it captures, so that a copy would not do the same."""
 
 
 def _open_tree(tree: Any, around: tuple[int, ...]) -> Any:
@@ -185,6 +199,8 @@ def _is_record(node: Any) -> bool:
 
 def _open(value: Any, around: tuple[int, ...]) -> Any:
     """An `Opened` of a value that can be opened, else the value."""
+    if id(value) in around and isinstance(value, types.FunctionType):
+        raise _NeedsWholeError  # it refers to itself
     if id(value) in around or len(around) > _DEEPEST or isinstance(value, _NEVER_OPENED):
         return value
     if isinstance(value, (list, dict)):
@@ -199,9 +215,8 @@ def _open(value: Any, around: tuple[int, ...]) -> Any:
         return _open_function(value, around)
     if hasattr(type(value), "stateless_call"):
         return _open_keras(value)
-    if not isinstance(value, (jax.Array, np.ndarray)) and _is_own(type(value)):
-        return _open_object(value, around)
-    return value
+    is_leaf = not isinstance(value, (jax.Array, np.ndarray)) and jax.tree_util.all_leaves([value])
+    return _Whole(value) if is_leaf and _is_own(type(value)) else value
 
 
 def _open_partial(value: functools.partial[Any], around: tuple[int, ...]) -> Opened:
@@ -220,22 +235,28 @@ def _open_function(function: types.FunctionType, around: tuple[int, ...]) -> Any
     if function.__code__.co_filename.startswith(_INSTALLED) and not function.__closure__:
         return function
     code, scope, label = function.__code__, function.__globals__, function.__name__
+    if _writes(code):
+        raise _NeedsWholeError
     names = [name for name in dict.fromkeys(_names(code)) if _is_captured(scope.get(name))]
     cells = tuple(_content(cell) for cell in function.__closure__ or ())
     by_keyword = tuple((function.__kwdefaults__ or {}).values())
     keywords = tuple(function.__kwdefaults__ or {})
-    parts = (cells, function.__defaults__ or (), by_keyword, tuple(scope[name] for name in names))
+    attributes = tuple(vars(function).values())
+    labels = tuple(vars(function))
+    by_name = tuple(scope[name] for name in names)
+    parts = (cells, function.__defaults__ or (), by_keyword, attributes, by_name)
     parts = list(_open_tree(parts, around))
 
     def rebuild(parts: list[Any]) -> types.FunctionType:
-        cells, defaults, by_keyword, by_name = parts
+        cells, defaults, by_keyword, attributes, by_name = parts
         own = {**scope, **dict(zip(names, by_name, strict=True))} if names else scope
         closure = tuple(map(types.CellType, cells))
         made = types.FunctionType(code, own, label, tuple(defaults), closure)
         made.__kwdefaults__ = dict(zip(keywords, by_keyword, strict=True)) or None
+        made.__dict__.update(zip(labels, attributes, strict=True))
         return made
 
-    return Opened(parts, rebuild, (code, id(scope), tuple(names), keywords))
+    return Opened(parts, rebuild, (code, id(scope), tuple(names), keywords, labels))
 
 
 def _content(cell: types.CellType) -> Any:
@@ -261,28 +282,107 @@ def _is_captured(value: Any) -> bool:
     return True
 
 
+def _writes(code: types.CodeType) -> bool:
+    """Whether a function, or one inside of it, assigns to what it captures."""
+    for name, argument in _instructions(code):
+        if name in ("STORE_GLOBAL", "DELETE_GLOBAL"):
+            return True
+        if name in ("STORE_DEREF", "DELETE_DEREF") and argument in code.co_freevars:
+            return True
+    return any(_writes(c) for c in code.co_consts if isinstance(c, types.CodeType))
+
+
+@functools.lru_cache(maxsize=4096)
+def _instructions(code: types.CodeType) -> tuple[tuple[str, Any], ...]:
+    return tuple((one.opname, one.argval) for one in dis.get_instructions(code))
+
+
 def _is_own(kind: type) -> bool:
-    """Whether a class is one of the caller's, plainly of Python, whose objects have attributes."""
+    """Whether a class is one of the caller's, or a namespace, whose objects hold anything."""
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)
-    own = kind.__module__ == "__main__" or (
-        file is not None and not str(file).startswith(_INSTALLED)
-    )
-    return own and callable(kind) and not hasattr(kind, "__slots__")
+    own = file is not None and not str(file).startswith(_INSTALLED)
+    return own or kind.__module__ == "__main__" or issubclass(kind, types.SimpleNamespace)
 
 
-def _open_object(value: Any, around: tuple[int, ...]) -> Any:
-    if not hasattr(value, "__dict__"):
-        return value
-    kind = type(value)
+class _Whole:
+    """A callable or an object that is used as it is, because a copy would not do the same.
 
-    names = tuple(vars(value))
+    It equals another of the same object whose arrays and numbers are the same ones. So a change of
+    these compiles anew, and the answer follows them.
+    """
 
-    def rebuild(parts: list[Any]) -> Any:
-        made = object.__new__(kind)
-        made.__dict__.update(zip(names, parts, strict=True))
-        return made
+    def __init__(self, value: Any):
+        self.value = value
+        self._held = tuple(_held(value, set(), 0))
 
-    return Opened(list(_open_tree(tuple(vars(value).values()), around)), rebuild, (kind, names))
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _Whole)
+            and self.value is other.value
+            and len(self._held) == len(other._held)
+            and all(map(_is_same, self._held, other._held))
+        )
+
+
+def _is_same(a: Any, b: Any) -> bool:
+    if isinstance(a, weakref.ref) and isinstance(b, weakref.ref):
+        return a() is b() and a() is not None
+    return type(a) is type(b) and a == b
+
+
+def _held(value: Any, seen: set[int], depth: int) -> Iterator[Any]:
+    """References to the arrays, and the numbers, that a value can be seen to hold."""
+    if isinstance(value, jax.Array):
+        yield weakref.ref(value)
+    elif isinstance(value, np.ndarray):
+        yield (value.shape, value.dtype.str, hash(value.tobytes()))
+    elif isinstance(value, (bool, int, float, complex, str)):
+        yield value
+    elif id(value) not in seen and depth <= _DEEPEST:
+        seen.add(id(value))
+        for part in _within(value):
+            yield from _held(part, seen, depth + 1)
+
+
+def _within(value: Any) -> Iterator[Any]:
+    """What a value holds, one step down."""
+    if isinstance(value, types.FunctionType):
+        if not value.__code__.co_filename.startswith(_INSTALLED):
+            yield from _within_function(value)
+    elif isinstance(value, types.MethodType):
+        yield from (value.__func__, value.__self__)
+    elif isinstance(value, functools.partial):
+        yield from (value.func, *value.args, *value.keywords.values())
+    elif isinstance(value, dict):
+        yield from value.values()
+    elif isinstance(value, (list, tuple)):
+        yield from () if _is_record(value) else value
+    elif isinstance(value, type):
+        if _is_own(value):
+            kept = (n for n in vars(value) if not n.startswith("__") or n == "__call__")
+            yield from (vars(value)[name] for name in kept)
+    elif not jax.tree_util.all_leaves([value]):
+        yield from jax.tree.leaves(value)
+    elif _is_own(type(value)):
+        yield from getattr(value, "__dict__", {}).values()
+        for kind in type(value).__mro__:
+            names = getattr(kind, "__slots__", ())
+            yield from (
+                getattr(value, n, None) for n in ((names,) if isinstance(names, str) else names)
+            )
+            yield kind
+
+
+def _within_function(function: types.FunctionType) -> Iterator[Any]:
+    yield from (_content(cell) for cell in function.__closure__ or ())
+    yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()
+    yield from vars(function).values()
+    found = (function.__globals__.get(name) for name in dict.fromkeys(_names(function.__code__)))
+    yield from (one for one in found if _is_captured(one))
 
 
 def _open_keras(model: Any) -> Opened:

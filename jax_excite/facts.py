@@ -17,7 +17,7 @@ from jax_excite.graph import (
     passed_on,
     scan_operands,
 )
-from jax_excite.profiles import Fixed, Profile, Symbol, elementwise, has_kink
+from jax_excite.profiles import Fixed, Profile, Symbol, elementwise, has_kink, primitive_name
 
 Views = dict[int, Profile]  # a value as a function of each base, the value itself included
 Meaning = Fixed | Symbol | Views | None
@@ -172,6 +172,10 @@ class Facts:
         """Whether an operand is of a float dtype."""
         return jnp.issubdtype(self._dtype(operand), jnp.floating)
 
+    def is_truth(self, operand: Operand) -> bool:
+        """Whether an operand is of truth values."""
+        return self._dtype(operand) == np.bool_
+
     def _dtype(self, operand: Operand) -> Any:
         if isinstance(operand, Constant):
             return jnp.result_type(operand.value)
@@ -187,7 +191,8 @@ class Facts:
 
         A maximum along the axis of a stack is one of what is stacked.
         """
-        if (evaluate := elementwise(node.name, node.params)) is not None:
+        evaluate = elementwise(node.name, node.params)
+        if evaluate is not None and len(node.outputs) == 1:
             return evaluate, node.inputs
         stack = self._stacks.get(node.inputs[0]) if node.inputs else None  # type: ignore[arg-type]
         if stack is None or node.name not in ("reduce_max", "argmax"):
@@ -232,9 +237,6 @@ class Facts:
                 self._forget(output)
                 self._constants[output] = evaluate(*(m.value for m in meanings))  # type: ignore[union-attr]
             return
-        if node.name in ("copy", "convert_element_type") and isinstance(meanings[0], Symbol):
-            self.symbols[output] = self.symbols.get(node.inputs[0], output)  # type: ignore[arg-type]
-            return
         views = [meaning for meaning in meanings if isinstance(meaning, dict)]
         chosen = node.name == "select_n" and not isinstance(meanings[0], dict)
         if not views or chosen or any(meaning is None for meaning in meanings):
@@ -248,7 +250,8 @@ class Facts:
             depth = 1 + max(part.depth for part in profiles)
             if depth <= _DEEPEST:
                 bent = kinked or any(part.kinked for part in profiles)
-                own[base] = Profile(node.name, evaluate, parts, bent, depth)  # type: ignore[arg-type]
+                name = primitive_name(node.name, node.params)
+                own[base] = Profile(name, evaluate, parts, bent, depth)  # type: ignore[arg-type]
 
     def _forget(self, number: int) -> None:
         self.views.pop(number, None)
@@ -261,7 +264,8 @@ class Facts:
             self._forget(output)
             self._constants[output] = meaning.value
         elif isinstance(meaning, Symbol) and not isinstance(operand, Constant):
-            self.symbols[output] = self.symbols[operand]
+            if self._types[operand].size == 1 and operand in self.symbols:
+                self.symbols[output] = self.symbols[operand]
         elif node.name == "broadcast_in_dim" and not isinstance(operand, Constant):
             if self._types[operand].size < self._types[output].size:
                 self._spread_out.add(output)

@@ -42,6 +42,7 @@ from jax_excite.profiles import (
     jumps,
     name_of_whole,
     recognise,
+    unknowns,
 )
 
 GateKind = Literal["relu", "clipped_relu", "leaky_relu", "max_pool"]
@@ -115,6 +116,10 @@ _WORDS: dict[Kind, str] = {
     "sort": "sorted entries",
     "step": "a comparison, as a number",
 }
+# What makes a choice by comparing.
+_DECIDES = ("argmax", "argmin", "ge", "gt", "le", "lt", "sort", "top_k")
+# How far to look for what a variance is computed from.
+_FARTHEST = 12
 # What a guarded variance or square root is computed through.
 _KEEPS_SIGN = (
     "add",
@@ -208,6 +213,7 @@ class _Census:
         self._left: list[int] = []
         self._found: list[Found] = []
         self._gates: dict[int, Found | None] = {}
+        self._branches: set[Node] = set()
 
     def run(self) -> list[Found]:
         self._push(self._graph.outputs)
@@ -286,13 +292,12 @@ class _Census:
         self._push(node.inputs)
 
     def _depends_on_branch(self, node: Node) -> bool:
-        already = any(number in self._seen for number in node.outputs[1:])
+        if node in self._branches:
+            return False
+        self._branches.add(node)
         if node.name == "cond":
-            return node.inputs[0] in self._facts.depends and not already
-        if node.name == "while":
-            test = node.bodies[0].outputs[0]
-            return test in self._facts.depends and not already
-        return False
+            return node.inputs[0] in self._facts.depends
+        return node.name == "while" and node.bodies[0].outputs[0] in self._facts.depends
 
     def _visit_elementwise(self, value: int, node: Node, operands: list[Operand]) -> None:
         base = self._base(value)
@@ -320,7 +325,8 @@ class _Census:
     def _is_step(self, node: Node) -> bool:
         """Whether a node makes a number of a comparison."""
         operand = node.inputs[0]
-        return node.name == "convert_element_type" and self._compares(operand)
+        is_truth = node.name == "convert_element_type" and self._facts.is_truth(operand)
+        return is_truth and self._compares(operand)
 
     def _compares(self, operand: Operand) -> bool:
         """Whether a truth value depends on the input by an inequality."""
@@ -333,15 +339,25 @@ class _Census:
             node = self._facts.producers.get(value)
             if node is None:
                 left += [self._facts.outer[value]] if value in self._facts.outer else []
-            elif node.name in ("lt", "le", "gt", "ge"):
+            elif node.name in _DECIDES or self._tells_apart(node):
                 return True
-            elif self._facts.is_float(value) or node.name in ("eq", "ne", "is_finite"):
+            elif node.name == "is_finite" or (
+                self._facts.is_float(value) and node.name != "convert_element_type"
+            ):
                 continue
             elif is_call(node):
                 left += [body.outputs[node.outputs.index(value)] for body in node.bodies]
             else:
                 left += node.inputs
         return False
+
+    def _tells_apart(self, node: Node) -> bool:
+        """Whether an equality decides by the input, and does not just watch for one number."""
+        if node.name not in ("eq", "ne") or node.inputs[0] == node.inputs[1]:
+            return False
+        a, b = node.inputs
+        numbers = [self._facts.constant(operand) for operand in (a, b)]
+        return not self._facts.is_float(a) or all(number is None for number in numbers)
 
     def _leave_whole(self, value: int, node: Node, base: int) -> None:
         """Leave a function of one value as it is; list it if its derivative jumps."""
@@ -351,7 +367,7 @@ class _Census:
         if jumps(profile):
             name = name_of_whole(profile)
             self._list(node, base, _kind_of(node) if name == "other" else _named(name))
-        self._push([base])
+        self._push([base, *(key for key in unknowns(profile) if key in self._facts.depends)])
 
     def _below(self, value: int) -> int | None:
         """The base of a value that is itself a part of an activation, else None."""
@@ -536,8 +552,20 @@ class _Census:
         """Whether a value is a mean of squares, or that less the square of a mean."""
         node = self._producer(value)
         if node is not None and node.name == "sub":
-            return self._is_sum_of_squares(node.inputs[0]) and self._is_square(node.inputs[1])
-        return not self._is_square(value) and self._is_sum_of_squares(value)
+            a, b = node.inputs
+            is_mean = self._is_sum_of_squares(a) and self._reduces(a)
+            return is_mean and self._is_square(b) and self._reduces(b)
+        return self._is_sum_of_squares(value) and self._reduces(value)
+
+    def _reduces(self, operand: Operand, depth: int = 0) -> bool:
+        """Whether a value is computed from a sum over axes, by what keeps signs or squares."""
+        node = self._producer(operand)
+        if node is None or depth > _FARTHEST:
+            return False
+        if node.name in ("reduce_sum", "psum", "psum_invariant"):
+            return True
+        further = node.name in (*_KEEPS_SIGN, "square", "integer_pow")
+        return further and any(self._reduces(o, depth + 1) for o in node.inputs)
 
     def _producer(self, operand: Operand) -> Node | None:
         """What computes an operand, looking out of the body of a call and into what it calls."""
@@ -565,14 +593,32 @@ class _Census:
 
     def _is_sum_of_squares(self, operand: Operand, depth: int = 0) -> bool:
         node = self._producer(operand)
-        if node is None or depth > 12:
+        if node is None or depth > _FARTHEST:
             return False
         if self._is_square(operand):
             return True
-        if node.name not in _KEEPS_SIGN:
-            return False
         on_input = [o for o in node.inputs if o in self._facts.depends]
-        return bool(on_input) and all(self._is_sum_of_squares(o, depth + 1) for o in on_input)
+        others = [o for o in node.inputs if o not in self._facts.depends]
+        if node.name not in _KEEPS_SIGN or not on_input:
+            return False
+        if node.name == "select_n":
+            others = [o for o in others if o != node.inputs[0]]
+        kept = all(self._is_positive(o, depth + 1) for o in others)
+        return kept and all(self._is_sum_of_squares(o, depth + 1) for o in on_input)
+
+    def _is_positive(self, operand: Operand, depth: int) -> bool:
+        """Whether what does not depend on the input is a number >= 0 or a count."""
+        number = self._facts.constant(operand)
+        if number is not None:
+            return bool(np.isnan(number) or number >= 0)
+        node = self._producer(operand)
+        if node is None or depth > _FARTHEST:
+            return False
+        if node.name == "convert_element_type" and not self._facts.is_float(node.inputs[0]):
+            return True
+        return node.name in (*_KEEPS_SIGN, "max") and all(
+            self._is_positive(o, depth + 1) for o in node.inputs
+        )
 
     def _guards_square_root(self, graph: Graph, gate: Found) -> bool:
         """Whether all that a maximum goes to is a square root, of itself or more."""

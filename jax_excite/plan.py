@@ -127,7 +127,7 @@ class Plan:
         self._known = dict(zip(self._graph.inputs, self._weights, strict=False))
         inputs = self._graph.inputs[len(self._weights) :]
         types = self._graph.types
-        sources = [n for n in inputs if jnp.issubdtype(types[n].dtype, jnp.floating)]
+        sources = [n for n in inputs if jnp.issubdtype(types[n].dtype, jnp.inexact)]
         self._differentiable = bool(sources)
         self._found = census(self._graph, sources, selection.enter)
         self._is_entered = is_entered(selection.enter)

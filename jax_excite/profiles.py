@@ -18,8 +18,10 @@ Shape = Literal[
 ]
 
 # Sample points, symmetric around 0 and away from the numbers that people choose as bounds.
-_MAGNITUDES = np.concatenate([np.arange(1, 100) * 0.0971317, 1.37 * 10.0 ** np.arange(1, 31)])
-SAMPLES = np.concatenate([-_MAGNITUDES[::-1], [-1.3e-4, 1.3e-4], _MAGNITUDES])
+_MAGNITUDES = np.sort(
+    np.concatenate([np.arange(1, 60) * 0.1371317, 1.0371 * 10.0 ** np.arange(-7, 30, 0.125)])
+)
+SAMPLES = np.concatenate([-_MAGNITUDES[::-1], _MAGNITUDES])
 # What is not known when tracing, such as learned slopes, is tried with this many values.
 _TRIALS = 3
 # A derivative jumps where its one-sided differences differ by more than this.
@@ -152,6 +154,11 @@ def has_kink(name: str, params: dict[str, Any]) -> bool:
     return name in _KINKED or name == "select_n" or _truncates(name, params)
 
 
+def primitive_name(name: str, params: dict[str, Any]) -> str:
+    """A primitive's name, and one of its own for conversions that truncate."""
+    return "truncate" if _truncates(name, params) else name
+
+
 def _truncates(name: str, params: dict[str, Any]) -> bool:
     return name == "convert_element_type" and np.dtype(params["new_dtype"]).kind in "iu"
 
@@ -239,7 +246,18 @@ class Recognised:
 
 def recognise(profile: Profile) -> Recognised:
     """Tell a kinked profile by its values."""
-    z, found = SAMPLES, profile.samples
+    found = _recognise_at(profile, SAMPLES, profile.samples)
+    if found.shape == "other":
+        return found
+    switches = _all_switches(profile)
+    if switches is None:
+        return Recognised("other")
+    points = _around(switches)
+    again = _recognise_at(profile, points, profile.at(points))
+    return found if again.shape == found.shape else Recognised("other")
+
+
+def _recognise_at(profile: Profile, z: np.ndarray, found: np.ndarray) -> Recognised:
     if found.dtype.kind != "f" or np.isnan(found).any():
         return Recognised("other")
     above, below = z > 0, z < 0
@@ -297,34 +315,70 @@ def _parts(profile: Profile) -> Iterator[Profile | Fixed | Symbol]:
             left += part.inputs if isinstance(part, Profile) else ()
 
 
+def unknowns(profile: Profile) -> Iterator[Any]:
+    """The keys of the symbols that a profile is computed with."""
+    yield from (part.key for part in _parts(profile) if isinstance(part, Symbol))
+
+
 def jumps(profile: Profile) -> bool:
     """Whether the derivative of a profile, or its value, jumps anywhere.
 
     That of a whole may be smooth though its parts have kinks, as in ELU.
     """
-    for part in _parts(profile):
-        if isinstance(part, Profile) and part.name in _KINKED:
-            switches = _switches(part)
-            if switches is None or any(_jumps_at(profile, point) for point in switches):
-                return True
-    return False
+    switches = _all_switches(profile)
+    return switches is None or any(_jumps_at(profile, point) for point in switches)
 
 
-def _switches(part: Profile) -> list[float] | None:
-    """The points at which a primitive passes from one branch to another; None for too many."""
+def _all_switches(profile: Profile) -> list[float] | None:
+    """The points at which any part of a profile passes from one branch to another.
+
+    None where there are too many.
+    """
+    kinked = [p for p in _parts(profile) if isinstance(p, Profile) and p.name in _KINKED]
+    if any(isinstance(p, Profile) and p.name in _STEPS for p in _parts(profile)):
+        return None
+    if any(isinstance(p, Profile) and _tells_apart(p) for p in _parts(profile)):
+        return None
+    found: list[float] = []
+    for part in sorted(kinked, key=lambda part: part.depth):
+        points = _around(found)
+        for trial in range(_TRIALS):
+            found += _switches(part, points, trial)
+    return found
+
+
+def _tells_apart(part: Profile) -> bool:
+    """Whether an equality decides by the base, and does not just watch for one number."""
+    if part.name not in ("eq", "ne") or part.inputs[0] is part.inputs[1]:
+        return False
+    return not any(isinstance(operand, Fixed) for operand in part.inputs)
+
+
+_STEPS = ("ceil", "floor", "rem", "round", "truncate")
+
+
+def _around(switches: list[float]) -> np.ndarray:
+    """The sample points, and points on both sides of and between switches."""
+    at = np.unique(np.array(switches, np.float64))
+    middles = (at[1:] + at[:-1]) / 2
+    step = 1e-4 * np.maximum(1e-3, np.abs(at))
+    more = [at - step, at + step, at - 9 * step, at + 9 * step, middles]
+    return np.unique(np.concatenate([SAMPLES, *more, *(-part for part in more)]))
+
+
+def _switches(part: Profile, points: np.ndarray, trial: int) -> list[float]:
+    """The points at which one primitive passes from one branch to another, in one trial."""
 
     def difference(points: np.ndarray) -> np.ndarray:
         values = [np.asarray(_value(i, points, {}), np.float64) for i in part.inputs]
-        values = [np.broadcast_to(v, (_TRIALS, len(points)))[0] for v in values]
+        values = [np.broadcast_to(v, (_TRIALS, len(points)))[trial] for v in values]
         if part.name == "clamp":
             low, x, high = values
             return np.where(np.abs(x - low) < np.abs(x - high), x - low, x - high)
         return values[0] - (values[1] if len(values) > 1 else 0)
 
-    if part.name in ("ceil", "floor", "rem", "round"):
-        return None
     with np.errstate(all="ignore"):
-        points = SAMPLES[np.abs(SAMPLES) < 1e4]
+        points = points[np.abs(points) < 1e15]
         values = difference(points)
         changes = np.flatnonzero(np.sign(values[:-1]) * np.sign(values[1:]) < 0)
         return [_root(difference, points[i], points[i + 1]) for i in changes]
@@ -342,8 +396,11 @@ def _root(f: Callable[[np.ndarray], np.ndarray], low: float, high: float) -> flo
 
 
 def _jumps_at(profile: Profile, point: float) -> bool:
-    step = _STEP * max(1.0, abs(point))
+    wide = max(1.0, abs(point))
+    step = _STEP * wide
     values = profile.at(point + step * np.array([-3, -2, -1, 1, 2, 3])).astype(np.float64)
     left, middle, right = ((values[:, i + 1] - values[:, i]) / step for i in (0, 2, 4))
-    size = 1 + np.abs(left) + np.abs(right)
-    return bool((np.abs(left - right) > _JUMP * size).any() or (np.abs(middle) > 10 * size).any())
+    far = profile.at(point + wide * np.array([-1.0, -0.5, 0.0, 0.5, 1.0])).astype(np.float64)
+    size = np.nanmax(np.abs(np.diff(far)), axis=1, initial=0) / wide + np.abs(left) + np.abs(right)
+    kink = np.abs(left - right) > _JUMP * size + 1e-12
+    return bool(kink.any() or (np.abs(middle) > 20 * size + 1e-12).any())
