@@ -616,6 +616,8 @@ class _Census:
             return False
         if node.name == "convert_element_type" and not self._facts.is_float(node.inputs[0]):
             return True
+        if node.name == "sub" and self._facts.constant(node.inputs[1]) == 0:
+            return self._is_positive(node.inputs[0], depth + 1)
         return node.name in (*_KEEPS_SIGN, "max") and all(
             self._is_positive(o, depth + 1) for o in node.inputs
         )

@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import types
 import weakref
 
 import jax
@@ -97,6 +98,57 @@ def test_the_answer_follows_the_weights(case, call):
     before = CALLS[call](fn, x)
     change()
     assert relative_error(CALLS[call](fn, x), 2 * before) < 1e-5
+
+
+class Slots:
+    __slots__ = ("weights",)
+
+    def __call__(self, x):
+        return jax.nn.relu(x).mean((1, 2)) @ self.weights
+
+
+class OfTheClass:
+    weights = jnp.ones((3, 5))
+
+    def __call__(self, x):
+        return jax.nn.relu(x).mean((1, 2)) @ self.weights
+
+
+def of_itself(x):
+    return jax.nn.relu(x).mean((1, 2)) @ of_itself.weights
+
+
+@pytest.mark.parametrize("kind", ["slots", "class", "function", "namespace"])
+def test_weights_that_are_attributes(kind):
+    holder = {
+        "slots": Slots(),
+        "class": OfTheClass,
+        "function": of_itself,
+        "namespace": types.SimpleNamespace(),
+    }[kind]
+    holder.weights = jnp.ones((3, 5))
+    fn = OfTheClass() if kind == "class" else holder
+    if kind == "namespace":
+        fn = lambda x: jax.nn.relu(x).mean((1, 2)) @ holder.weights  # noqa: E731
+    x = images()
+    before = je.pullback(fn, x, 1)
+    holder.weights = 2 * holder.weights
+    assert relative_error(je.pullback(fn, x, 1), 2 * before) < 1e-6
+
+
+def test_a_function_that_assigns_to_what_it_captures_is_not_copied():
+    held = jnp.zeros(4)
+
+    def hook(value):
+        nonlocal held
+        held = value
+
+    def fn(x):
+        hook(jax.nn.relu(x))
+        return held * 2
+
+    x = jnp.array([1.0, 2.0, -1.0, 3.0])
+    np.testing.assert_array_equal(je.excite(fn)(x), [2, 4, 0, 6])
 
 
 def test_calibration_follows_the_weights():

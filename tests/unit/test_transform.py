@@ -15,6 +15,9 @@ from tests.networks import Network, images, relative_error, soft_max_pool, soft_
 
 T = 0.4
 GATING = Gating(temperature=T, pool_temperature=T)
+# Weights, such that their transposes are others.
+X = jnp.asarray(np.random.default_rng(0).uniform(0.1, 0.9, (2, 8, 8, 3)), jnp.float32)
+A = X[0, 0, :3]
 
 
 def lax_pool(x):
@@ -230,10 +233,40 @@ def test_what_is_no_gate_is_untouched(fn):
         (lambda x: jnp.sort(x, axis=1), ["sort"]),
         (lambda x: x + (x > 0.1), ["step"]),
         (lambda x: jnp.clip(x, -0.5, 0.5) ** 3, ["min"]),
+        (lambda x: jnp.where((x > 0.02) & (x < 0.08), 0, jnp.sin(x)), ["select"]),
+        (lambda x: jnp.where(x > 1e-4, x, 0), ["select"]),
+        (lambda x: jnp.where(x > 0, 5e-4 * x, 0), ["select"]),
+        (lambda x: jnp.clip(x, -32768.0, 32767.0), ["min"]),
+        (lambda x: jnp.maximum(x + X, X.swapaxes(1, 2)) - X.swapaxes(1, 2), ["max"]),
+        (lambda x: x - (x * 3).astype(int), ["step"]),
+        (lambda x: jnp.where(jnp.argmax(x, -1)[..., None] == jnp.arange(3), x, 0), ["select"]),
+        (
+            lambda x: lax.cond(x.sum() > 9, lambda x: (x, 2 * x), lambda x: (-x, x), x)[1],
+            ["branch"],
+        ),
     ],
 )
 def test_what_is_left_hard_is_listed(fn, kinds):
     check_untouched(fn, kinds)
+
+
+@pytest.mark.parametrize(
+    ("fn", "kinds"),
+    [
+        (lambda x: jnp.maximum(x**2 + X[0, 0], 0), ["relu"]),
+        (lambda x: jnp.maximum((x**2).sum(-1) - 3.0, 0), ["relu"]),
+        (lambda x: jnp.maximum((x - 1) ** 2 - (x @ A) ** 2, 0), ["relu"]),
+        (lambda x: jnp.where(x > 0, x, X.swapaxes(1, 2) * x) + X, ["leaky_relu"]),
+        (lambda x: jnp.maximum(x, jax.nn.relu(x.mean(-1, keepdims=True))), ["relu", "max"]),
+        (lambda x: jnp.maximum((x**2).mean() - x.mean() ** 2, 0), []),
+        (lambda x: jnp.maximum(x.var(where=X > 0), 0) + jnp.maximum(x.var(), 0), []),
+    ],
+)
+def test_gates_beside_guards_and_unknown_constants(fn, kinds):
+    x = 2 * images()
+    assert [site.kind for site in sites(fn, x)] == kinds
+    ours, plain = weighted_grad(excite(fn, recipes.VANILLA), x), weighted_grad(fn, x)
+    assert jnp.linalg.norm(ours - plain) <= 1e-5 * jnp.linalg.norm(plain)
 
 
 def check_untouched(fn, kinds):
