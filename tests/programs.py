@@ -261,6 +261,7 @@ class Softened:
 
     soft: bool
     sites: list
+    mapped: bool = False
 
     def gate(self, kind, hard, soft):
         self.sites.append((kind, True))
@@ -315,7 +316,10 @@ def run_around(wrapper, inner, h, mode):
     if wrapper in ("jit", "remat"):
         return {"jit": jax.jit, "remat": jax.checkpoint}[wrapper](fn)(h)
     if wrapper == "vmap":
-        return jax.vmap(lambda one: fn(one[None])[0])(h)
+        before, mode.mapped = mode.mapped, True  # here `cond` on the input becomes a `select`
+        out = jax.vmap(lambda one: fn(one[None])[0])(h)
+        mode.mapped = before
+        return out
     if wrapper == "residual":
         out = fn(h)
         return out + h if out.shape == h.shape else out
@@ -329,7 +333,7 @@ def run_around(wrapper, inner, h, mode):
         return lax.scan(lambda c, s: (fn(s * c), None), h, jnp.array([1.0, 0.7]))[0]
     if wrapper == "cond":
         place = len(mode.sites)
-        on_input = len(inner) % 2 == 0
+        on_input = len(inner) % 2 == 0 and not mode.mapped
         test = h[0, 0, 0, 0] < 0.1 if on_input else jnp.asarray(True)
         out = lax.cond(test, lambda h: fn(1.1 * h), fn, h)
         if on_input:
@@ -337,12 +341,12 @@ def run_around(wrapper, inner, h, mode):
         return out
     if wrapper == "while":
         # No derivative goes through a loop without a fixed number of steps, so none is asked for.
-        inside = Softened(mode.soft, [])
+        inside = Softened(mode.soft, [], mode.mapped)
         start = lax.stop_gradient(h)
         step = lambda n: n + 1 + jnp.abs(run(inner, start, inside)).mean()  # noqa: E731
         return h * lax.while_loop(lambda n: n < 3, step, jnp.zeros(()))
     assert wrapper == "custom rule"
-    inside = Softened(False, [])
+    inside = Softened(False, [], mode.mapped)
 
     @jax.custom_vjp
     def own(h):

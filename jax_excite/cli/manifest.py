@@ -59,4 +59,9 @@ def save_manifest(path: Path, manifest: dict[str, Any]) -> None:
 
 
 def _json(manifest: dict[str, Any], indent: int | None = None) -> str:
-    return json.dumps(manifest, indent=indent, default=lambda array: np.asarray(array).tolist())
+    return json.dumps(manifest, indent=indent, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """A mapping or an array, as JSON has them."""
+    return dict(value) if isinstance(value, Mapping) else np.asarray(value).tolist()

@@ -1,7 +1,8 @@
 """Generated networks, see tests/programs.py."""
 
+import jax
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 
 from tests.programs import (
     CLIPPED,
@@ -37,6 +38,7 @@ def test_each_layer_among_gates(layer, x64):
 # A network takes about a second, so there are as many as the default run has time for.
 @settings(
     max_examples=100,
+    phases=[Phase.generate],
     deadline=None,
     derandomize=True,
     database=None,
@@ -45,3 +47,4 @@ def test_each_layer_among_gates(layer, x64):
 @given(networks())
 def test_generated_networks(x64, layers):
     check(layers)
+    jax.clear_caches()
