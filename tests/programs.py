@@ -1,6 +1,6 @@
 """Generated networks: what `excite` makes of each, against the same network softened by hand.
 
-`python -m tests.programs --count 2000` checks as many, tests/unit/test_programs.py a hundred.
+`python -m tests.programs --count 2000` checks as many, tests/unit/test_programs.py forty.
 A network is a list of layers of feature maps `[N, H, W, 6]`; layers that hold others wrap them.
 """
 
