@@ -57,7 +57,7 @@ def is_index(value: Any) -> bool:
 
 @jax.tree_util.register_pytree_node_class
 class Opened:
-    """A callable, or an object, as a pytree of what it captures.
+    """A callable as a pytree of what it captures.
 
     Attributes:
         parts: what it captures.
@@ -75,7 +75,7 @@ class Opened:
         return self.closed([])(*args, **kwargs)
 
     def closed(self, used: list[Any]) -> Any:
-        """The callable, or the object, with the parts as they are now, which go to `used`."""
+        """The callable with the parts as they are now, which go to `used`."""
         parts = [_closed(part, used) for part in self.parts]
         used += parts
         return self.rebuild(parts)
@@ -237,15 +237,9 @@ def _open_function(function: types.FunctionType, around: tuple[int, ...]) -> Any
     code, scope, label = function.__code__, function.__globals__, function.__name__
     if _writes(code):
         raise _NeedsWholeError
-    names = [name for name in dict.fromkeys(_names(code)) if _is_captured(scope.get(name))]
-    cells = tuple(_content(cell) for cell in function.__closure__ or ())
-    by_keyword = tuple((function.__kwdefaults__ or {}).values())
-    keywords = tuple(function.__kwdefaults__ or {})
-    attributes = tuple(vars(function).values())
-    labels = tuple(vars(function))
-    by_name = tuple(scope[name] for name in names)
-    parts = (cells, function.__defaults__ or (), by_keyword, attributes, by_name)
-    parts = list(_open_tree(parts, around))
+    names = _captured_names(function)
+    keywords, labels = tuple(function.__kwdefaults__ or {}), tuple(vars(function))
+    parts = list(_open_tree(_captures(function), around))
 
     def rebuild(parts: list[Any]) -> types.FunctionType:
         cells, defaults, by_keyword, attributes, by_name = parts
@@ -256,7 +250,23 @@ def _open_function(function: types.FunctionType, around: tuple[int, ...]) -> Any
         made.__dict__.update(zip(labels, attributes, strict=True))
         return made
 
-    return Opened(parts, rebuild, (code, id(scope), tuple(names), keywords, labels))
+    return Opened(parts, rebuild, (code, id(scope), names, keywords, labels))
+
+
+def _captures(function: types.FunctionType) -> tuple[tuple[Any, ...], ...]:
+    """What a function captures: by its closure, defaults, keywords, attributes and globals."""
+    return (
+        tuple(_content(cell) for cell in function.__closure__ or ()),
+        function.__defaults__ or (),
+        tuple((function.__kwdefaults__ or {}).values()),
+        tuple(vars(function).values()),
+        tuple(function.__globals__[name] for name in _captured_names(function)),
+    )
+
+
+def _captured_names(function: types.FunctionType) -> tuple[str, ...]:
+    names = dict.fromkeys(_names(function.__code__))
+    return tuple(name for name in names if _is_captured(function.__globals__.get(name)))
 
 
 def _content(cell: types.CellType) -> Any:
@@ -282,19 +292,15 @@ def _is_captured(value: Any) -> bool:
     return True
 
 
+@functools.lru_cache(maxsize=4096)
 def _writes(code: types.CodeType) -> bool:
     """Whether a function, or one inside of it, assigns to what it captures."""
-    for name, argument in _instructions(code):
-        if name in ("STORE_GLOBAL", "DELETE_GLOBAL"):
+    for one in dis.get_instructions(code):
+        if one.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
             return True
-        if name in ("STORE_DEREF", "DELETE_DEREF") and argument in code.co_freevars:
+        if one.opname in ("STORE_DEREF", "DELETE_DEREF") and one.argval in code.co_freevars:
             return True
     return any(_writes(c) for c in code.co_consts if isinstance(c, types.CodeType))
-
-
-@functools.lru_cache(maxsize=4096)
-def _instructions(code: types.CodeType) -> tuple[tuple[str, Any], ...]:
-    return tuple((one.opname, one.argval) for one in dis.get_instructions(code))
 
 
 def _is_own(kind: type) -> bool:
@@ -351,7 +357,7 @@ def _within(value: Any) -> Iterator[Any]:
     """What a value holds, one step down."""
     if isinstance(value, types.FunctionType):
         if not value.__code__.co_filename.startswith(_INSTALLED):
-            yield from _within_function(value)
+            yield from itertools.chain.from_iterable(_captures(value))
     elif isinstance(value, types.MethodType):
         yield from (value.__func__, value.__self__)
     elif isinstance(value, functools.partial):
@@ -374,15 +380,6 @@ def _within(value: Any) -> Iterator[Any]:
                 getattr(value, n, None) for n in ((names,) if isinstance(names, str) else names)
             )
             yield kind
-
-
-def _within_function(function: types.FunctionType) -> Iterator[Any]:
-    yield from (_content(cell) for cell in function.__closure__ or ())
-    yield from function.__defaults__ or ()
-    yield from (function.__kwdefaults__ or {}).values()
-    yield from vars(function).values()
-    found = (function.__globals__.get(name) for name in dict.fromkeys(_names(function.__code__)))
-    yield from (one for one in found if _is_captured(one))
 
 
 def _open_keras(model: Any) -> Opened:

@@ -190,15 +190,15 @@ def is_entered(enter: Iterable[str]) -> Callable[[Node], bool]:
     return entered
 
 
-def census(graph: Graph, sources: Iterable[int], enter: Iterable[str] = ()) -> list[Found]:
+def census(graph: Graph, sources: Iterable[int], entered: Callable[[Node], bool]) -> list[Found]:
     """Every place of a graph and its nested bodies where a derivative jumps, in their order.
 
     Args:
         graph: the graph.
         sources: those of its inputs that are differentiated.
-        enter: functions with derivative rules of their own that are dropped.
+        entered: what `is_entered` gives.
     """
-    return _Census(graph, sources, is_entered(enter)).run()
+    return _Census(graph, sources, entered).run()
 
 
 class _Census:
@@ -365,8 +365,7 @@ class _Census:
             base = below
         profile = self._facts.views[value][base]
         if jumps(profile):
-            name = name_of_whole(profile)
-            self._list(node, base, _kind_of(node) if name == "other" else _named(name))
+            self._list(node, base, name_of_whole(profile) or _JUMPS.get(node.name, "select"))
         self._push([base, *(key for key in unknowns(profile) if key in self._facts.depends)])
 
     def _below(self, value: int) -> int | None:
@@ -648,12 +647,3 @@ def _own_surrogate(node: Node) -> GateKind | None:
     """The kind of gate that is soft already, by a function of this library."""
     own: dict[str, GateKind] = {"soften_relu": "relu", "soften_max_pool": "max_pool"}
     return own.get(node.function[0]) if of_package(node, OWN) else None
-
-
-def _kind_of(node: Node) -> Kind:
-    """What a node is listed as where its activation has no name."""
-    return _JUMPS.get(node.name, "select")
-
-
-def _named(name: str) -> Kind:
-    return "hard_swish" if name == "hard_swish" else "hard_sigmoid"

@@ -129,8 +129,8 @@ class Plan:
         types = self._graph.types
         sources = [n for n in inputs if jnp.issubdtype(types[n].dtype, jnp.inexact)]
         self._differentiable = bool(sources)
-        self._found = census(self._graph, sources, selection.enter)
         self._is_entered = is_entered(selection.enter)
+        self._found = census(self._graph, sources, self._is_entered)
         self.sites = _sites(self._graph, self._found, selection)
         self._gates = {
             found.node: (found, site)

@@ -13,9 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import special
 
-Shape = Literal[
-    "relu", "negative_relu", "clipped_relu", "leaky_relu", "hard_sigmoid", "hard_swish", "other"
-]
+Shape = Literal["relu", "negative_relu", "clipped_relu", "leaky_relu", "other"]
 
 # Sample points, symmetric around 0 and away from the numbers that people choose as bounds.
 _MAGNITUDES = np.sort(
@@ -285,18 +283,18 @@ def _leaky(profile: Profile, slopes: np.ndarray) -> Recognised:
     return Recognised("other")
 
 
-def name_of_whole(profile: Profile) -> Shape:
+def name_of_whole(profile: Profile) -> Literal["hard_sigmoid", "hard_swish"] | None:
     """The name of an activation that is not softened, if it has one."""
     z, found = SAMPLES[np.abs(SAMPLES) < 50], profile.samples[:, np.abs(SAMPLES) < 50]
     if found.dtype.kind != "f":
-        return "other"
+        return None
     for low, high in ((-3.0, 3.0), (-2.5, 2.5), (-1.0, 1.0)):
         sigmoid = np.clip((z - low) / (high - low), 0, 1)
         if _same(found, sigmoid):
             return "hard_sigmoid"
         if _same(found, z * sigmoid):
             return "hard_swish"
-    return "other"
+    return None
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -334,11 +332,10 @@ def _all_switches(profile: Profile) -> list[float] | None:
 
     None where there are too many.
     """
-    kinked = [p for p in _parts(profile) if isinstance(p, Profile) and p.name in _KINKED]
-    if any(isinstance(p, Profile) and p.name in _STEPS for p in _parts(profile)):
+    parts = [part for part in _parts(profile) if isinstance(part, Profile)]
+    if any(part.name in _STEPS or _tells_apart(part) for part in parts):
         return None
-    if any(isinstance(p, Profile) and _tells_apart(p) for p in _parts(profile)):
-        return None
+    kinked = [part for part in parts if part.name in _KINKED]
     found: list[float] = []
     for part in sorted(kinked, key=lambda part: part.depth):
         points = _around(found)

@@ -143,16 +143,21 @@ def softened_if_alone(
     fn: Callable[[jax.Array], Any], like: Any, selection: Selection, *, fold: bool = True
 ) -> Softened | None:
     """`softened` for a block of a batch; None where `fn` may mix the items of a batch."""
-    try:
-        network = softened(fn, like, selection, fold=fold)
-    except Exception:  # whatever keeps it from a smaller batch, the whole may do
-        return None
-    return network if network.plan.treats_items_alone() else None
+    plan = _plan_if_alone(fn, like, selection)
+    return None if plan is None else Softened(plan, plan.prepare(fold=fold))
 
 
 def treats_items_alone(fn: Callable[..., Any], like: Any) -> bool:
     """Whether a function of a batch makes of each item what it makes of that item alone."""
-    return softened_if_alone(fn, jnp.asarray(like), SELECT_ALL) is not None
+    return _plan_if_alone(fn, jnp.asarray(like), SELECT_ALL) is not None
+
+
+def _plan_if_alone(fn: Callable[..., Any], like: Any, selection: Selection) -> Plan | None:
+    try:
+        plan = Plan(fn, (like,), {}, selection)
+    except Exception:  # whatever keeps it from a smaller batch, the whole may do
+        return None
+    return plan if plan.treats_items_alone() else None
 
 
 def soften(gating: Gating, at: AtSite) -> jax.Array:

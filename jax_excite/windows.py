@@ -80,8 +80,7 @@ def cell_weights(
     """
     cells = Cells(config.window, x.shape, hard.shape)
     padded = cells.pad(x)
-    zero = is_zero(temperature)
-    inverse = jnp.where(zero, 0, 1 / jnp.where(zero, jnp.ones_like(temperature), temperature))
+    inverse = _inverse(temperature)
 
     def value(k: Any) -> jax.Array:
         # A cell of -inf, with which some pad by hand, takes no part.
@@ -103,6 +102,12 @@ def cell_weights(
         return soft * (1 + (value(k) - pooled) * inverse) if config.weights == "through" else soft
 
     return cells, weight
+
+
+def _inverse(temperature: jax.Array) -> jax.Array:
+    """`1 / T`, and 0 where T is 0."""
+    zero = is_zero(temperature)
+    return jnp.where(zero, 0, 1 / jnp.where(zero, jnp.ones_like(temperature), temperature))
 
 
 def _parts(
@@ -198,8 +203,7 @@ def whole_weights(
     """The weights of `cell_weights` for a window that covers whole axes, shaped like `x`."""
     axes = tuple(axis for axis, d in enumerate(config.window.dimensions) if d > 1)
     counts = x > -jnp.inf
-    zero = is_zero(temperature)
-    inverse = jnp.where(zero, 0, 1 / jnp.where(zero, jnp.ones_like(temperature), temperature))
+    zero, inverse = is_zero(temperature), _inverse(temperature)
     exponent = jnp.where(counts, x - hard, jnp.zeros_like(x)) * inverse
     part = jnp.where(counts, jnp.exp(exponent), jnp.zeros_like(x))
     weights = part / jnp.sum(part, axes, keepdims=True)
