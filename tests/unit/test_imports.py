@@ -16,7 +16,7 @@ LAYERS = [
     {"recipes", "windows", "graph", "imagenette", "convolution_forms"},
     {"surrogates", "datasets", "independence", "channels"},
     {"evaluation", "folding", "facts"},
-    {"convolutions", "pool_matching"},
+    {"convolutions", "pool_matching", "guards"},
     {"matching"},
     {"plan"},
     {"transform", "targets"},
