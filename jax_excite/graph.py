@@ -265,18 +265,25 @@ def origin(graph: Graph, operand: Operand) -> Operand:
     """The value that an operand is, where calls and loops only pass it on."""
     producers = {number: node for node in graph.nodes for number in node.outputs}
     while not isinstance(operand, Constant) and (node := producers.get(operand)) is not None:
-        place = node.outputs.index(operand)
-        results = {body.outputs[place] for body in node.bodies[-1:] if can_enter(node)}
-        inner = origin(node.bodies[-1], results.pop()) if results else None
-        if inner is None or isinstance(inner, Constant):
+        given = _given_back(node, node.outputs.index(operand))
+        if given is None:
             break
-        body = node.bodies[-1]
-        outer = passed_on(node, carried=True)[-1]
-        is_input = inner in body.inputs and (is_call(node) or _comes_back(node, place, inner))
-        if not is_input or outer[body.inputs.index(inner)] is None:
-            break
-        operand = outer[body.inputs.index(inner)]  # type: ignore[assignment]
+        operand = given
     return operand
+
+
+def _given_back(node: Node, place: int) -> Operand | None:
+    """The operand that a node gives back as an output, whichever of its bodies runs, or None."""
+    if not can_enter(node):
+        return None
+    found: set[Operand | None] = set()
+    for body, operands in zip(node.bodies, passed_on(node, carried=True), strict=True):
+        result = origin(body, body.outputs[place]) if place < len(body.outputs) else None
+        if not isinstance(result, int) or result not in body.inputs:
+            return None
+        passes = is_call(node) or _comes_back(node, place, result)
+        found.add(operands[body.inputs.index(result)] if passes else None)
+    return found.pop() if len(found) == 1 else None
 
 
 def _comes_back(node: Node, place: int, number: int) -> bool:

@@ -9,6 +9,7 @@ from jax.experimental.compute_on import compute_on
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jax_excite import Gating, excite, paths, sites
+from jax_excite.graph import origin, trace
 from tests.networks import images, relative_error, soft_relu
 
 GATING = Gating(temperature=0.4)
@@ -125,3 +126,17 @@ def test_learned_slopes_have_their_own_gradient(upper, x64):
     by_slopes = jax.grad(lambda slopes: excite(fn, gating)(slopes, x).sum())(slopes)
     plain = jax.grad(lambda slopes: fn(slopes, x).sum())(slopes)
     assert relative_error(by_slopes, plain) < 1e-12
+
+
+def test_what_calls_and_loops_only_pass_on():
+    def fn(x, y, test):
+        through_jit = jax.jit(lambda x, y: (2 * y, x))(x, y)[1]
+        one_of_two = lax.cond(test, lambda x, y: (x + 1, y), lambda x, y: (x, x), x, y)[1]
+        either = lax.cond(test, lambda x, y: (x + 1, x), lambda x, y: (y, x), x, y)[1]
+        carried = lax.scan(lambda c, s: ((c[0], c[1] + s), s), (x, 0.0), y)[0]
+        return through_jit, one_of_two, either, carried[0], carried[1]
+
+    graph, _ = trace(fn, images()[0, 0, 0], images()[0, 0, 1], jnp.asarray(True))
+    x = graph.inputs[0]
+    passed = [origin(graph, output) == x for output in graph.outputs]
+    assert passed == [True, False, True, True, False]
