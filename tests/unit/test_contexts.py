@@ -131,7 +131,7 @@ def test_learned_slopes_have_their_own_gradient(upper, x64):
 def test_what_calls_and_loops_only_pass_on():
     def fn(x, y, test):
         through_jit = jax.jit(lambda x, y: (2 * y, x))(x, y)[1]
-        one_of_two = lax.cond(test, lambda x, y: (x + 1, y), lambda x, y: (x, x), x, y)[1]
+        one_of_two = lax.cond(test, lambda x, y: (x + 1, x), lambda x, y: (x, y), x, y)[1]
         either = lax.cond(test, lambda x, y: (x + 1, x), lambda x, y: (y, x), x, y)[1]
         carried = lax.scan(lambda c, s: ((c[0], c[1] + s), s), (x, 0.0), y)[0]
         return through_jit, one_of_two, either, carried[0], carried[1]
