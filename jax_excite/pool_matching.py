@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -42,9 +43,16 @@ def pool_of_window(node: Node) -> Pool | None:
     if isinstance(x, Constant):
         return None
     names = ("window_dimensions", "window_strides", "padding", "window_dilation")
-    window = Window(*(tuple(node.params[name]) for name in names))
-    dilated = any(d != 1 for d in node.params["base_dilation"])
-    obstacle = "its input is dilated, which no pooling layer does" if dilated else ""
+    floor, obstacle = -math.inf, ""
+    if node.name == "reduce_window":
+        initial = node.inputs[1]
+        if isinstance(initial, Constant):
+            floor = float(np.asarray(initial.value))
+        else:
+            obstacle = "its initial value is computed"
+    window = Window(*(tuple(node.params[name]) for name in names), floor)
+    if any(d != 1 for d in node.params["base_dilation"]):
+        obstacle = "its input is dilated, which no pooling layer does"
     return Pool(x, window, "reduce_window(max)", obstacle)
 
 

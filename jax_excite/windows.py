@@ -21,12 +21,16 @@ _UNROLLED_CELLS = 64
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """A pooling window, one entry for each axis of the input, batch and channels included."""
+    """A pooling window, one entry for each axis of the input, batch and channels included.
+
+    `floor` is the initial value of the maximum: what the pool gives where no cell is larger.
+    """
 
     dimensions: tuple[int, ...]
     strides: tuple[int, ...]
     padding: tuple[tuple[int, int], ...]
     dilation: tuple[int, ...]
+    floor: float = -math.inf
 
 
 def pooled_once(window: Window, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -67,7 +71,8 @@ def cell_weights(
 
     The derivative of `sum_k w_k x_k`, `w = softmax(x / T)`, by `x_k` is
     `w_k * (1 + (x_k - pooled) / T)` with the softmax weights differentiated, `w_k` without; at
-    T = 0 it is the indicator of the first largest cell.
+    T = 0 it is the indicator of the first largest cell, found among the cells themselves: `x` may
+    have been computed anew since `hard` was, and then they differ by rounding.
 
     Args:
         config: the window, and which of these weights.
@@ -136,8 +141,7 @@ def _parts(
         zero = is_zero(temperature)
 
         def part(k: Any) -> jax.Array:
-            # No cell is the largest where the pool gives an initial value above all of them.
-            largest = (first == k) & (cells.take(padded, k) == hard)
+            largest = (first == k) & (cells.take(padded, k) >= config.window.floor)
             return jnp.where(zero, largest.astype(hard.dtype), soft(k))
 
         return part
@@ -211,11 +215,11 @@ def whole_weights(
         values = jnp.where(counts, x, jnp.zeros_like(x))
         pooled = jnp.sum(weights * values, axes, keepdims=True)
         weights = weights * (1 + (values - pooled) * inverse)
-    moved = jnp.moveaxis(x == hard, axes, range(-len(axes), 0))
+    moved = jnp.moveaxis(x, axes, range(-len(axes), 0))
     flat = moved.reshape(*moved.shape[: -len(axes)], -1)
-    first = (flat & (jnp.cumsum(flat, axis=-1) == 1)).reshape(moved.shape)
-    first = jnp.moveaxis(first, range(-len(axes), 0), axes)
-    return jnp.where(zero, first.astype(x.dtype), weights)
+    first = jax.nn.one_hot(jnp.argmax(flat, -1), flat.shape[-1], dtype=x.dtype)
+    first = jnp.moveaxis(first.reshape(moved.shape), range(-len(axes), 0), axes)
+    return jnp.where(zero & (x >= config.window.floor), first, jnp.where(zero, 0, weights))
 
 
 def weighted_pool(window: Window, x: jax.Array, weights: jax.Array) -> jax.Array:

@@ -35,9 +35,26 @@ def test_each_layer_among_gates(layer, x64):
     check([("relu", "where"), ("plain", "conv"), layer, ("plain", "conv"), ("relu", "relu")])
 
 
-# A network takes three to five seconds, so there are as many as the default run has time for.
+# What is pooled is computed anew in the backward pass, with other rounding, when all is compiled.
+FOUND = [
+    [("norm", "GroupNorm"), ("pool", "overlapping")],
+]
+
+
+@pytest.mark.parametrize("layers", FOUND, ids=str)
+def test_what_was_wrong(layers, x64):
+    check(layers)
+
+
+@pytest.fixture
+def quickly_compiled():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @settings(
-    max_examples=40,
+    max_examples=100,
     phases=[Phase.generate],
     deadline=None,
     derandomize=True,
@@ -45,6 +62,6 @@ def test_each_layer_among_gates(layer, x64):
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(networks())
-def test_generated_networks(x64, layers):
+def test_generated_networks(x64, quickly_compiled, layers):
     check(layers)
     jax.clear_caches()

@@ -555,3 +555,16 @@ def test_temperature_sweep_under_vmap_equals_one_by_one():
 
     for swept, t in zip(jax.vmap(field)(temperatures), temperatures, strict=True):
         assert relative_error(swept, field(t)) < 1e-6
+
+
+@pytest.mark.parametrize("size", [3, 9])
+def test_hard_pool_with_an_initial_value(size):
+    def pooled(x, initial):
+        sizes, steps = (1, size, size, 1), (1, 1, 1, 1)
+        return lax.reduce_window(x, initial, lax.max, sizes, steps, "SAME")
+
+    w = jax.random.normal(jax.random.key(1), (9, 9, 3))
+    x = jax.random.normal(jax.random.key(0), (2, 9, 9, 3)) - 1.5
+    got = jax.grad(lambda x: jnp.sum(w * excite(pooled, recipes.VANILLA)(x, 0.2)))(x)
+    wanted = jax.grad(lambda x: jnp.sum(w * jnp.maximum(pooled(x, -jnp.inf), 0.2)))(x)
+    assert relative_error(got, wanted) < 1e-6
