@@ -63,6 +63,16 @@ def cells_at_once(batch_size: int | None, x: Any, gating: Any) -> Cells:
     return rows_at_once(batch_size, x, gating)
 
 
+def tall(rows: int, columns: int) -> "Grid":
+    """A grid in blocks of one column and as many rows as a CPU is fast with.
+
+    It serves functions that do something else with one item than with several: `jnp.matmul`, say.
+    """
+    grid = Grid(rows, columns, COLUMN)
+    grid.rows_at_once = evenly(rows, AUTO)
+    return grid
+
+
 def cells_a_write(cells: Cells) -> tuple[Cells, Cells]:
     """Of a grid that is written as it is computed: cells of a block, and of all that is written.
 

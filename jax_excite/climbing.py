@@ -148,7 +148,7 @@ def climb_grid(
 
         grid, on_cells = Grid(len(indices), indices.shape[1], cells), None
         if cells in (AUTO, None):
-            on_cells = softened_if_alone(params, repeated(grid), selection)
+            on_cells = softened_if_alone(params, repeated(grid), images, selection)
             if on_cells is None:
                 grid = Grid(len(indices), indices.shape[1], COLUMN)
         on_cells = on_cells or softened(params, repeated(grid), selection)

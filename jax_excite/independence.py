@@ -1,7 +1,9 @@
 """Does a function treat the items of a batch alone? Only then may a batch be cut into blocks.
 
 The batch axis is followed through the graph. A primitive that is not known to keep items apart
-counts as one that mixes them.
+counts as one that mixes them. So does whatever depends on how many items there are: the graphs for
+a block and for the whole batch have to be the same but for sizes, and what no item has a part in
+may be as long as the batch only where it is the same for all.
 """
 
 import dataclasses
@@ -9,9 +11,22 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
-from jax_excite.graph import JAX, OWN, Constant, Graph, Node, Operand, of_package, scan_operands
+from jax_excite.graph import (
+    JAX,
+    OWN,
+    Constant,
+    Graph,
+    Node,
+    Operand,
+    is_call,
+    of_package,
+    scan_operands,
+)
 from jax_excite.profiles import elementwise
 
 
@@ -37,19 +52,103 @@ class _MixesError(Exception):
     """Items are mixed, or may be."""
 
 
-def treats_items_alone(graph: Graph, batched: Sequence[int]) -> bool:
+def treats_items_alone(graph: Graph, batched: Sequence[int], whole: Graph) -> bool:
     """Whether each item's outputs depend on that item alone, and on nothing that varies by item.
 
     Args:
-        graph: the graph.
+        graph: the graph for a block of a batch.
         batched: those of its inputs that have the items along axis 0; so have all its outputs.
+        whole: the graph for the whole batch.
     """
     states: _States = {n: _Batched(0) if n in batched else _Shared() for n in graph.inputs}
     try:
+        _require_same(graph, whole)
         _follow(graph, states)
+        _require_no_count(graph, whole, states)
     except _MixesError:
         return False
     return all(_state(states, output) == _Batched(0) for output in graph.outputs)
+
+
+def _require_same(graph: Graph, whole: Graph) -> None:
+    """Require that two graphs are the same but for sizes; their values then have the same numbers.
+
+    Args:
+        graph: the graph for a block.
+        whole: the graph for the whole batch.
+    """
+    _require(graph.inputs == whole.inputs)
+    _require_same_operands(graph.outputs, whole.outputs)
+    _require(len(graph.nodes) == len(whole.nodes))
+    for node, other in zip(graph.nodes, whole.nodes, strict=True):
+        _require(node.name == other.name and node.outputs == other.outputs)
+        _require_same_operands(node.inputs, other.inputs)
+        for name, value in node.params.items():
+            _require(name in _SIZES or _same(value, other.params.get(name)))
+        _require(len(node.bodies) == len(other.bodies))
+        for body, other_body in zip(node.bodies, other.bodies, strict=True):
+            _require_same(body, other_body)
+
+
+# Parameters that say how large an output is.
+_SIZES = ("shape", "new_sizes", "limit_indices", "slice_sizes", "sizes")
+
+
+def _require_same_operands(operands: Sequence[Operand], others: Sequence[Operand]) -> None:
+    _require(len(operands) == len(others))
+    for operand, other in zip(operands, others, strict=True):
+        if isinstance(operand, Constant) and isinstance(other, Constant):
+            a, b = operand.value, other.value
+            _require(a is b or (_is_known(a) and _is_known(b) and np.array_equal(a, b)))
+        else:
+            _require(operand == other)
+
+
+def _is_known(value: Any) -> bool:
+    """Whether a constant's numbers can be seen here: those of a tracer or a random key cannot."""
+    is_key = jnp.issubdtype(jax.typeof(value).dtype, jax.dtypes.extended)
+    return not isinstance(value, Tracer) and not is_key
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Whether two parameters are the same; of what is no number or text, it is not asked."""
+    if isinstance(value, tuple) and isinstance(other, tuple):
+        pairs = zip(value, other, strict=True)
+        return len(value) == len(other) and all(_same(a, b) for a, b in pairs)
+    if isinstance(value, (bool, int, float, str)):
+        return value == other
+    return True
+
+
+def _require_no_count(graph: Graph, whole: Graph, states: _States) -> None:
+    """Require that no axis is as long as the batch but its own, and where all along it is the same.
+
+    Of such values, what is not computed entry by entry could count the items.
+    """
+    sized = {
+        number: frozenset(
+            axis
+            for axis, sizes in enumerate(
+                zip(graph.types[number].shape, whole.types[number].shape, strict=True)
+            )
+            if sizes[0] != sizes[1]
+        )
+        for number in states
+    }
+    for number, state in states.items():
+        fits = {state.axis} if isinstance(state, _Batched) else state.uniform
+        _require(sized[number] <= fits)
+    _require_counted(graph, states, sized)
+
+
+def _require_counted(graph: Graph, states: _States, sized: dict[int, frozenset[int]]) -> None:
+    for node in graph.nodes:
+        inputs = [n for n in node.inputs if not isinstance(n, Constant)]
+        shared = all(isinstance(states.get(n), _Shared) for n in inputs)
+        if shared and any(sized.get(n) for n in inputs) and not is_call(node):
+            _require(all(sized[n] for n in node.outputs))
+        for body in node.bodies:
+            _require_counted(body, states, sized)
 
 
 def _state(states: _States, operand: Operand) -> _State:

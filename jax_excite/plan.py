@@ -200,9 +200,14 @@ class Plan:
         """What makes `run` faster, computed from the weights of the function."""
         return prepare(self._graph, self._known, fold=fold)
 
-    def treats_items_alone(self) -> bool:
-        """Whether the function of a batch makes of each item what it makes of that item alone."""
-        return treats_items_alone(self._graph, self._graph.inputs[len(self._weights) :])
+    def treats_items_alone(self, whole: "Plan") -> bool:
+        """Whether the function makes of each item what it makes of that item alone.
+
+        Args:
+            whole: that of the whole batch that this one is for a block of.
+        """
+        batched = self._graph.inputs[len(self._weights) :]
+        return treats_items_alone(self._graph, batched, whole._graph)
 
     def channel_axis(self, site: Site) -> int | None:
         """The axis of a site's output that holds channels, or None where that cannot be told."""

@@ -50,7 +50,7 @@ def pool_of_window(node: Node) -> Pool | None:
             floor = float(np.asarray(initial.value))
         else:
             obstacle = "its initial value is computed"
-    window = Window(*(tuple(node.params[name]) for name in names), floor)
+    window = Window(*(tuple(node.params[name]) for name in names), floor=floor)
     if any(d != 1 for d in node.params["base_dilation"]):
         obstacle = "its input is dilated, which no pooling layer does"
     return Pool(x, window, "reduce_window(max)", obstacle)

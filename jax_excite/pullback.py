@@ -21,6 +21,7 @@ from jax_excite.blocks import (
     cells_at_once,
     in_loop,
     rows_at_once,
+    tall,
 )
 from jax_excite.callables import as_floats, as_pytree
 from jax_excite.devices import gathered, on_each, sharding_of, shards_of, spread
@@ -212,13 +213,10 @@ def over_grid(
         raise SettingError(f"out has shape {tuple(out.shape)}: the result has {wanted}")
     if not np.issubdtype(out.dtype, np.floating):
         raise SettingError(f"out has dtype {out.dtype}: the result is float, so give such an array")
-    cells = compute.keywords["cells"]
-    if cells in (AUTO, None) and not treats_items_alone(compute.args[0], images[:2]):
-        cells = COLUMN
-    cells, written = cells_a_write(cells)
-    compute = functools.partial(compute, cells=cells)
     shards = shards_of(sharding)
-    grid = Grid(math.ceil(len(indices) / shards), indices.shape[1], written)
+    shape = math.ceil(len(indices) / shards), indices.shape[1]
+    cells, grid = _blocks(compute.args[0], images, shape, compute.keywords["cells"])
+    compute = functools.partial(compute, cells=cells)
     others: list[np.ndarray] = []
     for rows, columns, place in grid.blocks(len(indices), shards):
         block = spread(sharding, images[rows], indices[rows][:, columns])
@@ -229,6 +227,25 @@ def over_grid(
         for array, part in zip(others, more, strict=True):
             array[place] = np.asarray(part)[inside]
     return (out, *(array[0] if single else array for array in others))
+
+
+def _blocks(
+    params: Params, images: Any, shape: tuple[int, int], cells: Cells
+) -> tuple[Cells, Grid]:
+    """Of a grid that is written as it is computed: cells at a time, and the blocks to write."""
+
+    def alike(count: int) -> np.ndarray:
+        return np.broadcast_to(images[:1], (count, *images.shape[1:]))
+
+    def may_be_cut(*sizes: Any) -> bool:
+        whole = alike(len(images))
+        return all(treats_items_alone(params, alike(size), whole) for size in sizes)
+
+    at_once, written = cells_a_write(cells)
+    if cells not in (AUTO, None) or may_be_cut(1, at_once):
+        return at_once, Grid(*shape, written)
+    grid = tall(*shape)
+    return COLUMN, grid if may_be_cut(grid.rows_at_once) else Grid(*shape, COLUMN)
 
 
 @functools.partial(jax.jit, static_argnames=("selection", "rows", "sharding"))
@@ -269,9 +286,11 @@ def _pullback_grid(
         grid = Grid(len(indices), indices.shape[1], cells)
         network = None
         if cells == AUTO and grid.rows_at_once < len(x):
-            network = softened_if_alone(params, x[: grid.rows_at_once], selection)
-            if network is None:
-                grid = Grid(len(indices), indices.shape[1], COLUMN)
+            for blocks in (grid, tall(*grid.shape), Grid(*grid.shape, COLUMN)):
+                grid = blocks
+                network = softened_if_alone(params, x[: grid.rows_at_once], x, selection)
+                if network is not None:
+                    break
         network = network or softened(params, x[: grid.rows_at_once], selection)
 
         def begin(rows: Any) -> Any:

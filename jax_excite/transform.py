@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jax_excite.blocks import AUTO, Rows, evenly
 from jax_excite.convolutions import Prepared
@@ -133,31 +132,39 @@ def softened_rows(
     at_once = evenly(len(x), rows)
     if rows != AUTO or at_once == len(x):
         return softened(fn, x[:at_once], selection, fold=fold), at_once
-    network = softened_if_alone(fn, x[:at_once], selection, fold=fold)
+    network = softened_if_alone(fn, x[:at_once], x, selection, fold=fold)
     if network is not None:
         return network, at_once
     return softened(fn, x, selection, fold=fold), len(x)
 
 
 def softened_if_alone(
-    fn: Callable[[jax.Array], Any], like: Any, selection: Selection, *, fold: bool = True
+    fn: Callable[[jax.Array], Any],
+    block: Any,
+    whole: Any,
+    selection: Selection,
+    *,
+    fold: bool = True,
 ) -> Softened | None:
-    """`softened` for a block of a batch; None where `fn` may mix the items of a batch."""
-    plan = _plan_if_alone(fn, like, selection)
+    """`softened` for a block of items; None where it may differ from `fn` of the whole batch."""
+    plan = _plan_if_alone(fn, block, whole, selection)
     return None if plan is None else Softened(plan, plan.prepare(fold=fold))
 
 
-def treats_items_alone(fn: Callable[..., Any], like: Any) -> bool:
-    """Whether a function of a batch makes of each item what it makes of that item alone."""
-    return _plan_if_alone(fn, jnp.asarray(like), SELECT_ALL) is not None
+def treats_items_alone(fn: Callable[..., Any], block: Any, whole: Any) -> bool:
+    """Whether a function makes of each item of a block what it makes of it in the whole batch."""
+    return _plan_if_alone(fn, block, whole, SELECT_ALL) is not None
 
 
-def _plan_if_alone(fn: Callable[..., Any], like: Any, selection: Selection) -> Plan | None:
+def _plan_if_alone(
+    fn: Callable[..., Any], block: Any, whole: Any, selection: Selection
+) -> Plan | None:
+    together = Plan(fn, (whole,), {}, selection)
     try:
-        plan = Plan(fn, (like,), {}, selection)
+        plan = Plan(fn, (block,), {}, selection)
     except Exception:  # whatever keeps it from a smaller batch, the whole may do
         return None
-    return plan if plan.treats_items_alone() else None
+    return plan if plan.treats_items_alone(together) else None
 
 
 def soften(gating: Gating, at: AtSite) -> jax.Array:

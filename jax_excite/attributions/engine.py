@@ -107,7 +107,7 @@ def _attribute(
 ) -> jax.Array:
     def compute(params: Params, gating: Gating, settings: Any, x: Any, target: Any) -> Any:
         at_once = evenly(len(x), rows)
-        if rows == AUTO and at_once < len(x) and not treats_items_alone(params, x[:at_once]):
+        if rows == AUTO and at_once < len(x) and not treats_items_alone(params, x[:at_once], x):
             at_once = len(x)
         return in_loop(rule(params, x[:at_once], gating, settings), at_once, x, target)
 

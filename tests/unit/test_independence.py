@@ -71,6 +71,16 @@ MIXED = {
     "scan over items": lambda x: lax.scan(lambda c, i: (c + i,) * 2, 0 * x[0], x)[1].mean((1, 2)),
     "one branch for all": lambda x: lax.cond(x.sum() > 0, jnp.sin, jnp.cos, (x @ W).mean((1, 2))),
     "first for all": lambda x: (x @ W).mean((1, 2)) + (x[:1] @ W).mean((1, 2)),
+    "by their number": lambda x: (x @ W).mean((1, 2)) / len(x),
+    "if they are many": lambda x: jnp.sin(x).mean((1, 2)) @ W if len(x) > 5 else (x @ W)[:, 0, 0],
+    "to a power": lambda x: (x @ W).mean((1, 2)) ** len(x),
+    "so many times": lambda x: lax.fori_loop(0, len(x), lambda i, h: h * 0.9, (x @ W)[:, 0, 0]),
+    "their noise": lambda x: (x @ W)[:, 0, 0] + jax.random.normal(jax.random.key(0), x.shape).sum(),
+    "their ones": lambda x: (x @ W)[:, 0, 0] * jnp.ones(x.shape).sum(),
+    "pairs": lambda x: jnp.einsum("nhwc,m->nc", x, jnp.ones(len(x))) @ W,
+    "a loop over ones": lambda x: (
+        (x @ W)[:, 0, 0] + lax.scan(lambda c, i: (c + i, None), 0.0, jnp.ones(len(x)))[0]
+    ),
 }
 
 
@@ -78,7 +88,9 @@ MIXED = {
 def test_what_treats_items_alone(name):
     x = images(8)
     fn = {**ALONE, **MIXED}[name]
-    assert treats_items_alone(fn, x) == (name in ALONE)
+    assert treats_items_alone(fn, x[:3], x) == (name in ALONE)
+    # Of two matrices for one item, jnp.matmul computes another graph.
+    assert treats_items_alone(fn, x[:1], x) == (name in ALONE and name != "attention")
     one_by_one = jnp.concatenate([fn(one[None]) for one in x])
     assert (relative_error(one_by_one, fn(x)) < 1e-5) == (name in ALONE)
 
@@ -119,3 +131,34 @@ def test_an_array_with_a_row_for_each_item():
     gated = functools.partial(je.gated_relu, temperature=0.3)
     wanted = jax.grad(lambda x: (gated(x @ W).mean((1, 2)) * ages[:, None])[:, 1].sum())(x)
     assert relative_error(je.pullback(fn, x, 1), wanted) < 1e-5
+
+
+def test_what_depends_on_the_number_of_items_is_computed_with_all():
+    x = images(8)
+
+    def fn(x):
+        return jax.nn.relu(x @ W).mean((1, 2)) / (len(x) if len(x) > 3 else 1)
+
+    gated = functools.partial(je.gated_relu, temperature=0.3)
+    wanted = jax.grad(lambda x: (gated(x @ W).mean((1, 2)) / 8)[:, 1].sum())(x)
+    assert relative_error(je.pullback(fn, x, 1), wanted) < 1e-5
+    grid = je.pullback_grid(fn, x, [1] * 7)
+    out = je.pullback_grid(fn, x, [1] * 7, out=np.zeros(grid.shape, np.float32))
+    assert relative_error(grid[:, 6], wanted) < 1e-5
+    assert relative_error(jnp.asarray(out[:, 6]), wanted) < 1e-5
+
+
+def test_grids_of_what_is_another_graph_for_one_item():
+    x = images(8)
+    gated = functools.partial(je.gated_relu, temperature=0.3)
+
+    def by_hand(relu, x):
+        return relu(attended(x)) @ W.T[:, :3]
+
+    fn = functools.partial(by_hand, jax.nn.relu)
+    wanted = jax.grad(lambda x: by_hand(gated, x)[:, 2].sum())(x)
+    grid = je.pullback_grid(fn, x, [0, 1, 2, 0, 1, 2, 0])
+    out = je.pullback_grid(fn, x, [0, 1, 2] * 3, out=np.zeros((8, 9, *x.shape[1:]), np.float32))
+    for place in (2, 5):
+        assert relative_error(grid[:, place], wanted) < 1e-5
+        assert relative_error(jnp.asarray(out[:, place]), wanted) < 1e-5
