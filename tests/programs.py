@@ -435,10 +435,11 @@ def build(layers, soft):
     return network, mode
 
 
-def gradient(fn, x):
-    # Compiled, because to compile each operation apart takes twice as long.
+def gradient(fn, x, compiled=True):
+    """The gradient of some sum of the outputs; compiled as a whole it takes half the time."""
     cotangent = jnp.cos(jnp.arange(10.0)).reshape(2, 5)
-    return jax.jit(jax.grad(lambda x: jnp.vdot(fn(x), cotangent)))(x)
+    function = jax.grad(lambda x: jnp.vdot(fn(x), cotangent))
+    return (jax.jit(function) if compiled else function)(x)
 
 
 def check(layers):
@@ -451,8 +452,7 @@ def check(layers):
         return
     found = sorted((site.kind, site.gated) for site in je.sites(hard, x))
     assert found == wanted_sites, (found, wanted_sites)
-    plain = gradient(hard, x)
-    close(gradient(je.excite(hard, je.recipes.VANILLA), x), plain, 1e-12)
+    compare(je.excite(hard, je.recipes.VANILLA), hard, x, 1e-12)
     is_kept = any(kind in GATES and not gated for kind, gated in wanted_sites)
     if not any(gated for _, gated in wanted_sites):
         return
@@ -461,13 +461,25 @@ def check(layers):
             warnings.simplefilter("ignore", je.GateWarning)
         excited = je.excite(hard, GATING)
         np.testing.assert_array_equal(excited(x), wanted_outputs)
-        close(gradient(excited, x), gradient(build(layers, soft=True)[0], x), 1e-9)
+        compare(excited, build(layers, soft=True)[0], x, 1e-9)
 
 
-def close(a, b, tolerance):
-    assert not jnp.isnan(a).any() or jnp.isnan(b).any()
-    error, size = jnp.linalg.norm(jnp.ravel(a - b)), jnp.linalg.norm(jnp.ravel(b))
-    assert jnp.isnan(size) or error <= tolerance * size + 1e-300, float(error / size)
+def compare(fn, twin, x, tolerance):
+    """Check that gradients are equal, as far as rounding lets the twin's be told.
+
+    A GroupNorm of a few equal numbers, say, makes a sum of large ones that cancel: there the twin
+    differs from itself by more than the tolerance, compiled as a whole or an operation at a time.
+    """
+    wanted = gradient(twin, x)
+    error, size = distance(gradient(fn, x), wanted), jnp.linalg.norm(jnp.nan_to_num(wanted))
+    if error > tolerance * size + 1e-300:
+        doubt = distance(gradient(twin, x, compiled=False), wanted)
+        assert error <= 10 * doubt, (float(error / size), float(doubt / size))
+
+
+def distance(a, b):
+    np.testing.assert_array_equal(jnp.isnan(a), jnp.isnan(b))
+    return jnp.linalg.norm(jnp.ravel(jnp.nan_to_num(a) - jnp.nan_to_num(b)))
 
 
 def main():
