@@ -124,6 +124,24 @@ JAX = str(Path(str(jax.__file__)).parent)
 OWN = str(Path(__file__).parent)
 
 
+_PACKAGES = f"{Path(JAX).parent}{os.sep}"
+_MODELS = f"{OWN}{os.sep}models{os.sep}"
+
+
+def users_frames(traceback: Any) -> list[Any]:
+    """The frames of a traceback outside of installed packages, the innermost first.
+
+    Those of the models in this one count, but for the layers that they share.
+    """
+
+    def is_users(file: str) -> bool:
+        if file.startswith(f"{OWN}{os.sep}"):
+            return file.startswith(_MODELS) and file != f"{_MODELS}blocks.py"
+        return not file.startswith(_PACKAGES)
+
+    return [frame for frame in traceback.frames if is_users(frame.file_name)]
+
+
 @dataclasses.dataclass(eq=False)
 class Graph:
     """A list of nodes in the order in which they run."""

@@ -24,6 +24,7 @@ from jax_excite.graph import (
     can_enter,
     is_call,
     of_package,
+    users_frames,
 )
 from jax_excite.guards import guards_variance
 from jax_excite.pool_matching import (
@@ -185,6 +186,7 @@ class _Census:
         self._facts = Facts(graph, sources, entered)
         self._obstacles: dict[Graph, str] = {graph: ""}
         self._kept: set[Graph] = set()  # bodies of functions whose own rules are kept
+        self._calls: dict[Graph, Node] = {}  # of those of JAX, the call that a body is in
         self._chains: dict[Graph, Chains] = {}
         self._consumers: dict[Graph, Consumers] = {}
         self._seen: set[int] = set()
@@ -220,9 +222,10 @@ class _Census:
         if node is None:
             self._push([self._facts.outer[value]] if value in self._facts.outer else [])
         elif (gate := self._gate(value)) is not None:
+            home = self._graph_of(node)
             if gate.is_gate:
-                gate.obstacle = gate.obstacle or self._obstacles[self._graph_of(node)]
-            if gate.is_gate or self._graph_of(node) not in self._kept:
+                gate.obstacle = gate.obstacle or self._obstacles[home]
+            if home not in self._kept or (gate.is_gate and self._is_users(node, home)):
                 self._found.append(gate)
             self._push([gate.z, *([] if gate.slope is None else [gate.slope])])
         elif self._is_guard(value):
@@ -244,9 +247,11 @@ class _Census:
         graph = self._graph_of(node)
         obstacle = self._obstacles[graph]
         if self._facts.is_kept(node):
-            if of_package(node, JAX) or of_package(node, OWN):
+            if of_package(node, OWN):
                 self._push(node.inputs)
                 return
+            if of_package(node, JAX):
+                self._calls.update((body, node) for body in node.bodies)
             name = node.function[0]
             self._kept.update(node.bodies)
             obstacle = (
@@ -259,6 +264,8 @@ class _Census:
             self._obstacles[body] = obstacle
             if graph in self._kept:
                 self._kept.add(body)
+            if graph in self._calls:
+                self._calls[body] = self._calls[graph]
         if self._depends_on_branch(node):
             self._list(node, node.inputs[0], "branch")
         if is_call(node) and not self._facts.is_kept(node):
@@ -268,6 +275,18 @@ class _Census:
         for body in node.bodies:
             self._push(body.outputs)
         self._push(node.inputs)
+
+    def _is_users(self, node: Node, home: Graph) -> bool:
+        """Whether a user's code made a node, rather than the function of JAX that it is in.
+
+        `odeint` calls a function of the user's: then more of their frames are around it.
+        """
+        if home not in self._calls:
+            return True
+        around = self._calls[home].tracebacks
+        inside = node.tracebacks[: len(node.tracebacks) - len(around)]
+        outside = len(users_frames(around[0]))
+        return any(len(users_frames(traceback)) > outside for traceback in inside)
 
     def _depends_on_branch(self, node: Node) -> bool:
         if node in self._branches:

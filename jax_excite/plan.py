@@ -2,10 +2,8 @@
 
 import dataclasses
 import functools
-import os
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,7 +18,7 @@ from jax_excite.convolutions import Prepared, convolve, find_convolution, prepar
 from jax_excite.errors import GateWarning, GatingError
 from jax_excite.evaluation import Values, evaluate
 from jax_excite.gating import Gating
-from jax_excite.graph import Constant, Graph, Node, Operand, origin, trace
+from jax_excite.graph import Constant, Graph, Node, Operand, origin, trace, users_frames
 from jax_excite.independence import treats_items_alone
 from jax_excite.matching import Found, Kind, census, is_entered
 from jax_excite.surrogates import (
@@ -397,24 +395,9 @@ def _select(selection: Any, found: Sequence[Site], what: str) -> set[int]:
     return {known[str(item)] for item in named}
 
 
-_PACKAGES = f"{Path(str(jax.__file__)).parents[1]}{os.sep}"
-_OWN = tuple(
-    str(Path(__file__).parent / name)
-    for name in (
-        "callables.py",
-        "graph.py",
-        "plan.py",
-        "transform.py",
-        "surrogates.py",
-        "windows.py",
-        "models/blocks.py",
-    )
-)
-
-
 def _source(node: Node) -> str:
     """Where the caller's code made a node: the innermost frame outside of installed packages."""
-    for frame in (frame for traceback in node.tracebacks for frame in traceback.frames):
-        if not frame.file_name.startswith((_PACKAGES, *_OWN)):
+    for traceback in node.tracebacks:
+        for frame in users_frames(traceback):
             return f"{frame.file_name}:{frame.line_num} ({frame.function_name})"
     return "unknown"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import lax
+from jax.experimental.ode import odeint
 from jax.sharding import AxisType, PartitionSpec
 
 from jax_excite import GateWarning, Gating, GatingError, excite, gated_relu, recipes, sites
@@ -568,3 +569,21 @@ def test_hard_pool_with_an_initial_value(size):
     got = jax.grad(lambda x: jnp.sum(w * excite(pooled, recipes.VANILLA)(x, 0.2)))(x)
     wanted = jax.grad(lambda x: jnp.sum(w * jnp.maximum(pooled(x, -jnp.inf), 0.2)))(x)
     assert relative_error(got, wanted) < 1e-6
+
+
+def test_gates_of_a_function_that_a_rule_of_jax_calls():
+    def step(y, t):
+        return jax.nn.relu(y @ A) - 0.1 * jnp.maximum(y, 0.0)
+
+    def fn(x):
+        h = odeint(step, x.mean((1, 2)), jnp.array([0.0, 0.5]))[-1]
+        return jax.nn.relu(h) + jax.nn.softplus(h) + jax.nn.logsumexp(h, axis=1, keepdims=True)
+
+    listed = [site for site in sites(fn, X) if site.kind == "relu"]
+    left = [site for site in listed if not site.gated]
+    assert len(listed) == len(left) + 1
+    assert len(left) > 1
+    assert all("_odeint" in site.reason and ".step)" in site.source for site in left)
+    with pytest.warns(GateWarning, match="_odeint"):
+        got = jax.grad(lambda x: excite(fn, recipes.EXCITATION)(x).sum())(X)
+    assert jnp.isfinite(got).all()
