@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from jax_excite.models import MODELS, ModelSpec
-from jax_excite.weight_files import read
-from jax_excite.weights import named_leaves
+from jax_excite.weights.files import read
+from jax_excite.weights.loading import named_leaves
 from tests import torch_reference as reference
 from tests import without_torch
 from weights_converter.outputs import compare_logits

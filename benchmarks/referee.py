@@ -11,7 +11,7 @@ from benchmarks.jobs import Sizes, as_cells
 from benchmarks.work import forward_gflop
 from benchmarks.workers import answers
 from jax_excite.models import model_spec
-from jax_excite.pretrained import at_hand
+from jax_excite.weights.published import at_hand
 from tests import torch_reference as reference
 from weights_converter import convert_file
 

@@ -141,7 +141,7 @@ def _job(params: Any, source: str, out: Path) -> Any:
     import jax
 
     from jax_excite import recipes
-    from jax_excite.datasets import image_folder
+    from jax_excite.data.datasets import image_folder
     from jax_excite.stores.explainer import Explainer, Targets
     from jax_excite.stores.filling import Job
     from jax_excite.stores.layout import Layout, create

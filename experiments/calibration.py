@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 import jax_excite as je
-from jax_excite import viz
+from jax_excite import pictures
+from jax_excite.evaluation.summary import interval
 from jax_excite.metrics import standing
 from jax_excite.models import Classifier
-from jax_excite.summary import interval
 
 AT_ONCE = 8
 CONSTANT = {"efficientnet_lite0": (0.3, 0.6, 1.0, 1.5), "squeezenet1_0": (0.3, 30.0, 60.0, 200.0)}
@@ -73,10 +73,10 @@ def draw(path: Path, name: str, model: Classifier, photographs: np.ndarray) -> N
     for number, photograph in enumerate(photographs[:2], start=1):
         for what, gating in shown.items():
             images = np.asarray(je.pga_grid(model, photograph, CLASSES, gating=gating))
-            rows.append([(photograph + 1) / 2, *viz.scale(images - photograph)])
+            rows.append([(photograph + 1) / 2, *pictures.scale(images - photograph)])
             titles.append(f"photograph {number}\n{what}")
     columns = ["photograph", *(je.imagenet.CLASS_NAMES[index] for index in CLASSES)]
-    viz.draw_grid(path, np.asarray(rows, np.float32), titles, columns, title=name)
+    pictures.draw_grid(path, np.asarray(rows, np.float32), titles, columns, title=name)
 
 
 def main() -> None:

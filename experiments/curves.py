@@ -10,8 +10,8 @@ from flax import nnx
 from experiments import measures
 from experiments.training import Images, cross_entropy, logits
 from jax_excite.gating import Gating
-from jax_excite.path_kernel import gram
-from jax_excite.paths import Gates, gates, induced, preactivations
+from jax_excite.theory.induced_networks import Gates, gates, induced, preactivations
+from jax_excite.theory.path_kernel import gram
 
 Row = dict[str, Any]
 HARD = Gating(temperature=0.0)

@@ -23,11 +23,11 @@ from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
 import jax_excite as je
-from jax_excite import viz
-from jax_excite.datasets import image_folder
+from jax_excite import pictures
+from jax_excite.data.datasets import image_folder
 from jax_excite.models import Classifier
-from jax_excite.path_kernel import gram
-from jax_excite.paths import preactivations
+from jax_excite.theory.induced_networks import preactivations
+from jax_excite.theory.path_kernel import gram
 
 REST = "things"
 # The last index of each run of ImageNet's 1000 classes, and what the run shows.
@@ -175,7 +175,7 @@ def draw_neighbours(
             titles.append(f"{je.imagenet.CLASS_NAMES[labels[query]]}\nby {what}")
     small = np.asarray(rows)[:, :, ::2, ::2]
     columns = ["photograph", *(f"neighbour {n}" for n in range(1, NEIGHBOURS + 1))]
-    viz.draw_grid(path, small, titles, columns)
+    pictures.draw_grid(path, small, titles, columns)
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jax_excite.paths import Gates, preactivations
+from jax_excite.theory.induced_networks import Gates, preactivations
 
 
 def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:

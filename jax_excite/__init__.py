@@ -4,8 +4,7 @@ After "Tapping into the Black Box" (Satkiewicz, 2025). `docs/` explains; the nam
 """
 
 from jax_excite import recipes
-from jax_excite.ascent import pga, pga_grid
-from jax_excite.calibration import calibrate, temperature_sweep
+from jax_excite.data.images import load_image, load_images
 from jax_excite.errors import (
     DataError,
     ExciteError,
@@ -16,14 +15,16 @@ from jax_excite.errors import (
     TargetError,
     WeightsError,
 )
+from jax_excite.gates.max_pool import surrogate_max_pool
+from jax_excite.gates.relu import gated_relu
 from jax_excite.gating import Gating
-from jax_excite.images import load_image, load_images
-from jax_excite.plan import Site
-from jax_excite.pullback import pullback, pullback_grid, value_and_pullback
+from jax_excite.pullbacks.calibration import calibrate, temperature_sweep
+from jax_excite.pullbacks.pga import pga, pga_grid
+from jax_excite.pullbacks.pullback import pullback, pullback_grid, value_and_pullback
 from jax_excite.stores import open_store
-from jax_excite.surrogates import gated_relu, surrogate_max_pool
-from jax_excite.transform import excite, sites
-from jax_excite.weights import load
+from jax_excite.transform.excite import excite, sites
+from jax_excite.transform.plan import Site
+from jax_excite.weights.loading import load
 
 __all__ = [
     "DataError",

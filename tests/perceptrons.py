@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from jax_excite import recipes
-from jax_excite.paths import Gates, gates, induced_pullback, preactivations
+from jax_excite.theory.induced_networks import Gates, gates, induced_pullback, preactivations
 
 CLASS = 1
 

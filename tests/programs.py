@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 import jax_excite as je
-from jax_excite.matching import GATES
+from jax_excite.transform.census import GATES
 from tests.networks import soft_relu
 
 T, POOL_T = 0.4, 0.7
@@ -438,8 +438,9 @@ def build(layers, soft):
 def gradient(fn, x, compiled=True):
     """The gradient of some sum of the outputs; compiled as a whole it takes half the time."""
     cotangent = jnp.cos(jnp.arange(10.0)).reshape(2, 5)
-    function = jax.grad(lambda x: jnp.vdot(fn(x), cotangent))
-    return (jax.jit(function) if compiled else function)(x)
+    function = jax.jit(jax.grad(lambda x: jnp.vdot(fn(x), cotangent)))
+    with contextlib.nullcontext() if compiled else jax.disable_jit():
+        return function(x)
 
 
 def check(layers):
@@ -469,8 +470,12 @@ def compare(fn, twin, x, tolerance):
 
     A GroupNorm of a few equal numbers, say, makes a sum of large ones that cancel: there the twin
     differs from itself by more than the tolerance, compiled as a whole or an operation at a time.
+    JAX's own derivative of `max` divides by the number of entries that equal the largest: none do
+    where XLA computes them anew with other rounding.
     """
     wanted = gradient(twin, x)
+    if jnp.isnan(wanted).any():
+        wanted = gradient(twin, x, compiled=False)
     error, size = distance(gradient(fn, x), wanted), jnp.linalg.norm(jnp.nan_to_num(wanted))
     if error > tolerance * size + 1e-300:
         doubt = distance(gradient(twin, x, compiled=False), wanted)

@@ -16,7 +16,7 @@ import typer
 from jax_excite.cli.console import announce, errors_in_one_line, run
 from jax_excite.errors import WeightsError
 from jax_excite.models import MODELS, model_spec
-from jax_excite.pretrained import at_hand, find_published, find_weights
+from jax_excite.weights.published import at_hand, find_published, find_weights
 from weights_converter.convert import Conversion, convert_file
 from weights_converter.inspection import Inspection, inspect_file
 from weights_converter.verify import Check, verify

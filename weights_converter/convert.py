@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from jax_excite.callables import named_leaves
+from jax_excite.callables.pytree import named_leaves
+from jax_excite.data.class_names import CLASS_NAMES
 from jax_excite.errors import WeightsError
-from jax_excite.imagenet import CLASS_NAMES
 from jax_excite.models import ModelSpec, model_spec
-from jax_excite.weight_files import LazyTensor, describe, split, write
-from jax_excite.weights import check_fit, refuse
+from jax_excite.weights.files import LazyTensor, describe, split, write
+from jax_excite.weights.loading import check_fit, refuse
 from weights_converter.names import IGNORED, TABLES, Rule
 from weights_converter.reader import Checkpoint, read_checkpoint
 from weights_converter.recognise import count_classes, recognise

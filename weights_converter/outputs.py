@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jax_excite.models import ModelSpec
-from jax_excite.weights import load
+from jax_excite.weights.loading import load
 from weights_converter.names import TABLES
 from weights_converter.reader import NESTED_IN, PREFIX
 from weights_converter.recognise import count_classes

@@ -10,8 +10,8 @@ import numpy as np
 
 from jax_excite.errors import WeightsError
 from jax_excite.models import ModelSpec, model_spec
-from jax_excite.weight_files import DIGEST, data_digest, read_metadata, split
-from jax_excite.weights import check_fit, read_settings
+from jax_excite.weights.files import DIGEST, data_digest, read_metadata, split
+from jax_excite.weights.loading import check_fit, read_settings
 from weights_converter.convert import fit
 from weights_converter.reader import Checkpoint, read_checkpoint
 from weights_converter.recognise import count_classes

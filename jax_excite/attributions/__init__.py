@@ -5,7 +5,6 @@ pytree and any target; they are compiled once for each shape and setting. `excit
 `jax_excite.pullback`. The last three are controls, which explain nothing.
 """
 
-from jax_excite.attributions.ascents import pga_difference
 from jax_excite.attributions.controls import constant_map, edges, random_map
 from jax_excite.attributions.grad_cam import grad_cam, guided_grad_cam
 from jax_excite.attributions.gradients import (
@@ -17,7 +16,8 @@ from jax_excite.attributions.gradients import (
     smooth_grad,
     smoothed_pullback,
 )
-from jax_excite.pullback import pullback as excitation_pullback
+from jax_excite.attributions.pga_difference import pga_difference
+from jax_excite.pullbacks.pullback import pullback as excitation_pullback
 
 __all__ = [
     "constant_map",

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jax_excite.attributions.engine import Images
-from jax_excite.callables import as_pytree, is_weight
-from jax_excite.pullback import Params, as_batch
-from jax_excite.targets import Target
+from jax_excite.callables.pytree import as_pytree, is_weight
+from jax_excite.pullbacks.pullback import as_batch
+from jax_excite.pullbacks.targets import Target
+from jax_excite.typing import Images, Params
 
 
 def random_map(params: Params, x: Images, c: Target, *, key: jax.Array) -> jax.Array:

@@ -5,20 +5,19 @@ from collections.abc import Callable, Hashable
 from typing import Any, Protocol, TypedDict
 
 import jax
-import numpy as np
 from jax.sharding import NamedSharding
 
-from jax_excite import targets
-from jax_excite.blocks import AUTO, Rows, evenly, in_loop, rows_at_once
-from jax_excite.callables import as_floats, as_pytree
-from jax_excite.devices import gathered, on_each, sharding_of, spread
+from jax_excite.callables.pytree import as_floats, as_pytree
 from jax_excite.gating import Gating, check_gating
-from jax_excite.plan import Names, Selection, SiteSelection
-from jax_excite.pullback import Bounds, Params, as_batch, linearise, number_of_logits
-from jax_excite.targets import Target
-from jax_excite.transform import softened, treats_items_alone
+from jax_excite.pullbacks import targets
+from jax_excite.pullbacks.batching import AUTO, Rows, evenly, in_loop, rows_at_once
+from jax_excite.pullbacks.pullback import as_batch, linearise, number_of_logits
+from jax_excite.pullbacks.sharding import gathered, on_each, sharding_of, spread
+from jax_excite.pullbacks.softened import softened, treats_items_alone
+from jax_excite.pullbacks.targets import Target
+from jax_excite.transform.plan import Names, Selection, SiteSelection
+from jax_excite.typing import Bounds, Images, Params
 
-Images = jax.Array | np.ndarray
 Block = Callable[[jax.Array, Any], jax.Array]  # images [n, H, W, 3], their targets -> maps
 
 

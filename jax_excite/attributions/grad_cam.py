@@ -7,16 +7,16 @@ from typing import Any, Unpack
 import jax
 import jax.numpy as jnp
 
-from jax_excite import targets
-from jax_excite.attributions.engine import Block, Images, Options, attribute
+from jax_excite.attributions.engine import Block, Options, attribute
 from jax_excite.attributions.gradients import guided_backprop
 from jax_excite.errors import GatingError
 from jax_excite.gating import Gating
-from jax_excite.plan import AtSite, Plan, Site
-from jax_excite.pullback import Params
+from jax_excite.pullbacks import targets
+from jax_excite.pullbacks.targets import Target
 from jax_excite.recipes import VANILLA
-from jax_excite.targets import Target
-from jax_excite.transform import soften
+from jax_excite.transform.excite import soften
+from jax_excite.transform.plan import AtSite, Plan, Site
+from jax_excite.typing import Images, Params
 
 
 def grad_cam(

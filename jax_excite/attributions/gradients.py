@@ -10,21 +10,15 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from jax_excite.attributions.engine import (
-    Block,
-    GatingOptions,
-    Images,
-    Options,
-    attribute,
-    field,
-)
-from jax_excite.callables import as_floats
+from jax_excite.attributions.engine import Block, GatingOptions, Options, attribute, field
+from jax_excite.callables.pytree import as_floats
 from jax_excite.errors import SettingError
 from jax_excite.gating import Gating
-from jax_excite.plan import Names, Selection, SiteSelection
-from jax_excite.pullback import Params, pullback
+from jax_excite.pullbacks.pullback import pullback
+from jax_excite.pullbacks.targets import Target
 from jax_excite.recipes import DECONVOLUTION, EXCITATION, GUIDED_BACKPROP, VANILLA
-from jax_excite.targets import Target
+from jax_excite.transform.plan import Names, Selection, SiteSelection
+from jax_excite.typing import Images, Params
 
 
 def gradient(params: Params, x: Images, c: Target, **options: Unpack[Options]) -> jax.Array:

@@ -16,7 +16,7 @@ from jax_excite.cli.console import announce, errors_in_one_line
 from jax_excite.cli.gatings import excitation_gating, with_stored_temperatures
 from jax_excite.cli.manifest import describe_file, describe_run
 from jax_excite.cli.networks import DEFAULT_MODEL, ModelName, Weights, open_network
-from jax_excite.datasets import ImageData
+from jax_excite.data.datasets import ImageData
 from jax_excite.errors import DataError, ExciteError
 from jax_excite.gating import GATES, Gating
 from jax_excite.models import model_spec

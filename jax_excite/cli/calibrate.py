@@ -7,13 +7,13 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from jax_excite.calibration import SCALE
-from jax_excite.calibration import calibrate as measure
 from jax_excite.cli.console import errors_in_one_line, with_progress
 from jax_excite.cli.networks import DEFAULT_MODEL, ModelName, Weights, open_images, open_network
 from jax_excite.errors import ExciteError
 from jax_excite.models import model_spec
-from jax_excite.weight_files import read_any, write
+from jax_excite.pullbacks.calibration import SCALE
+from jax_excite.pullbacks.calibration import calibrate as measure
+from jax_excite.weights.files import read_any, write
 
 _AT_ONCE = 8
 

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jax_excite import recipes
-from jax_excite.ascent import pga
 from jax_excite.cli.console import with_progress
 from jax_excite.gating import Gating
 from jax_excite.models import Classifier
-from jax_excite.pullback import pullback_grid
+from jax_excite.pullbacks.pga import pga
+from jax_excite.pullbacks.pullback import pullback_grid
 
 
 class Along(enum.StrEnum):

@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from jax_excite.downloads import cache_folder
 from jax_excite.errors import ExciteError
+from jax_excite.weights.downloads import cache_folder
 
 Item = TypeVar("Item")
 

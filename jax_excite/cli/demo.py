@@ -9,13 +9,13 @@ import numpy as np
 import typer
 
 from jax_excite import recipes
-from jax_excite.ascent import pga_grid
 from jax_excite.cli.console import announce, errors_in_one_line, with_progress
 from jax_excite.cli.gatings import excitation_gating
-from jax_excite.imagenet import CLASS_NAMES, class_index
-from jax_excite.images import load_images
+from jax_excite.data.class_names import CLASS_NAMES, class_index
+from jax_excite.data.images import load_images
 from jax_excite.models import Classifier, model_spec
-from jax_excite.weights import load
+from jax_excite.pullbacks.pga import pga_grid
+from jax_excite.weights.loading import load
 
 MODEL = "efficientnet_lite0"
 PHOTOGRAPHS = {"cat": "chelsea.png", "coffee": "coffee.png", "rocket": "rocket.jpg"}
@@ -27,7 +27,7 @@ def demo(
 ) -> None:
     """Explain EfficientNet-Lite0 on three photographs, offline: out/demo.png."""
     with errors_in_one_line():
-        from jax_excite import viz
+        from jax_excite import pictures
 
         images = load_images(_photographs())
         announce(f"Loading {MODEL}")
@@ -49,10 +49,10 @@ def demo(
             for image, index, gating in with_progress(jobs, "Climbing towards each class")
         ]
 
-        cells = viz.scale(np.reshape(differences, (-1, len(classes), *images.shape[1:])))
+        cells = pictures.scale(np.reshape(differences, (-1, len(classes), *images.shape[1:])))
         originals = np.repeat((images + 1) / 2, len(gatings), axis=0)
         picture = out / "demo.png"
-        viz.draw_grid(
+        pictures.draw_grid(
             picture,
             np.concatenate([originals[:, None], cells], axis=1),
             [f"{name}\n{how}" for name in PHOTOGRAPHS for how in gatings],

@@ -15,15 +15,15 @@ from jax_excite.cli.console import errors_in_one_line, with_progress
 from jax_excite.cli.gatings import excitation_gating, with_stored_temperatures
 from jax_excite.cli.manifest import appear_together, describe_file, describe_run, save_manifest
 from jax_excite.cli.networks import DEFAULT_MODEL, open_images, open_network
-from jax_excite.comparison import METRICS, Chunk, Entrant, chunks, standard_methods
-from jax_excite.datasets import ImageData, image_folder
+from jax_excite.data.datasets import ImageData, image_folder
 from jax_excite.errors import ExciteError
+from jax_excite.evaluation.journal import Journal
+from jax_excite.evaluation.scoring import METRICS, Chunk, Entrant, chunks, standard_methods
+from jax_excite.evaluation.summary import markdown, summarise, writer_of
 from jax_excite.gating import GATES, Gating
-from jax_excite.journal import Journal
-from jax_excite.metrics.stability import Method
 from jax_excite.models import Classifier, model_spec
-from jax_excite.pullback import pullback
-from jax_excite.summary import markdown, summarise, writer_of
+from jax_excite.pullbacks.pullback import pullback
+from jax_excite.typing import Method
 
 _AT_ONCE = 12
 
@@ -75,7 +75,7 @@ def evaluate(
 ) -> None:
     """Compare attribution methods by several metrics; goes on where a killed run stopped."""
     with errors_in_one_line():
-        from jax_excite import plots
+        from jax_excite.evaluation import plots
 
         write = writer_of(out)
         if not out.parent.is_dir():

@@ -19,13 +19,13 @@ from jax_excite.cli.console import announce, errors_in_one_line
 from jax_excite.cli.gatings import excitation_gating, with_stored_temperatures
 from jax_excite.cli.manifest import appear_together, describe_file, describe_run, save_manifest
 from jax_excite.cli.networks import DEFAULT_MODEL, Weights, open_images
-from jax_excite.datasets import SEED, Example, image_folder, imagenette, select
+from jax_excite.data.class_names import class_index
+from jax_excite.data.datasets import SEED, Example, image_folder, imagenette, select
 from jax_excite.errors import ExciteError
 from jax_excite.gating import Gating
-from jax_excite.imagenet import class_index
 from jax_excite.models import Classifier, ModelSpec, model_spec
-from jax_excite.pretrained import PRETRAINED, find_weights
-from jax_excite.weights import load
+from jax_excite.weights.loading import load
+from jax_excite.weights.published import PRETRAINED, find_weights
 
 TARGETS = ("tench", "cassette player", "church", "garbage truck", "golf ball", "ostrich")
 PHOTOGRAPHED = TARGETS[:5]
@@ -95,7 +95,7 @@ def figures(
 ) -> None:
     """Draw the paper's Figures 1 to 4 for a network, each with a manifest beside it."""
     with errors_in_one_line():
-        from jax_excite import viz
+        from jax_excite import pictures
 
         wanted = _figures(figure or list(FIGURES))
         specs = _specs(model or [DEFAULT_MODEL], weights)
@@ -127,7 +127,7 @@ def figures(
                 path = out / f"figure{number}_{spec.name}.png"
                 with appear_together(path, path.with_suffix(".json")) as (picture, manifest):
                     title = f"Figure {number}, {spec.name}, seed {seed}: {this.shows}"
-                    viz.draw_grid(picture, viz.scale(cells), *_titles(this), title=title)
+                    pictures.draw_grid(picture, pictures.scale(cells), *_titles(this), title=title)
                     save_manifest(manifest, {**described, "seconds": round(seconds, 1)})
                 typer.echo(path)
 

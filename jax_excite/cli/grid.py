@@ -12,16 +12,16 @@ import numpy as np
 import typer
 
 from jax_excite import recipes
-from jax_excite.ascent import pga_grid
 from jax_excite.cli.console import errors_in_one_line, with_progress
 from jax_excite.cli.gatings import excitation_gating, with_stored_temperatures
 from jax_excite.cli.manifest import appear_together, describe_file, describe_run, save_arrays
 from jax_excite.cli.networks import DEFAULT_MODEL, ModelName, Weights, open_images, open_network
+from jax_excite.data.class_names import class_index
 from jax_excite.errors import ExciteError
 from jax_excite.gating import GATES, Gating
-from jax_excite.imagenet import class_index
 from jax_excite.models import Classifier, ModelSpec, model_spec
-from jax_excite.pullback import pullback_grid
+from jax_excite.pullbacks.pga import pga_grid
+from jax_excite.pullbacks.pullback import pullback_grid
 
 
 class What(enum.StrEnum):
@@ -79,7 +79,7 @@ def grid(
 ) -> None:
     """Draw photographs (rows) and what draws them towards classes (columns)."""
     with errors_in_one_line():
-        from jax_excite import viz
+        from jax_excite import pictures
 
         _check_out(out, images)
         spec = model_spec(model)
@@ -114,7 +114,7 @@ def grid(
             else:
                 arrays = _pull_back(network, photographs, indices, **options)
             titles = ["original", *(names[index] for index in indices)]
-            _draw(viz, picture, arrays, [path.stem for path in images], titles)
+            _draw(pictures, picture, arrays, [path.stem for path in images], titles)
             save_arrays(archive, arrays, manifest)
         typer.echo(f"{out}\n{out.with_suffix('.npz')}")
 
@@ -224,7 +224,7 @@ def _logits(network: Classifier, images: np.ndarray) -> np.ndarray:
 
 
 def _draw(
-    viz: Any, path: Path, arrays: dict[str, np.ndarray], names: list[str], titles: list[str]
+    pictures: Any, path: Path, arrays: dict[str, np.ndarray], names: list[str], titles: list[str]
 ) -> None:
     rows, row_titles = [], []
     for number, name in enumerate(names):
@@ -233,9 +233,9 @@ def _draw(
         if "perturbed" in arrays:
             perturbed = arrays["perturbed"][number]
             rows.append([original, *((perturbed + 1) / 2).clip(0, 1)])
-            rows.append([original, *viz.scale(perturbed - image)])
+            rows.append([original, *pictures.scale(perturbed - image)])
             row_titles += [name, f"{name}\ndifference"]
         else:
-            rows.append([original, *viz.scale(arrays["pullbacks"][number])])
+            rows.append([original, *pictures.scale(arrays["pullbacks"][number])])
             row_titles.append(name)
-    viz.draw_grid(path, np.asarray(rows, np.float32), row_titles, titles)
+    pictures.draw_grid(path, np.asarray(rows, np.float32), row_titles, titles)

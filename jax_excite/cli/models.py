@@ -3,7 +3,7 @@
 import typer
 
 from jax_excite.models import MODELS, Published
-from jax_excite.pretrained import at_hand
+from jax_excite.weights.published import at_hand
 
 
 def models() -> None:

@@ -8,10 +8,10 @@ import numpy as np
 import typer
 
 from jax_excite.cli.console import announce
-from jax_excite.images import ImageSource, load_images
+from jax_excite.data.images import ImageSource, load_images
 from jax_excite.models import Classifier, ModelSpec
-from jax_excite.pretrained import PRETRAINED, find_weights
-from jax_excite.weights import load
+from jax_excite.weights.loading import load
+from jax_excite.weights.published import PRETRAINED, find_weights
 
 ModelName = Annotated[str, typer.Option(help="A name that `models` lists.")]
 Weights = Annotated[

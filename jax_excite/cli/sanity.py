@@ -8,11 +8,11 @@ import typer
 from jax_excite.cli.console import announce, errors_in_one_line
 from jax_excite.cli.gatings import excitation_gating, with_stored_temperatures
 from jax_excite.cli.networks import DEFAULT_MODEL, ModelName, Weights, open_images, open_network
+from jax_excite.data.class_names import class_index
 from jax_excite.errors import ExciteError
-from jax_excite.imagenet import class_index
+from jax_excite.evaluation.sanity import compare, randomisation_cascade, temperature_limits
 from jax_excite.models import model_spec
-from jax_excite.pullback import pullback
-from jax_excite.sanity import compare, randomisation_cascade, temperature_limits
+from jax_excite.pullbacks.pullback import pullback
 
 RANDOM_COSINE = 0.5
 SAME_CLASS_COSINE = 0.95

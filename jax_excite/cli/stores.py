@@ -8,8 +8,8 @@ import numpy as np
 import typer
 
 from jax_excite.cli.console import errors_in_one_line
+from jax_excite.data.class_names import CLASS_NAMES
 from jax_excite.errors import DataError
-from jax_excite.imagenet import CLASS_NAMES
 
 if TYPE_CHECKING:
     from jax_excite.stores import Store
@@ -51,7 +51,7 @@ def view(
 ) -> None:
     """Draw a selection of a store: a row for each image, a column for each method and target."""
     with errors_in_one_line():
-        from jax_excite import viz
+        from jax_excite import pictures
         from jax_excite.stores import open_store
 
         found = open_store(store)
@@ -69,7 +69,7 @@ def view(
                 for each in methods
                 for target in targets
             ]
-            rows.append(viz.scale(np.nan_to_num(np.asarray(maps, np.float32))))
+            rows.append(pictures.scale(np.nan_to_num(np.asarray(maps, np.float32))))
             explained = [_named(found, index) for index in found.targets(place)[targets]]
             titles.append("\n".join([found.names[place], *explained]))
         columns = [
@@ -77,7 +77,9 @@ def view(
             for each in methods
             for target in cells[0][1]
         ]
-        viz.draw_grid(out, np.asarray(rows, np.float32), titles, columns, title=str(store.name))
+        pictures.draw_grid(
+            out, np.asarray(rows, np.float32), titles, columns, title=str(store.name)
+        )
         typer.echo(str(out))
 
 

@@ -7,13 +7,13 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from jax_excite.calibration import calibrate, temperature_sweep
 from jax_excite.cli.console import announce, errors_in_one_line
 from jax_excite.cli.manifest import appear_together, describe_file, describe_run, save_arrays
 from jax_excite.cli.networks import DEFAULT_MODEL, ModelName, Weights, open_images, open_network
+from jax_excite.data.class_names import class_index
 from jax_excite.errors import ExciteError
-from jax_excite.imagenet import class_index
 from jax_excite.models import model_spec
+from jax_excite.pullbacks.calibration import calibrate, temperature_sweep
 from jax_excite.recipes import EXCITATION
 
 TEMPERATURES = "0,0.05,0.15,0.3,0.5,1,2,inf"
@@ -34,7 +34,7 @@ def sweep(
 ) -> None:
     """Draw photographs (rows) and pullbacks at several temperatures (columns)."""
     with errors_in_one_line():
-        from jax_excite import viz
+        from jax_excite import pictures
 
         if out.suffix.lower() != ".png":
             raise ExciteError(f"--out is {out}: give a file name that ends in .png")
@@ -53,7 +53,7 @@ def sweep(
                 temperature_sweep(network, photographs, targets, values, gating=gating)
             )
             cells = [
-                [(photograph + 1) / 2, *viz.scale(fields[:, row])]
+                [(photograph + 1) / 2, *pictures.scale(fields[:, row])]
                 for row, photograph in enumerate(photographs)
             ]
             rows = [
@@ -62,7 +62,7 @@ def sweep(
             ]
             unit = " spreads" if calibrated else ""
             columns = ["photograph", *(f"T = {t:g}{unit}" for t in values)]
-            viz.draw_grid(picture, np.asarray(cells, np.float32), rows, columns)
+            pictures.draw_grid(picture, np.asarray(cells, np.float32), rows, columns)
             manifest = {
                 "gating": dataclasses.asdict(gating),
                 "model": model,

@@ -11,9 +11,9 @@ from jax import lax
 from jax_excite.attributions.gradients import image_like, whole_number
 from jax_excite.errors import SettingError
 from jax_excite.metrics.faithfulness import ranked_groups
-from jax_excite.metrics.perturbation import Case, Images, Replaced, before, responses, rest
-from jax_excite.pullback import Bounds, Params
-from jax_excite.targets import Target
+from jax_excite.metrics.perturbation import Case, Replaced, before, responses, rest
+from jax_excite.pullbacks.targets import Target
+from jax_excite.typing import Bounds, Images, Params
 
 Baseline = float | np.ndarray | jax.Array | Literal["blur"]
 

@@ -14,10 +14,10 @@ import numpy as np
 
 from jax_excite.attributions.gradients import image_like, whole_number
 from jax_excite.errors import SettingError
-from jax_excite.metrics.perturbation import Case, Images, Listed, drops, equal
+from jax_excite.metrics.perturbation import Case, Listed, drops, equal
 from jax_excite.metrics.similarity import pearson
-from jax_excite.pullback import Bounds, Params
-from jax_excite.targets import Target
+from jax_excite.pullbacks.targets import Target
+from jax_excite.typing import Bounds, Images, Params
 
 
 class Options(TypedDict, total=False):

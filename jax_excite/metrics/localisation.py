@@ -8,8 +8,8 @@ import numpy as np
 from scipy import ndimage
 
 from jax_excite.errors import ImageError
-from jax_excite.metrics.similarity import Images
-from jax_excite.pullback import as_batch
+from jax_excite.pullbacks.pullback import as_batch
+from jax_excite.typing import Images
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,19 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jax_excite import targets
-from jax_excite.blocks import Rows, evenly, rows_at_once
-from jax_excite.callables import as_pytree
+from jax_excite.callables.pytree import as_pytree
 from jax_excite.errors import ImageError
-from jax_excite.pullback import Bounds, Params, as_batch, number_of_logits
+from jax_excite.pullbacks import targets
+from jax_excite.pullbacks.batching import Rows, evenly, rows_at_once
+from jax_excite.pullbacks.pullback import as_batch, number_of_logits
+from jax_excite.pullbacks.softened import softened
+from jax_excite.pullbacks.targets import Target
 from jax_excite.recipes import VANILLA
-from jax_excite.targets import Target
-from jax_excite.transform import softened
+from jax_excite.typing import Bounds, Images, Params
 
 # Forward passes alone are faster with less at a time than pullbacks are.
 _CPU_COPIES = 4
 
-Images = jax.Array | np.ndarray
 # Where the values of an image are replaced in its k-th copy: its groups, k -> mask [H, W, 3].
 Replaced = Callable[[jax.Array, jax.Array], jax.Array]
 

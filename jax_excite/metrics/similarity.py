@@ -6,7 +6,7 @@ import numpy as np
 from jax import lax
 from scipy.stats import rankdata
 
-Images = jax.Array | np.ndarray
+from jax_excite.typing import Images
 
 
 def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:

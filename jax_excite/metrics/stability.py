@@ -8,15 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_excite.attributions.gradients import whole_number
-from jax_excite.callables import as_pytree
+from jax_excite.callables.pytree import as_pytree
 from jax_excite.errors import ExciteError, SettingError
+from jax_excite.metrics.randomisation import layers, randomise
 from jax_excite.metrics.similarity import spearman, ssim
-from jax_excite.pullback import Params, as_batch, number_of_logits
-from jax_excite.sanity import layers, randomise
+from jax_excite.pullbacks.pullback import as_batch, number_of_logits
+from jax_excite.typing import Images, Method, Params
 
-Images = jax.Array | np.ndarray
 # Any of `attributions`, with its settings bound: (params, x, c) -> maps shaped like x.
-Method = Callable[[Any, Any, Any], Any]
 Similarity = Callable[[Any, Any], np.ndarray]  # of maps [N, H, W, 3]: [N]
 
 
@@ -129,7 +128,7 @@ def randomised(params: Params, x: Images, *, seed: int = 0, down_to: str | None 
         params: a callable pytree whose leaves are its weights.
         x: one image `[H, W, 3]` or a batch, from which the order of the layers is found.
         seed: of the shuffling.
-        down_to: the lowest layer to shuffle, as `jax_excite.sanity.layers` names it, with all above
+        down_to: the lowest layer to shuffle, with all above it, as `randomisation.layers` names
             it; None for all.
 
     Raises:
@@ -159,7 +158,7 @@ def parameter_randomisation(
     """How alike the maps of the network and of one with random weights are.
 
     Adebayo et al., "Sanity Checks for Saliency Maps" (2018), section 3.1. Maps that are dominated
-    by edges of the image correlate in any case, and signs by chance: see `jax_excite.sanity` for
+    by edges of the image correlate in any case, and signs by chance; `evaluation.sanity` compares
     magnitudes.
 
     Args:

@@ -7,15 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_excite import targets
-from jax_excite.ascent import checked_step
 from jax_excite.attributions.gradients import whole_number
-from jax_excite.callables import as_floats, as_pytree
-from jax_excite.climbing import Step
+from jax_excite.callables.pytree import as_floats, as_pytree
 from jax_excite.errors import SettingError
-from jax_excite.metrics.similarity import Images
-from jax_excite.metrics.stability import Method
-from jax_excite.pullback import Bounds, Params, as_batch, number_of_logits
+from jax_excite.pullbacks import targets
+from jax_excite.pullbacks.pga import checked_step
+from jax_excite.pullbacks.pga_loops import Step
+from jax_excite.pullbacks.pullback import as_batch, number_of_logits
+from jax_excite.typing import Bounds, Images, Method, Params
 
 
 @dataclasses.dataclass(frozen=True)

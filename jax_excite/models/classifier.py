@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jax_excite.data.images import check_images
 from jax_excite.errors import ImageError
-from jax_excite.images import check_images
 
 Temperatures = tuple[tuple[str, float | tuple[float, ...]], ...]
 

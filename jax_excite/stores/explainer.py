@@ -12,10 +12,11 @@ import numpy as np
 from jax_excite import attributions, recipes
 from jax_excite.errors import TargetError
 from jax_excite.gating import Gating
-from jax_excite.pullback import Params, pullback_grid, value_and_pullback
-from jax_excite.targets import class_rows
+from jax_excite.pullbacks.pullback import pullback_grid, value_and_pullback
+from jax_excite.pullbacks.targets import class_rows
+from jax_excite.typing import Params
 
-Method = Callable[..., jax.Array]
+_Method = Callable[..., jax.Array]
 
 # Those that are pullbacks at some gating: several targets share a forward pass.
 _PULLBACKS = {
@@ -26,10 +27,10 @@ _PULLBACKS = {
 }
 
 
-def methods_by_name(gating: Gating, seed: int) -> dict[str, Gating | Method]:
+def methods_by_name(gating: Gating, seed: int) -> dict[str, Gating | _Method]:
     """The attributions that a store can hold, with their settings."""
     key = jax.random.key(seed)
-    bound: dict[str, tuple[Method, dict[str, Any]]] = {
+    bound: dict[str, tuple[_Method, dict[str, Any]]] = {
         "pga_difference": (attributions.pga_difference, {"gating": gating}),
         "input_x_gradient": (attributions.input_x_gradient, {}),
         "integrated_gradients": (attributions.integrated_gradients, {}),
@@ -38,7 +39,7 @@ def methods_by_name(gating: Gating, seed: int) -> dict[str, Gating | Method]:
         "grad_cam": (attributions.grad_cam, {}),
         "guided_grad_cam": (attributions.guided_grad_cam, {}),
     }
-    found: dict[str, Gating | Method] = {n: own or gating for n, own in _PULLBACKS.items()}
+    found: dict[str, Gating | _Method] = {n: own or gating for n, own in _PULLBACKS.items()}
     return {**found, **{n: functools.partial(f, **settings) for n, (f, settings) in bound.items()}}
 
 
@@ -101,7 +102,7 @@ class Explainer:
     def __init__(
         self,
         network: Params,
-        methods: Mapping[str, Gating | Method],
+        methods: Mapping[str, Gating | _Method],
         targets: Targets,
         devices: Sequence[Any],
         chunk: int,

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_excite.datasets import ImageData
+from jax_excite.data.datasets import ImageData
 from jax_excite.errors import DataError
 from jax_excite.stores.explainer import Explained, Explainer
 from jax_excite.stores.layout import DONE, SKIPPED, Layout, open_arrays, write_rows

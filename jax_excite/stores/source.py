@@ -7,9 +7,9 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from jax_excite.datasets import ImageData, image_folder, imagenette, listed_images
+from jax_excite.data.datasets import ImageData, image_folder, imagenette, listed_images
+from jax_excite.data.images import load_image
 from jax_excite.errors import DataError, ImageError
-from jax_excite.images import load_image
 
 _THREADS = 4
 
@@ -29,7 +29,7 @@ def open_source(text: str) -> ImageData:
 
     Args:
         text: a folder, a text file with a path on each line, or `imagenette/SIZE/SPLIT` with a size
-            and a split of `jax_excite.datasets.imagenette`.
+            and a split of `jax_excite.data.datasets.imagenette`.
 
     Raises:
         DataError: there is nothing of the kind, or it holds no images.

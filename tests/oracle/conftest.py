@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jax_excite.path_space import Perceptron
+from jax_excite.theory.path_space import Perceptron
 
 
 @pytest.fixture(

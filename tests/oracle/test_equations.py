@@ -15,9 +15,9 @@ import pytest
 from jax import lax
 from scipy.special import expit, ndtr
 
-from jax_excite import Gating, path_space, recipes
-from jax_excite.path_kernel import gram
-from jax_excite.paths import (
+from jax_excite import Gating, recipes
+from jax_excite.theory import path_space
+from jax_excite.theory.induced_networks import (
     gates,
     induced,
     induced_matrix,
@@ -25,6 +25,7 @@ from jax_excite.paths import (
     induced_value,
     preactivations,
 )
+from jax_excite.theory.path_kernel import gram
 from tests.perceptrons import (
     CLASS,
     each,

@@ -11,8 +11,14 @@ from flax import nnx
 from jax import lax
 
 from jax_excite import pullback, recipes
-from jax_excite.path_kernel import gram
-from jax_excite.paths import Gates, gates, induced, induced_pullback, induced_value
+from jax_excite.theory.induced_networks import (
+    Gates,
+    gates,
+    induced,
+    induced_pullback,
+    induced_value,
+)
+from jax_excite.theory.path_kernel import gram
 from tests.networks import Network, images
 
 pytestmark = pytest.mark.usefixtures("x64")

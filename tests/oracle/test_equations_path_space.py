@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_excite import path_space, recipes
-from jax_excite.paths import gates, induced_value
+from jax_excite import recipes
+from jax_excite.theory import path_space
+from jax_excite.theory.induced_networks import gates, induced_value
 from tests.perceptrons import (
     CLASS,
     each,

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from jax_excite import WeightsError, load
-from jax_excite.imagenet import CLASS_NAMES
+from jax_excite.data.class_names import CLASS_NAMES
 from jax_excite.models import MODELS
-from jax_excite.weight_files import read
-from jax_excite.weights import named_leaves
+from jax_excite.weights.files import read
+from jax_excite.weights.loading import named_leaves
 from tests import torch_reference as reference
 from tests import without_torch
 from weights_converter import convert_file

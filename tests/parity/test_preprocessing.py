@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jax_excite.images import load_image
+from jax_excite.data.images import load_image
 from tests.torch_reference import torchvision
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jax_excite import Gating, GatingError, ImageError, attributions, pullback, recipes, sites
-from jax_excite.paths import gates
+from jax_excite.theory.induced_networks import gates
 from tests.networks import Network, images, relative_error
 
 KEY = jax.random.key(7)

@@ -7,11 +7,11 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import jax_excite
-from jax_excite.blocks import AUTO, Grid, cells_at_once, evenly, in_loop, rows_at_once
+from jax_excite.pullbacks.batching import AUTO, Grid, cells_at_once, evenly, in_loop, rows_at_once
 from tests.networks import Network, images
 
 # `jax_excite.pullback` is the function.
-PULLBACK = importlib.import_module("jax_excite.pullback")
+PULLBACK = importlib.import_module("jax_excite.pullbacks.pullback")
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 6, 7])

@@ -17,7 +17,7 @@ from jax_excite import (
     recipes,
     temperature_sweep,
 )
-from jax_excite.paths import gates, induced, preactivations
+from jax_excite.theory.induced_networks import gates, induced, preactivations
 from tests.networks import Network, images
 
 

@@ -12,8 +12,8 @@ import pytest
 from flax import nnx
 
 import jax_excite as je
-from jax_excite import attributions, sanity
-from jax_excite.metrics import stability
+from jax_excite import attributions
+from jax_excite.metrics import randomisation, stability
 from tests.networks import Network, images, relative_error
 
 W = jnp.ones((3, 5)) * 0.3
@@ -305,7 +305,7 @@ def test_random_keys_among_the_leaves():
     model.eval()
     key = jax.random.key(0)
     assert attributions.random_map(model, x, 1, key=key).shape == x.shape
-    names = [name for names in sanity.layers(model, x).values() for name in names]
+    names = [name for names in randomisation.layers(model, x).values() for name in names]
     assert sorted(names) == ["conv.bias", "conv.kernel", "head.bias", "head.kernel"]
     changed = stability.randomised(model, x)
     assert changed.layer.rngs.count[...] == model.layer.rngs.count[...]

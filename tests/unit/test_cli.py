@@ -19,8 +19,8 @@ from jax_excite import Gating, load, load_images, pga_grid, pullback_grid
 from jax_excite.cli import app, manifest
 from jax_excite.cli.demo import CLASSES, PHOTOGRAPHS
 from jax_excite.models import MODELS
-from jax_excite.weight_files import describe, write
-from jax_excite.weights import named_leaves
+from jax_excite.weights.files import describe, write
+from jax_excite.weights.loading import named_leaves
 
 DATA = Path(str(importlib.metadata.distribution("scikit-image").locate_file("skimage/data")))
 CAT, COFFEE = DATA / "chelsea.png", DATA / "coffee.png"

@@ -8,10 +8,10 @@ from matplotlib.image import imread
 
 from jax_excite import Gating, calibrate, load, load_images, pullback
 from jax_excite.cli import networks
-from jax_excite.imagenet import CLASS_NAMES
+from jax_excite.data.class_names import CLASS_NAMES
 from jax_excite.models import Classifier, Preprocessing, model_spec
-from jax_excite.weight_files import describe, read
-from jax_excite.weights import save
+from jax_excite.weights.files import describe, read
+from jax_excite.weights.loading import save
 from tests.networks import Network
 from tests.unit.test_cli import CAT, COFFEE, run
 

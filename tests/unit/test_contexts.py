@@ -8,8 +8,8 @@ from jax import lax
 from jax.experimental.compute_on import compute_on
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jax_excite import Gating, excite, paths, sites
-from jax_excite.graph import origin, trace
+from jax_excite import Gating, excite, sites, theory
+from jax_excite.graphs.graph import origin, trace
 from tests.networks import images, relative_error, soft_relu
 
 GATING = Gating(temperature=0.4)
@@ -97,8 +97,8 @@ def test_a_relu_that_is_used_plainly_and_clipped(x64):
         return y @ jnp.ones((12, 3)) + jnp.minimum(y, 6) @ jnp.ones((12, 3))
 
     assert [site.kind for site in sites(fn, x)] == ["relu", "clipped_relu"]
-    held = paths.gates(fn, x, Gating(temperature=0.0, pool_temperature=0.0))
-    np.testing.assert_allclose(paths.induced(fn, x, held), fn(x), rtol=1e-12)
+    held = theory.gates(fn, x, Gating(temperature=0.0, pool_temperature=0.0))
+    np.testing.assert_allclose(theory.induced(fn, x, held), fn(x), rtol=1e-12)
     gradient = jax.grad(lambda x: excite(fn, GATING)(x)[:, 0].sum())(x)
     np.testing.assert_allclose(gradient, 2 * jax.nn.sigmoid(x / 0.4), rtol=1e-12)
 

@@ -9,7 +9,8 @@ import pytest
 from jax import lax
 
 import jax_excite
-from jax_excite.convolution_forms import (
+from jax_excite.graphs.graph import trace
+from jax_excite.kernels.convolution_forms import (
     DEPTHWISE,
     PHASES,
     POINTWISE,
@@ -17,8 +18,7 @@ from jax_excite.convolution_forms import (
     Convolution,
     choose,
 )
-from jax_excite.convolutions import convolve, find_convolution, prepare
-from jax_excite.graph import trace
+from jax_excite.kernels.convolutions import convolve, find_convolution, prepare
 from tests.networks import relative_error
 
 # Name: shape of the input, of the kernel, strides, padding, groups, and the form.

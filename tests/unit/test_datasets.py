@@ -18,7 +18,8 @@ import typer
 from PIL import Image
 
 from jax_excite.cli.console import errors_in_one_line
-from jax_excite.datasets import (
+from jax_excite.data.class_names import CLASS_NAMES
+from jax_excite.data.datasets import (
     IMAGENETTE,
     DataError,
     Example,
@@ -28,9 +29,8 @@ from jax_excite.datasets import (
     imagenette,
     select,
 )
+from jax_excite.data.images import load_image
 from jax_excite.errors import ImageError, TargetError
-from jax_excite.imagenet import CLASS_NAMES
-from jax_excite.images import load_image
 
 ROOT = Path(__file__).parents[2]
 PHOTOGRAPHS = ROOT.parent / "shared" / "data" / "imagenette_examples"
@@ -215,11 +215,11 @@ def watch(event, arguments):
     if event == "import" and arguments[0] == "tensorflow":
         raise RuntimeError("imports TensorFlow")
 sys.addaudithook(watch)
-import jax_excite.datasets
+import jax_excite.data.datasets
 assert "tensorflow_datasets" not in sys.modules
 """
     use = """
-data = jax_excite.datasets.imagenette(data_dir=root)
+data = jax_excite.data.datasets.imagenette(data_dir=root)
 print(len(data), data[7].image.shape, *(name in sys.modules for name in ("tensorflow", "torch")))
 """
     result = run(code + CHILD + use, tmp_path, URL)
@@ -234,7 +234,7 @@ print(len(data), data[7].image.shape, *(name in sys.modules for name in ("tensor
 def test_interrupted(archive, root, tmp_path, end, code):
     by_hand(archive, tmp_path)
     interrupt = f"""
-from jax_excite.datasets import imagenette
+from jax_excite.data.datasets import imagenette
 whole = tfds.download.iter_archive
 def part(*arguments):
     for number, each in enumerate(whole(*arguments)):
@@ -252,7 +252,7 @@ imagenette(data_dir=root)
 def test_two_processes_at_once(archive, root, tmp_path):
     by_hand(archive, tmp_path)
     both = """
-from jax_excite.datasets import imagenette
+from jax_excite.data.datasets import imagenette
 print(*imagenette(data_dir=root).labels)
 """
     with subprocess.Popen(

@@ -10,12 +10,12 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jax_excite
-from jax_excite.callables import as_floats
-from jax_excite.climbing import Settings, Step, climb_grid
+from jax_excite.callables.pytree import as_floats
 from jax_excite.errors import ImageError
-from jax_excite.plan import SELECT_ALL
-from jax_excite.pullback import _pullback_grid
+from jax_excite.pullbacks.pga_loops import Settings, Step, climb_grid
+from jax_excite.pullbacks.pullback import _pullback_grid
 from jax_excite.recipes import EXCITATION
+from jax_excite.transform.plan import SELECT_ALL
 from tests.networks import Network, images
 
 COMMUNICATES = re.compile(

@@ -16,14 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from jax_excite import WeightsError, downloads
-from jax_excite.downloads import cache_folder, download, locked
+from jax_excite import WeightsError
+from jax_excite.weights import downloads
+from jax_excite.weights.downloads import cache_folder, download, locked
 
 BODY = random.Random(0).randbytes(3_000_000)
 HALF = len(BODY) // 2
 DIGEST = hashlib.sha256(BODY).hexdigest()
 PREFIX = DIGEST[:8]
-PACKAGE = Path(downloads.__file__).parent
+PACKAGE = Path(downloads.__file__).parents[1]
 # The package without its __init__, which takes seconds to import JAX.
 BARE = f"""
 import sys, types
@@ -32,7 +33,7 @@ sys.modules["jax_excite"].__path__ = [{str(PACKAGE)!r}]
 """
 CHILD = f"""{BARE}
 import pathlib, signal
-from jax_excite.downloads import download, locked
+from jax_excite.weights.downloads import download, locked
 signal.signal(signal.SIGINT, signal.default_int_handler)
 url, path, prefix = sys.argv[1:]
 with locked(pathlib.Path(path)):
@@ -401,8 +402,8 @@ def test_cache_folder(tmp_path, monkeypatch):
 
 
 def test_import_is_light():
-    code = f"{BARE}\nimport jax_excite.downloads; print(*sys.modules)"
+    code = f"{BARE}\nimport jax_excite.weights.downloads; print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     loaded = result.stdout.split()
-    assert "jax_excite.downloads" in loaded
+    assert "jax_excite.weights.downloads" in loaded
     assert {"pooch", "requests", "rich", "filelock", "platformdirs"}.isdisjoint(loaded)

@@ -21,11 +21,11 @@ from jax_excite import (
     recipes,
 )
 from jax_excite.cli import networks
-from jax_excite.comparison import METRICS, Chunk, chunks, standard_methods
-from jax_excite.imagenet import CLASS_NAMES
-from jax_excite.journal import Journal
+from jax_excite.data.class_names import CLASS_NAMES
+from jax_excite.evaluation.journal import Journal
+from jax_excite.evaluation.scoring import METRICS, Chunk, chunks, standard_methods
+from jax_excite.evaluation.summary import summarise
 from jax_excite.models import Classifier, Preprocessing
-from jax_excite.summary import summarise
 from tests.networks import Network
 from tests.unit.test_cli import CAT, run
 

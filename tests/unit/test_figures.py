@@ -14,11 +14,11 @@ from flax import nnx
 from PIL import Image
 from typer.testing import CliRunner
 
-from jax_excite import Gating, pga_grid, pullback, recipes, sites, viz
+from jax_excite import Gating, pga_grid, pictures, pullback, recipes, sites
 from jax_excite.cli import app, class_grid
 from jax_excite.cli.class_grid import Along, ClassGrid
-from jax_excite.imagenet import CLASS_NAMES, class_index
-from jax_excite.images import to_uint8
+from jax_excite.data.class_names import CLASS_NAMES, class_index
+from jax_excite.data.images import to_uint8
 from jax_excite.models import MODELS, Classifier, Preprocessing
 from jax_excite.models.densenet import DenseNetConfig
 from tests.networks import Network, relative_error
@@ -200,7 +200,7 @@ def test_each_cell_is_scaled_on_its_own(tiny, folder, tmp_path):
             drawn = pixels[top : top + side : 14, left : left + side : 14]
             assert drawn.min() == 0
             assert drawn.max() == 255
-            expected = to_uint8(viz.scale(cells[r, c]), bounds=(0, 1))
+            expected = to_uint8(pictures.scale(cells[r, c]), bounds=(0, 1))
             assert np.abs(drawn.astype(int) - expected).max() <= 1
 
 
@@ -301,8 +301,8 @@ def test_excitation_pullbacks_of_a_real_network_are_smoother(monkeypatch, tmp_pa
     monkeypatch.setattr(figures, "PHOTOGRAPHED", ("church",))
     monkeypatch.setattr(figures, "TARGETS", ("church", "ostrich"))
     kept = []
-    scale = viz.scale
-    monkeypatch.setattr(viz, "scale", lambda cells: kept.append(cells) or scale(cells))
+    scale = pictures.scale
+    monkeypatch.setattr(pictures, "scale", lambda cells: kept.append(cells) or scale(cells))
     result = run("--images", EXAMPLES, "--out", tmp_path, "--figure", 2)
     assert result.exit_code == 0, result.stderr
     assert kept[0].shape == (2, 3, 224, 224, 3)

@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 
 import jax_excite
-from jax_excite.convolutions import prepare
-from jax_excite.graph import trace
+from jax_excite.graphs.graph import trace
+from jax_excite.kernels.convolutions import prepare
 from tests.networks import Network, images, relative_error
 
 V = np.random.default_rng(0).uniform(0.5, 2, (4, 3))  # vectors of channels

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from experiments import hypothesis_1, measures, summary, training
 from experiments.hypothesis_1 import QUICK, run
-from jax_excite.paths import Gates
+from jax_excite.theory.induced_networks import Gates
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jax_excite.data.images import check_images, load_image, load_images, to_uint8
 from jax_excite.errors import ImageError
-from jax_excite.images import check_images, load_image, load_images, to_uint8
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -8,34 +8,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# Each may import what stands before it, and nothing that stands after it (design: section 5).
-LAYERS = [
-    {"errors"},
-    {"journal", "summary", "captured", "profiles"},
-    {"gating", "imagenet", "images", "callables", "phases", "devices", "blocks"},
-    {"recipes", "windows", "graph", "imagenette", "convolution_forms"},
-    {"surrogates", "datasets", "independence", "channels"},
-    {"evaluation", "folding", "facts"},
-    {"convolutions", "pool_matching", "guards"},
-    {"matching"},
-    {"plan"},
-    {"transform", "targets"},
-    {"pullback"},
-    {"climbing"},
-    {"ascent", "paths", "path_space", "calibration", "sanity"},
-    {"path_kernel", "attributions"},
-    {"metrics"},
-    {"comparison", "stores"},
-    {"viz", "plots"},
-    {"cli"},
+# A folder, or a file beside them, may import what stands before it (docs/decisions/0011).
+ORDER = [
+    *("errors", "typing", "gating", "recipes", "data", "callables", "graphs", "kernels", "gates"),
+    *("transform", "pullbacks", "theory", "attributions", "metrics", "evaluation", "stores"),
+    *("pictures", "models", "weights", "cli"),
 ]
-MODELS = {
-    "models",
-    "weights",
-    "weight_files",
-    "pretrained",
-    "downloads",
-}  # know nothing of pullbacks, and pullbacks nothing of them
+# The networks and their weights know nothing of pullbacks, and pullbacks nothing of them.
+ISLAND = {"models", "weights"}
+SHORE = {"errors", "typing", "data", "callables", *ISLAND}
 
 
 def imports(path):
@@ -60,22 +41,17 @@ def files(package):
 
 @pytest.mark.parametrize("path", files("jax_excite"), ids=str)
 def test_imports_point_one_way(path):
-    relative = path.relative_to(ROOT / "jax_excite")
-    own = relative.parts[0].removesuffix(".py")
-    if own == "__init__":
-        return
-    rank = {name: level for level, names in enumerate(LAYERS) for name in names}
-    assert own in rank or own in MODELS, f"{own} has no place among the layers"
-    known = {*rank, *MODELS}
-    for imported in filter(known.__contains__, map(part, imports(path))):
-        if own == "cli" or imported == own:
-            continue
-        if own in MODELS or imported in MODELS:
-            allowed = MODELS | {"callables", "errors", "images", "imagenet"}
-            assert own in MODELS, f"{own} imports {imported}"
-            assert imported in allowed, f"{own} imports {imported}"
-        else:
-            assert rank[imported] <= rank[own], f"{own} imports {imported}"
+    own = path.relative_to(ROOT / "jax_excite").parts[0].removesuffix(".py")
+    for imported in filter(ORDER.__contains__, map(part, imports(path))):
+        if own != "__init__":
+            assert ORDER.index(imported) <= ORDER.index(own), f"{own} imports {imported}"
+            assert own in {*ISLAND, "cli"} or imported not in ISLAND, f"{own} imports {imported}"
+            assert own not in ISLAND or imported in SHORE, f"{own} imports {imported}"
+
+
+def test_every_part_has_its_place():
+    parts = {path.stem for path in (ROOT / "jax_excite").iterdir() if path.suffix in ("", ".py")}
+    assert parts - {"__init__", "__pycache__", "py"} == set(ORDER)
 
 
 @pytest.mark.parametrize("path", files("jax_excite"), ids=str)

@@ -12,7 +12,7 @@ from jax import lax
 
 import jax_excite as je
 from jax_excite import attributions
-from jax_excite.transform import treats_items_alone
+from jax_excite.pullbacks.softened import treats_items_alone
 from tests.networks import Network, images, relative_error
 
 W = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5)), jnp.float32)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jax_excite import ExciteError, sites
-from jax_excite.path_space import Perceptron, atoms, omega, paths, phi, tensor_field
+from jax_excite.theory.path_space import Perceptron, atoms, omega, paths, phi, tensor_field
 
 WIDTHS = (3, 4, 2, 5)
 

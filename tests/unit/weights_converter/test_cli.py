@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from jax_excite import load
 from jax_excite.models import MODELS
-from jax_excite.weights import named_leaves
+from jax_excite.weights.loading import named_leaves
 from tests import torch_reference as reference
 from tests.unit.weights_converter import crafted
 from weights_converter import cli

@@ -8,7 +8,7 @@ import pytest
 
 from jax_excite.errors import WeightsError
 from jax_excite.models import MODELS, model_spec
-from jax_excite.weights import fill, named_leaves
+from jax_excite.weights.loading import fill, named_leaves
 from weights_converter.convert import find_rule, fit
 from weights_converter.names import TABLES
 

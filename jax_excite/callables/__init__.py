@@ -1,0 +1,1 @@
+"""Callables as pytrees: weights travel as arguments, never as constants, and are read per call."""

@@ -1,0 +1,110 @@
+"""Callables as pytrees: weights travel as arguments of compiled functions, never as constants."""
+
+import functools
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jax_excite.callables.captured import Static, is_index, opened
+
+
+def is_array(leaf: Any) -> bool:
+    """Whether a pytree leaf is an array; all other leaves are static."""
+    return isinstance(leaf, (jax.Array, np.ndarray))
+
+
+def is_weight(leaf: Any) -> bool:
+    """Whether a pytree leaf is an array of floats, and no random key, counter or index."""
+    return is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of a pytree by dotted name, such as `layer1.0.conv1.kernel`, in its order."""
+    return {leaf_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def leaf_name(path: Any) -> str:
+    """The dotted name of a leaf, from its path in a pytree."""
+    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+
+
+def split_arrays(
+    leaves: Sequence[Any],
+) -> tuple[list[Any], Callable[[Sequence[Any]], list[Any]]]:
+    """The arrays among leaves, and the function that puts arrays back among the other leaves."""
+    others = [None if is_array(leaf) else leaf for leaf in leaves]
+    places = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
+
+    def rebuild(arrays: Sequence[Any]) -> list[Any]:
+        whole = list(others)
+        for place, array in zip(places, arrays, strict=True):
+            whole[place] = array
+        return whole
+
+    return [leaves[place] for place in places], rebuild
+
+
+_ARRAY = object()
+
+
+@jax.tree_util.register_pytree_node_class
+class StaticLeaves:
+    """A callable pytree, some leaves of which are no arrays, as one whose leaves all are.
+
+    Equinox modules hold activation functions, closures hold numbers.
+    """
+
+    def __init__(self, fn: Callable[..., Any]):
+        self.fn = fn
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function."""
+        return self.fn(*args, **kwargs)
+
+    def tree_flatten(self) -> tuple[list[Any], Hashable]:
+        """The arrays, and everything else."""
+        leaves, tree = jax.tree.flatten(self.fn)
+        traced = [is_array(leaf) and not is_index(leaf) for leaf in leaves]
+        static = (_ARRAY if t else Static(leaf) for leaf, t in zip(leaves, traced, strict=True))
+        return [leaf for leaf, t in zip(leaves, traced, strict=True) if t], (tree, tuple(static))
+
+    @classmethod
+    def tree_unflatten(cls, static: Any, arrays: Sequence[Any]) -> "StaticLeaves":
+        """The inverse of `tree_flatten`."""
+        tree, leaves = static
+        rest = iter(arrays)
+        return cls(
+            tree.unflatten([next(rest) if leaf is _ARRAY else leaf.value for leaf in leaves])
+        )
+
+
+def as_pytree(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn` as a callable pytree all of whose leaves are arrays, those that it captures among them.
+
+    What a function captures is read anew each time, so weights are never stale, and never
+    constants of a compiled function (docs/decisions/0009).
+    """
+    if isinstance(fn, StaticLeaves):
+        return fn
+    is_module = not isinstance(fn, functools.partial) and all(map(is_array, jax.tree.leaves(fn)))
+    return fn if is_module else StaticLeaves(opened(fn))
+
+
+def as_floats(tree: Any) -> Any:
+    """A pytree of settings with its numbers as arrays of the default float dtype.
+
+    A compiled function then takes 1, 1.0, `np.float64(1)` and `jnp.asarray(1)` for the same kind of
+    argument.
+    """
+    dtype = jnp.result_type(float)
+
+    def as_float(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array):
+            return lax.convert_element_type(leaf, dtype)
+        return np.asarray(leaf, dtype)
+
+    return jax.tree.map(as_float, tree)

@@ -1,0 +1,1 @@
+"""Images, class names and data sets."""

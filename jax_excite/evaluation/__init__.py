@@ -1,0 +1,1 @@
+"""Methods compared by metrics over photographs, and sanity checks."""

@@ -1,0 +1,110 @@
+"""Sanity checks of the method itself: does a map depend on the weights, on the class, on the gates?
+
+After "Sanity Checks for Saliency Maps" (Adebayo et al., 2018), section 3: a map that stays the same
+when weights are randomised explains the image, not the network.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.stats import rankdata
+
+from jax_excite.callables.pytree import as_pytree
+from jax_excite.gating import Gating
+from jax_excite.metrics.randomisation import layers, randomise
+from jax_excite.pullbacks.pullback import pullback
+from jax_excite.recipes import EXCITATION
+from jax_excite.typing import Images, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """How alike two vector fields are.
+
+    Attributes:
+        name: what is compared.
+        cosine: of the angle between the fields, in [-1, 1]; 0 for unrelated ones.
+        rank_correlation: Spearman's, between the fields' magnitudes at each pixel, in [-1, 1].
+    """
+
+    name: str
+    cosine: float
+    rank_correlation: float
+
+
+def compare(name: str, a: Images, b: Images) -> Comparison:
+    """Compare two fields `[H, W, 3]`; a constant one has no rank correlation (NaN)."""
+    first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    norms = np.linalg.norm(first) * np.linalg.norm(second)
+    cosine = float(np.sum(first * second) / norms) if norms else 0.0
+    magnitudes = [np.linalg.norm(field, axis=-1).ravel() for field in (first, second)]
+    varied = all(np.ptp(magnitude) for magnitude in magnitudes)
+    ranks = [rankdata(magnitude) for magnitude in magnitudes]
+    rank = float(np.corrcoef(*ranks)[0, 1]) if varied else float("nan")
+    return Comparison(name, cosine, rank)
+
+
+def randomisation_cascade(
+    params: Params, x: Images, c: int, *, gating: Gating = EXCITATION, seed: int = 0
+) -> list[Comparison]:
+    """The pullback, compared with that of the network randomised from the top down to each layer.
+
+    Args:
+        params: a callable pytree.
+        x: one image `[H, W, 3]`.
+        c: class index.
+        gating: as for `pullback`.
+        seed: of the shuffling.
+
+    Returns:
+        One comparison for each layer, the top one first: with it and all above it randomised.
+    """
+    original = pullback(params, x, c, gating=gating)
+    changed, comparisons = params, []
+    for layer, names in layers(params, x[None]).items():
+        changed = randomise(changed, names, seed)
+        comparisons.append(compare(layer, original, pullback(changed, x, c, gating=gating)))
+    return comparisons
+
+
+def temperature_limits(
+    params: Params, x: Images, c: int, *, gating: Gating = EXCITATION
+) -> dict[str, float]:
+    """Relative L2 distances that the limits of section 5.2 say are 0, to rounding.
+
+    Args:
+        params: a callable pytree.
+        x: one image `[H, W, 3]`, in which not all pixels are 0.
+        c: class index.
+        gating: all but its temperatures. Upper bounds of clipped ReLUs are hard near 0 and passed
+            at infinity, as otherwise there is no limit.
+
+    Returns:
+        By name: of the pullback at T = 0 to the plain gradient, of that at a tiny temperature to
+        that at 0, and of the pullbacks of `x` and `-x` without any gate, at T = infinity.
+    """
+
+    def at(temperature: float, image: Images = x) -> jax.Array:
+        at_limit = dataclasses.replace(
+            gating,
+            temperature=temperature,
+            pool_temperature=temperature,
+            site_temperatures={},
+            upper="hard" if temperature < 1 else "pass",
+        )
+        return pullback(params, image, c, gating=at_limit)
+
+    params = as_pytree(params)
+    gradient = jax.jit(jax.grad(lambda image: params(image[None])[0, c]))(jnp.asarray(x))
+    hard, none = at(0.0), at(np.inf)
+    return {
+        "T = 0 and the gradient": _distance(hard, gradient),
+        "T = 1e-12 and T = 0": _distance(at(1e-12), hard),
+        "T = inf at two images": _distance(at(np.inf, -x), none),
+    }
+
+
+def _distance(a: jax.Array, b: jax.Array) -> float:
+    return float(jnp.linalg.norm(jnp.ravel(a - b)) / jnp.linalg.norm(jnp.ravel(b)))

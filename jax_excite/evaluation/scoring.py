@@ -1,0 +1,298 @@
+"""Methods compared by metrics over photographs: what is computed for each chunk of them."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from jax_excite import attributions, metrics
+from jax_excite.gating import Gating
+from jax_excite.metrics.stability import other_classes
+from jax_excite.typing import Method, Params
+
+# Cheaper than the functions' own defaults: a table takes minutes.
+_INTEGRATION_STEPS = 16
+_NOISY_COPIES = 8
+_CHANGES = 4
+_CURVE_STEPS = 15
+
+
+def standard_methods(gating: Gating, seed: int = 0) -> dict[str, Method]:
+    """All attributions and controls by name, with settings, called as `method(params, x, c)`.
+
+    Args:
+        gating: of those that are excitation pullbacks.
+        seed: of those that add noise.
+    """
+    key = jax.random.key(seed)
+    free: dict[str, Any] = {"bounds": None}  # metrics move images out of [-1, 1]
+    noisy = {**free, "key": key, "samples": _NOISY_COPIES}
+    each: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+        "excitation_pullback": (attributions.excitation_pullback, {**free, "gating": gating}),
+        "smoothed_pullback": (attributions.smoothed_pullback, {**noisy, "gating": gating}),
+        "pga_difference": (_pga_difference, {"gating": gating}),
+        "gradient": (attributions.gradient, free),
+        "input_x_gradient": (attributions.input_x_gradient, free),
+        "integrated_gradients": (
+            attributions.integrated_gradients,
+            {**free, "steps": _INTEGRATION_STEPS},
+        ),
+        "smooth_grad": (attributions.smooth_grad, noisy),
+        "guided_backprop": (attributions.guided_backprop, free),
+        "deconvolution": (attributions.deconvolution, free),
+        "grad_cam": (attributions.grad_cam, free),
+        "guided_grad_cam": (attributions.guided_grad_cam, free),
+        "random_map": (attributions.random_map, {"key": key}),
+        "constant_map": (attributions.constant_map, {}),
+        "edges": (attributions.edges, {}),
+    }
+    return {name: functools.partial(method, **bound) for name, (method, bound) in each.items()}
+
+
+def _pga_difference(params: Params, x: Any, c: Any, gating: Gating) -> Any:
+    """Within [-1, 1], or within the range of images that a metric has moved out of it."""
+    bounds = (min(-1.0, float(np.min(x))), max(1.0, float(np.max(x))))
+    return attributions.pga_difference(params, x, c, gating=gating, bounds=bounds)
+
+
+# Those whose maps take many passes, and which are not followed up ten steps for transfer.
+_SLOW = ("smoothed_pullback", "pga_difference", "integrated_gradients", "smooth_grad")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Entrant:
+    """A network with the methods that are compared on it.
+
+    Attributes:
+        name: of the network.
+        params: the network.
+        methods: by name.
+        seed: of all that is random.
+        judge: another network with the same classes, for the metrics of transfer.
+    """
+
+    name: str
+    params: Params
+    methods: Mapping[str, Method]
+    seed: int = 0
+    judge: Params | None = None
+
+
+class Chunk:
+    """Photographs of one entrant whose scores are computed together.
+
+    Args:
+        entrant: the network and its methods.
+        x: photographs `[n, H, W, 3]`.
+        number: that of the chunk, which seeds what is random.
+        target: class index of each, `[n]`; the network's predictions if None.
+    """
+
+    def __init__(
+        self, entrant: Entrant, x: np.ndarray, number: int = 0, target: np.ndarray | None = None
+    ):
+        self.entrant, self.x = entrant, x
+        self.params, self.methods = entrant.params, entrant.methods
+        self.seed = (entrant.seed, number)
+        self.key = jax.random.fold_in(jax.random.key(entrant.seed), number)
+        self.target = predictions(self.params, x) if target is None else target
+
+    @functools.cached_property
+    def maps(self) -> np.ndarray:
+        """Of all methods, `[M, n, H, W, 3]`."""
+        return self._maps(self.x)
+
+    def _maps(self, x: np.ndarray) -> np.ndarray:
+        each = self.methods.values()
+        return np.stack([np.asarray(method(self.params, x, self.target)) for method in each])
+
+    @functools.cached_property
+    def mosaics(self) -> tuple[metrics.Mosaics, np.ndarray] | None:
+        """The chunk's photographs in mosaics, and maps of these; None if they are too alike."""
+        if len(np.unique(self.target)) < 4:
+            return None
+        made = metrics.mosaics(self.x, self.target, seed=int(np.sum(self.seed)))
+        return made, self._maps(made.x)
+
+    @functools.cached_property
+    def transfers(self) -> dict[str, tuple[metrics.Standing, metrics.Standing]]:
+        """How the judge sees other classes before and after climbing to them, by method."""
+        judge = self.entrant.judge
+        assert judge is not None
+        classes = min(number_of_classes(each, self.x) for each in (self.params, judge))
+        key = jax.random.fold_in(self.key, 1)
+        wanted = other_classes(key, self.target % classes, classes)
+        before = metrics.standing(judge, self.x, wanted)
+        found = {}
+        for name in self.methods.keys() - set(_SLOW):
+            climbed = metrics.climb_along(self.methods[name], self.params, self.x, wanted)
+            found[name] = (before, metrics.standing(judge, climbed, wanted))
+        return found
+
+    def on_maps(self, metric: Callable[..., Any], **settings: Any) -> "Scores":
+        """A metric of maps, for all methods at once."""
+        found = metric(self.params, self.x, self.target, self.maps, **settings)
+        found = found.area if isinstance(found, metrics.Curve) else found
+        return dict(zip(self.methods, found, strict=True))
+
+    def on_methods(self, metric: Callable[..., Any], **settings: Any) -> "Scores":
+        """A metric of methods, for each of them."""
+        return {
+            name: metric(method, self.params, self.x, self.target, maps=own, **settings)
+            for (name, method), own in zip(self.methods.items(), self.maps, strict=True)
+        }
+
+    def on_mosaics(self, metric: Callable[..., Any], **settings: Any) -> "Scores":
+        """A metric of maps of mosaics; NaN where there are none."""
+        if self.mosaics is None:
+            return {name: np.full(len(self.x), np.nan) for name in self.methods}
+        made, maps = self.mosaics
+        return dict(zip(self.methods, metric(maps, made.masks, **settings), strict=True))
+
+
+Scores = dict[str, np.ndarray]  # by method, [n]
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A metric with its settings.
+
+    Attributes:
+        compute: the scores of a chunk.
+        better: which scores are the better ones; None where that is for the reader to say.
+        meaning: in a few words.
+    """
+
+    compute: Callable[[Chunk], Scores]
+    better: Literal["higher", "lower"] | None
+    meaning: str
+
+
+def _faithfulness_correlation(chunk: Chunk) -> Scores:
+    return chunk.on_maps(metrics.faithfulness_correlation, key=chunk.key)
+
+
+def _faithfulness_estimate(chunk: Chunk) -> Scores:
+    return chunk.on_maps(metrics.faithfulness_estimate, steps=_CURVE_STEPS)
+
+
+def _infidelity(chunk: Chunk) -> Scores:
+    return chunk.on_maps(metrics.infidelity)
+
+
+def _insertion(chunk: Chunk) -> Scores:
+    return chunk.on_maps(metrics.insertion, steps=_CURVE_STEPS)
+
+
+def _deletion(chunk: Chunk) -> Scores:
+    return chunk.on_maps(metrics.deletion, steps=_CURVE_STEPS)
+
+
+def _max_sensitivity(chunk: Chunk) -> Scores:
+    return chunk.on_methods(metrics.max_sensitivity, key=chunk.key, samples=_CHANGES)
+
+
+def _random_logit(chunk: Chunk) -> Scores:
+    return chunk.on_methods(metrics.random_logit, key=chunk.key)
+
+
+def _parameter_randomisation(chunk: Chunk) -> Scores:
+    changed = _random_network(chunk.entrant, chunk.x.shape[1:])
+    return {
+        name: metrics.parameter_randomisation(
+            method, chunk.params, changed, chunk.x, chunk.target, maps=own
+        )
+        for (name, method), own in zip(chunk.methods.items(), chunk.maps, strict=True)
+    }
+
+
+@functools.lru_cache(maxsize=1)
+def _random_network(entrant: Entrant, shape: tuple[int, ...]) -> Params:
+    return metrics.randomised(entrant.params, np.zeros(shape, np.float32), seed=entrant.seed)
+
+
+def _focus(chunk: Chunk) -> Scores:
+    return chunk.on_mosaics(metrics.focus)
+
+
+def _pointing_game(chunk: Chunk) -> Scores:
+    return chunk.on_mosaics(metrics.pointing_game)
+
+
+def _total_variation(chunk: Chunk) -> Scores:
+    return dict(zip(chunk.methods, metrics.total_variation(chunk.maps), strict=True))
+
+
+def _transfer_rank(chunk: Chunk) -> Scores:
+    return _transferred(chunk, lambda before, after: np.log10((1 + before.rank) / (1 + after.rank)))
+
+
+def _transfer_probability(chunk: Chunk) -> Scores:
+    return _transferred(
+        chunk, lambda before, after: np.log10(after.probability / before.probability)
+    )
+
+
+def _transferred(
+    chunk: Chunk, gain: Callable[[metrics.Standing, metrics.Standing], np.ndarray]
+) -> Scores:
+    nothing = np.full(len(chunk.x), np.nan)
+    return {
+        name: gain(*chunk.transfers[name]) if name in chunk.transfers else nothing
+        for name in chunk.methods
+    }
+
+
+METRICS: dict[str, Metric] = {
+    "faithfulness_correlation": Metric(
+        _faithfulness_correlation, "higher", "map's sum and drop of the logit, random values"
+    ),
+    "faithfulness_estimate": Metric(
+        _faithfulness_estimate, "higher", "map's sum and drop of the logit, values by rank"
+    ),
+    "infidelity": Metric(_infidelity, "lower", "squared error on drops of the logit, scaled"),
+    "insertion": Metric(_insertion, "higher", "area under the probability, blur to image"),
+    "deletion": Metric(_deletion, "lower", "area under the probability, image to grey"),
+    "max_sensitivity": Metric(_max_sensitivity, "lower", "greatest relative change by noise"),
+    "random_logit": Metric(_random_logit, "lower", "structural similarity to another class's map"),
+    "parameter_randomisation": Metric(
+        _parameter_randomisation, "lower", "rank correlation with a random network's map"
+    ),
+    "focus": Metric(_focus, "higher", "positive part inside the target's quadrant"),
+    "pointing_game": Metric(_pointing_game, "higher", "greatest value in the target's quadrant"),
+    "total_variation": Metric(_total_variation, None, "roughness"),
+    "transfer_rank": Metric(
+        _transfer_rank, "higher", "rank gained in another network, in powers of 10"
+    ),
+    "transfer_probability": Metric(
+        _transfer_probability, "higher", "probability gained in another network, in powers of 10"
+    ),
+}
+
+
+def predictions(params: Params, x: np.ndarray) -> np.ndarray:
+    """The class of greatest logit of each image `[N, H, W, 3]`."""
+    return np.asarray(_logits(params, x)).argmax(axis=1)
+
+
+def number_of_classes(params: Params, x: np.ndarray) -> int:
+    """K, of a network that maps images `[N, H, W, 3]` to logits `[N, K]`."""
+    return _logits.eval_shape(params, x).shape[1]
+
+
+@jax.jit
+def _logits(params: Params, x: jax.Array) -> jax.Array:
+    return params(x)
+
+
+def chunks(count: int, size: int) -> list[tuple[np.ndarray, int]]:
+    """Places of the images of each chunk, the last filled up with the first ones; how many are new.
+
+    All chunks have one size, so that nothing is compiled twice.
+    """
+    size = min(size, count)
+    starts: Sequence[int] = range(0, count, size)
+    return [(np.arange(at, at + size) % count, min(size, count - at)) for at in starts]

@@ -1,0 +1,1 @@
+"""Functions as graphs: what is traced, and what is known of each value."""

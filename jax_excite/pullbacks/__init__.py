@@ -1,0 +1,1 @@
+"""Pullbacks, class grids, projected gradient ascent and calibration of one network."""

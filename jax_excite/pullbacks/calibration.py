@@ -1,0 +1,227 @@
+"""Temperatures in units of each site's own spread, measured on images.
+
+The paper's temperature of 0.3 suits pre-activations of unit scale, which is what BatchNorm gives
+(section 4.2 says that the gate is in general the neuron's own). Elsewhere the spread of each site
+has to be measured: its standard deviation over images, positions and channels.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jax_excite.callables.pytree import as_floats, as_pytree
+from jax_excite.errors import ExciteError, GatingError
+from jax_excite.gates.surrogates import compute_dtype
+from jax_excite.gating import Gating, check_gating, check_temperature
+from jax_excite.pullbacks import targets
+from jax_excite.pullbacks.pullback import as_batch, linearise, number_of_logits
+from jax_excite.pullbacks.softened import softened
+from jax_excite.pullbacks.targets import Target
+from jax_excite.recipes import EXCITATION
+from jax_excite.transform.by_site import BySite
+from jax_excite.transform.plan import AtSite, Names, Plan, Selection, SiteSelection
+from jax_excite.typing import Bounds, Images, Params
+
+SCALE = 0.6
+
+
+def calibrate(
+    params: Params,
+    batches: Images | Iterable[Images],
+    *,
+    scale: float = SCALE,
+    per_channel: bool = False,
+    gating: Gating = EXCITATION,
+    bounds: Bounds | None = (-1.0, 1.0),
+) -> Gating:
+    """Set the temperature of each site to a multiple of its pre-activation's standard deviation.
+
+    The deviations are gathered batch by batch, in float64, so any number of images will do; a
+    hundred photographs give them to a few percent.
+
+    Args:
+        params: a callable pytree, as for `pullback`.
+        batches: batches `[N, H, W, 3]`, or a single one, or an image; from labelled ones,
+            `(x for x, _ in datasets.batches(...))`. One of another size compiles anew.
+        scale: temperature in units of the deviation, > 0. The default did best of those tried, see
+            docs/calibration.md.
+        per_channel: one temperature for each channel (the last axis), instead of one a site.
+        gating: all other settings.
+        bounds: the range of images, checked; None checks only that they are finite.
+
+    Returns:
+        `gating` with `site_temperatures` for every site that `excite` softens, max-pools included:
+        numbers, or arrays `[C]`. A site that never changes gets 0, the hard
+        gate; one in a branch that never ran none.
+
+    Raises:
+        GatingError: `params` has no gate, or one that is inside a loop without a fixed number of
+            steps.
+        ImageError: a batch holds no images in [-1, 1].
+        ExciteError: there are no batches, pre-activations are not finite, or `scale` is not
+            positive.
+    """
+    check_gating(gating)
+    if not (math.isfinite(scale) and scale > 0):
+        raise ExciteError(f"scale is {scale}: give a positive number")
+    params = as_pytree(params)
+    found: dict[str, _Moments] = {}
+    for batch in [batches] if isinstance(batches, (np.ndarray, jax.Array)) else batches:
+        images, _ = as_batch(batch, bounds)
+        number_of_logits(params, images)
+        for name, (count, mean, squares) in _statistics(params, images).by_name().items():
+            if not np.isfinite(squares).all():
+                raise ExciteError(f"the pre-activations of {name} are not finite")
+            moments = _Moments.of(count, mean, squares)
+            found[name] = moments if name not in found else found[name].joined(moments)
+    if not found:
+        raise ExciteError("there are no batches: give at least one")
+    return dataclasses.replace(
+        gating,
+        site_temperatures={
+            name: _temperature(moments if per_channel else moments.pooled(), scale)
+            for name, moments in found.items()
+            if moments.count.any()
+        },
+    )
+
+
+def temperature_sweep(
+    params: Params,
+    x: Images,
+    c: Target,
+    temperatures: Sequence[float] | Images,
+    *,
+    gating: Gating = EXCITATION,
+    skip: SiteSelection = (),
+    only: SiteSelection | None = None,
+    enter: Names = (),
+    bounds: Bounds | None = (-1.0, 1.0),
+) -> jax.Array:
+    """Pullbacks over a range of temperatures, from hard gates at 0 to none at infinity.
+
+    One compiled call (section 5.2 names the range 0.15 to 0.5).
+
+    Args:
+        params: as for `pullback`, like all that is not described here.
+        x: one image or a batch.
+        c: the target.
+        temperatures: `[T]`, of ReLUs and max-pools alike. Where `gating` has a temperature for a
+            site, that is multiplied: after `calibrate(..., scale=1)` these are the scales.
+        gating: all other settings.
+        skip: sites to leave hard.
+        only: if given, the only sites to soften.
+        enter: functions with derivative rules of their own to replace by their bodies, by name.
+        bounds: range of the images.
+
+    Returns:
+        The vector fields, `[T, *x.shape]`.
+
+    Raises:
+        ExciteError: as for `pullback`, or the temperatures are not `[T]` of valid ones.
+    """
+    check_gating(gating)
+    values = np.asarray(temperatures)
+    if values.ndim != 1 or not values.size:
+        raise GatingError(f"temperatures have shape {values.shape}: give [T], at least one")
+    check_temperature(values, "temperatures")
+    images, single = as_batch(x, bounds)
+    params = as_pytree(params)
+    target = targets.prepare(c, len(images), number_of_logits(params, images), single)
+    selection = Selection.of(skip, only, enter)
+    fields = _sweep(params, images, target, as_floats(values), as_floats(gating), selection)
+    return fields[:, 0] if single else fields
+
+
+@functools.partial(jax.jit, static_argnames=("selection",))
+def _sweep(
+    params: Params,
+    x: jax.Array,
+    target: Any,
+    temperatures: jax.Array,
+    gating: Gating,
+    selection: Selection,
+) -> jax.Array:
+    network = softened(params, x, selection)
+
+    def at(t: jax.Array) -> jax.Array:
+        own = {
+            name: jnp.where(value == 0, value, t * value)
+            for name, value in gating.site_temperatures.items()
+        }
+        swept = dataclasses.replace(
+            gating, temperature=t, pool_temperature=t, site_temperatures=own
+        )
+        _, pull = linearise(network, x, swept)
+        return pull(target)
+
+    return lax.map(at, temperatures)
+
+
+@jax.jit
+def _statistics(params: Params, x: jax.Array) -> BySite:
+    """Of each site: entries by channel, their mean and the sum of their squared deviations.
+
+    Entries of -inf, with which some pad a max-pool by hand, do not count.
+    """
+
+    def at_site(at: AtSite) -> tuple[jax.Array, Any]:
+        z = at.z.astype(compute_dtype(at.z.dtype)).reshape(-1, at.z.shape[-1])
+        there = z > -jnp.inf
+        count = jnp.sum(there, axis=0)
+        mean = jnp.sum(jnp.where(there, z, 0), axis=0) / jnp.maximum(count, 1)
+        return at.hard, (count, mean, jnp.sum(jnp.where(there, z - mean, 0) ** 2, axis=0))
+
+    plan = Plan(params, (x,), {})
+    plan.check(EXCITATION)
+    return BySite.of(plan.run(at_site)[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Moments:
+    """How many entries each channel `[C]` has, their mean, and their squared deviations' sum."""
+
+    count: np.ndarray
+    mean: np.ndarray
+    squares: np.ndarray
+
+    @staticmethod
+    def of(count: jax.Array, mean: jax.Array, squares: jax.Array) -> "_Moments":
+        """From a site's statistics, of which a scan has one for each step."""
+        channels = mean.shape[-1]
+        each = zip(
+            np.asarray(count, np.float64).reshape(-1, channels),
+            np.asarray(mean, np.float64).reshape(-1, channels),
+            np.asarray(squares, np.float64).reshape(-1, channels),
+            strict=True,
+        )
+        return functools.reduce(_Moments.joined, (_Moments(*one) for one in each))
+
+    def joined(self, other: "_Moments") -> "_Moments":
+        """The moments of both together (Chan, Golub and LeVeque, 1979)."""
+        count = self.count + other.count
+        step = other.mean - self.mean
+        share = other.count / np.maximum(count, 1)
+        mean = self.mean + step * share
+        squares = self.squares + other.squares + step**2 * self.count * share
+        return _Moments(count, mean, squares)
+
+    def pooled(self) -> "_Moments":
+        """Those of all channels together."""
+        channels = zip(self.count, self.mean, self.squares, strict=True)
+        return functools.reduce(_Moments.joined, (_Moments(*one) for one in channels))
+
+    def deviation(self) -> np.ndarray:
+        """The standard deviation."""
+        return np.sqrt(self.squares / np.maximum(self.count, 1))
+
+
+def _temperature(moments: _Moments, scale: float) -> np.ndarray:
+    return (scale * moments.deviation()).astype(np.float32)

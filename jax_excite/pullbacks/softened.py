@@ -1,0 +1,96 @@
+"""A softened function for many calls within one trace, of a whole batch or of blocks of it."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from jax_excite.gating import Gating
+from jax_excite.kernels.convolutions import Prepared
+from jax_excite.pullbacks.batching import AUTO, Rows, evenly
+from jax_excite.transform.excite import soften
+from jax_excite.transform.plan import SELECT_ALL, Plan, Selection
+
+
+def softened(
+    fn: Callable[[jax.Array], Any],
+    like: Any,
+    selection: Selection = SELECT_ALL,
+    *,
+    fold: bool = True,
+) -> "Softened":
+    """`excite(fn)` for many calls within one trace, on arrays shaped like `like`.
+
+    It is traced once, and what can be computed without the input is computed here, outside of any
+    loop that calls the result. Unlike those of `excite`, its outputs differ from those of `fn` by
+    rounding, for the sake of speed. `fold` pays where it is called for more than one image. Errors
+    are those of `excite`.
+    """
+    plan = Plan(fn, (like,), {}, selection)
+    return Softened(plan, plan.prepare(fold=fold))
+
+
+@dataclasses.dataclass(frozen=True)
+class Softened:
+    """A softened function of a batch and a gating."""
+
+    plan: Plan
+    prepared: Prepared
+
+    def __call__(self, x: jax.Array, gating: Gating) -> Any:
+        """The function's outputs for a batch of the shape that it was traced for."""
+        self.plan.check(gating)
+        return self.plan.run(
+            lambda at: (soften(gating, at), None), arrays=[x], prepared=self.prepared
+        )[0]
+
+
+def softened_rows(
+    fn: Callable[[jax.Array], Any],
+    x: jax.Array,
+    selection: Selection,
+    rows: Rows,
+    *,
+    fold: bool = True,
+) -> tuple[Softened, int]:
+    """`softened` for blocks of a batch, and the number of rows of a block.
+
+    `AUTO` blocks are all rows together where `fn` may mix them.
+    """
+    at_once = evenly(len(x), rows)
+    if rows != AUTO or at_once == len(x):
+        return softened(fn, x[:at_once], selection, fold=fold), at_once
+    network = softened_if_alone(fn, x[:at_once], x, selection, fold=fold)
+    if network is not None:
+        return network, at_once
+    return softened(fn, x, selection, fold=fold), len(x)
+
+
+def softened_if_alone(
+    fn: Callable[[jax.Array], Any],
+    block: Any,
+    whole: Any,
+    selection: Selection,
+    *,
+    fold: bool = True,
+) -> Softened | None:
+    """`softened` for a block of items; None where it may differ from `fn` of the whole batch."""
+    plan = _plan_if_alone(fn, block, whole, selection)
+    return None if plan is None else Softened(plan, plan.prepare(fold=fold))
+
+
+def treats_items_alone(fn: Callable[..., Any], block: Any, whole: Any) -> bool:
+    """Whether a function makes of each item of a block what it makes of it in the whole batch."""
+    return _plan_if_alone(fn, block, whole, SELECT_ALL) is not None
+
+
+def _plan_if_alone(
+    fn: Callable[..., Any], block: Any, whole: Any, selection: Selection
+) -> Plan | None:
+    together = Plan(fn, (whole,), {}, selection)
+    try:
+        plan = Plan(fn, (block,), {}, selection)
+    except Exception:  # whatever keeps it from a smaller batch, the whole may do
+        return None
+    return plan if plan.treats_items_alone(together) else None

@@ -1,0 +1,270 @@
+"""The theory of the paper as functions of any network that `excite` understands (sections 2 to 4).
+
+A network whose gates are held at given values is affine: what it computes is the product of its
+weight matrices with the diagonal matrices of the gates between them. Here a batch `x` is
+`[N, ...]`, whatever `params` takes, and `params(x)` gives logits `[N, K]`.
+
+Biases go by section 2.1: the input and each layer have one more coordinate that is always 1. A
+vector over that input is given as a field shaped like `x`, and a number, its bias coordinate.
+
+The equations hold where the gates are all that is not affine in the network: with GELU or a
+product of two computed values they do not. A clipped ReLU above its bound is a constant, which
+belongs to the bias coordinate. Max-pooling, which the paper leaves out (footnote 1), is a gate too:
+the weights that it gives to the cells of its window.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_excite.callables.pytree import as_floats, as_pytree
+from jax_excite.errors import GatingError, TargetError
+from jax_excite.gates.pool_windows import PoolConfig, pool_gate, weighted_pool
+from jax_excite.gates.relu import relu_gate
+from jax_excite.gating import Gating, check_gating
+from jax_excite.pullbacks import targets
+from jax_excite.pullbacks.pullback import number_of_logits
+from jax_excite.recipes import EXCITATION
+from jax_excite.transform.by_site import BySite
+from jax_excite.transform.census import GATES
+from jax_excite.transform.plan import AtSite, Plan
+from jax_excite.typing import Images, Params
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Gates:
+    """The value of a gating function Lambda at a batch (equation 3), by the names of the sites.
+
+    Attributes:
+        values: of a ReLU the gates, in [0, 1], shaped like its pre-activation; of a max-pool the
+            weights of its window's cells, `[cells, *output]`. Of a site inside a scan there is one
+            entry for each step, along a leading axis.
+        stopped: of clipped ReLUs the share of the constant upper bound that they pass on, shaped
+            like the pre-activation.
+    """
+
+    values: dict[str, jax.Array]
+    stopped: dict[str, jax.Array]
+
+
+def preactivations(params: Params, x: Images) -> dict[str, jax.Array]:
+    """The pre-activation function Z (equation 2).
+
+    Args:
+        params: a callable pytree, as for `pullback`.
+        x: a batch `[N, ...]`.
+
+    Returns:
+        The pre-activations by the names of the sites, as `sites` lists them, in their order.
+
+    Raises:
+        GatingError: `params` has a hard gate that cannot be reached, or none.
+    """
+    return _preactivations(as_pytree(params), x).by_name()
+
+
+def gates(params: Params, x: Images, gating: Gating = EXCITATION) -> Gates:
+    """The gates at a batch: the excitation function Gamma (equation 21).
+
+    With `recipes.VANILLA` they are those of the gating function G (equation 1), which make the
+    network itself. `pool_weights="through"`, the default, can leave [0, 1] at a max-pool:
+    they are the derivatives that the paper's Listing 2 takes, not its softmax weights.
+
+    Args:
+        params: a callable pytree, as for `pullback`.
+        x: a batch `[N, ...]`.
+        gating: the excitation function.
+
+    Returns:
+        The gates at `x`, which `induced` and the other functions here take.
+
+    Raises:
+        GatingError: as for `preactivations`, or a temperature does not fit its site.
+    """
+    check_gating(gating)
+    if gating.cotangents != "all":
+        raise GatingError(
+            f"cotangents is {gating.cotangents!r}: gates that depend on the cotangent are no "
+            "gating function; give a gating with cotangents='all'"
+        )
+    both = _gates(as_pytree(params), x, as_floats(gating)).by_name()
+    return Gates(
+        {name: value for name, (value, _) in both.items()},
+        {name: stopped for name, (_, stopped) in both.items() if stopped is not None},
+    )
+
+
+def induced(params: Params, x: Images, gates: Gates) -> jax.Array:
+    """The Lambda-induced network with head: its gates are held as given (equation 4).
+
+    `f_G = f`: with the gates of `recipes.VANILLA` at `x` this is `params(x)`.
+
+    Args:
+        params: the network, not necessarily the one that the gates are of: weights of another time
+            of training, say.
+        x: a batch `[N, ...]`, not necessarily the one that the gates are at.
+        gates: the gates, for a batch of the shape of `x`.
+
+    Returns:
+        Logits `[N, K]`. The function is affine in `x`.
+
+    Raises:
+        GatingError: as for `preactivations`, or the gates are those of other sites.
+    """
+    params = as_pytree(params)
+    number_of_logits(params, x)
+    return _induced(params, x, gates)
+
+
+def induced_matrix(params: Params, x: Images, gates: Gates) -> tuple[jax.Array, jax.Array]:
+    """The matrix of the Lambda-induced network with head, for each entry of a batch (equation 5).
+
+    Args:
+        params: as for `induced`.
+        x: a batch `[N, ...]`; which one matters only where it decides on branches.
+        gates: as for `induced`.
+
+    Returns:
+        The matrices over the input `[N, K, ...]` and their bias column `[N, K]`.
+
+    Raises:
+        GatingError: as for `induced`.
+    """
+    params = as_pytree(params)
+    rows = np.eye(number_of_logits(params, x))
+    matrix, bias = jax.vmap(functools.partial(_induced_pullback, params, x, gates))(
+        jnp.broadcast_to(rows[:, None], (len(rows), len(x), len(rows)))
+    )
+    return jnp.moveaxis(matrix, 0, 1), jnp.moveaxis(bias, 0, 1)
+
+
+def induced_pullback(
+    params: Params, x: Images, c: Any, gates: Gates
+) -> tuple[jax.Array, jax.Array]:
+    """The Lambda-pullback of a target (equation 6).
+
+    With the gates of an excitation function it is what `pullback` returns.
+
+    Args:
+        params: as for `induced`.
+        x: a batch `[N, ...]`; which one matters only where it decides on branches.
+        c: a class index, an integer array `[N]`, or a cotangent `[N, K]`: the paper's y.
+        gates: as for `induced`.
+
+    Returns:
+        The vector field, shaped like `x`, and its bias coordinate `[N]`.
+
+    Raises:
+        GatingError: as for `induced`.
+        TargetError: `c` is none of these, or does not fit.
+    """
+    params = as_pytree(params)
+    return _induced_pullback(params, x, gates, _covector(params, x, c))
+
+
+def induced_value(params: Params, x: Images, c: Any, gates: Gates) -> jax.Array:
+    """The target's value in the Lambda-induced network, `f_Lambda` (equation 7): `[N]`.
+
+    It equals the product of `x` with the field of `induced_pullback`, plus its bias coordinate.
+    Arguments and errors are those of `induced_pullback`.
+    """
+    covector = _covector(as_pytree(params), x, c)
+    return jnp.sum(covector * induced(params, x, gates), axis=1)
+
+
+def run_network(
+    params: Params,
+    x: Any,
+    at_site: Callable[[AtSite], tuple[jax.Array, Any]],
+    gating: Gating | None = None,
+    given: dict[str, Any] | None = None,
+) -> tuple[jax.Array, dict[str, Any]]:
+    """`Plan.run` of the network, all of whose gates can be reached."""
+    plan = Plan(params, (x,), {})
+    plan.check(gating or EXCITATION)
+    hidden = [
+        f"{site.name} ({site.reason})"
+        for site in plan.sites
+        if site.kind in GATES and not site.gated
+    ]
+    if hidden:
+        raise GatingError(f"the function has gates that cannot be held: {', '.join(hidden)}")
+    if given is not None and set(given) != {site.name for site in plan.sites if site.gated}:
+        raise GatingError(
+            f"the gates are those of the sites {', '.join(given)}, but the function has "
+            f"{', '.join(site.name for site in plan.sites if site.gated)}"
+        )
+    return plan.run(at_site, given)
+
+
+@jax.jit
+def _preactivations(params: Params, x: jax.Array) -> BySite:
+    return BySite.of(run_network(params, x, lambda at: (at.hard, at.z))[1])
+
+
+def gate_at(gating: Gating, at: AtSite) -> tuple[jax.Array, jax.Array | None]:
+    """The gates at a site, and the share of the upper bound."""
+    config, temperature, slope = at.settings(gating)
+    z = at.z.astype(temperature.dtype)
+    if isinstance(config, PoolConfig):
+        return pool_gate(config, at.hard.astype(z.dtype), z, temperature).astype(at.z.dtype), None
+    gate, stopped = relu_gate(config, z, temperature, slope, at.below)
+    return gate.astype(at.z.dtype), None if stopped is None else stopped.astype(at.z.dtype)
+
+
+@jax.jit
+def _gates(params: Params, x: jax.Array, gating: Gating) -> BySite:
+    found = run_network(params, x, lambda at: (at.hard, gate_at(gating, at)), gating)[1]
+    return BySite.of(found)
+
+
+@jax.jit
+def _induced(params: Params, x: jax.Array, gates: Gates) -> jax.Array:
+    given = {name: (value, gates.stopped.get(name)) for name, value in gates.values.items()}
+    return run_network(params, x, lambda at: (_affine(at), None), given=given)[0]
+
+
+def _affine(at: AtSite) -> jax.Array:
+    """A site's output with its gates as given."""
+    gate, stopped = at.given
+    wanted = at.z.shape if at.window is None else (math.prod(at.window.dimensions), *at.hard.shape)
+    if gate.shape != wanted:
+        raise GatingError(
+            f"the gates of {at.site.name} have shape {gate.shape}, its site wants {wanted}"
+        )
+    if at.window is not None:
+        return weighted_pool(at.window, at.z, gate.astype(at.z.dtype))
+    output = gate.astype(at.z.dtype) * at.z
+    if at.bound is not None and stopped is not None:
+        output += at.bound * stopped.astype(at.z.dtype)
+    return output
+
+
+@jax.jit
+def _induced_pullback(
+    params: Params, x: jax.Array, gates: Gates, covector: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    # At x and not at 0, so that a branch which depends on x is the one that the gates are of.
+    logits, transpose = jax.vjp(lambda x: _induced(params, x, gates), x)
+    covector = covector.astype(logits.dtype)
+    (field,) = transpose(covector)
+    represented = jnp.sum((field * x).reshape(len(x), -1), axis=1)
+    return field, jnp.sum(covector * logits, axis=1) - represented
+
+
+def _covector(params: Params, x: Images, c: Any) -> jax.Array:
+    if callable(c):
+        raise TargetError(
+            "the target is an objective: f_Lambda is linear in the logits, so give a class index, "
+            "one for each entry of the batch, or a cotangent"
+        )
+    logits = number_of_logits(params, x)
+    target = targets.prepare(c, len(x), logits)
+    return targets.cotangents(target, jnp.zeros((len(x), logits), jnp.result_type(float)))

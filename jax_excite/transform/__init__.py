@@ -1,0 +1,1 @@
+"""`excite` and `sites`: the machine that softens the gates of a function."""

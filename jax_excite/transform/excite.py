@@ -1,0 +1,97 @@
+"""`excite`: a function with the same outputs whose derivative is soft-gated; `sites`: its gates."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from jax_excite.gates.max_pool import soften_max_pool
+from jax_excite.gates.pool_windows import PoolConfig
+from jax_excite.gates.relu import soften_relu
+from jax_excite.gating import Gating, check_gating
+from jax_excite.recipes import EXCITATION
+from jax_excite.transform.plan import (
+    AtSite,
+    Names,
+    Plan,
+    Selection,
+    Site,
+    SiteSelection,
+)
+
+
+def excite(
+    fn: Callable[..., Any],
+    gating: Gating = EXCITATION,
+    *,
+    skip: SiteSelection = (),
+    only: SiteSelection | None = None,
+    enter: Names = (),
+) -> Callable[..., Any]:
+    """Soften the hard gates of a function in its backward pass.
+
+    The paper replaces modules of a network (sections 5.2 and 5.3); here the function itself is
+    transformed, whatever wrote it. Its equations are evaluated one by one, as they are, except
+    that the derivative at each site is that of the soft gate.
+
+    Args:
+        fn: any JAX function of any arguments; the arrays among them are traced, all else is kept.
+        gating: how to soften.
+        skip: sites to leave hard, by index or name as `sites` lists them.
+        only: if given, the only sites to soften.
+        enter: names of functions with derivative rules of their own (`jax.custom_jvp`,
+            `jax.custom_vjp`) to replace by those of their bodies, so that gates in them are
+            softened. All other such rules are kept.
+
+    Returns:
+        A function of the same arguments with the same outputs, bit for bit, whose
+        reverse-mode derivative is soft-gated. It composes with `jit`, `vmap` and `grad`.
+
+    Raises:
+        GatingError: (when called) `fn` has no gate that can be softened and the gating is not the
+            plain gradient's, a named site does not exist, or a temperature does not fit its site.
+    """
+    check_gating(gating)
+
+    selection = Selection.of(skip, only, enter)
+
+    def excited(*args: Any, **kwargs: Any) -> Any:
+        plan = Plan(fn, args, kwargs, selection)
+        plan.check(gating)
+        return plan.run(lambda at: (soften(gating, at), None))[0]
+
+    # Of the rest of a module, its layers and arrays, a function has no use.
+    return functools.update_wrapper(excited, fn, updated=())
+
+
+def sites(
+    fn: Callable[..., Any],
+    *args: Any,
+    skip: SiteSelection = (),
+    only: SiteSelection | None = None,
+    enter: Names = (),
+    **kwargs: Any,
+) -> list[Site]:
+    """List every place where the derivative of `fn(*args)` by its arguments jumps.
+
+    Args:
+        fn: any JAX function.
+        *args: its arguments; nothing is computed, only traced.
+        skip: as for `excite`.
+        only: as for `excite`.
+        enter: as for `excite`.
+        **kwargs: further arguments of `fn`.
+
+    Returns:
+        The sites in the order in which they run, each with whether `excite` softens it, and why.
+    """
+    return Plan(fn, args, kwargs, Selection.of(skip, only, enter)).sites
+
+
+def soften(gating: Gating, at: AtSite) -> jax.Array:
+    """The output of a site, with the derivative of its soft gate."""
+    config, temperature, slope = at.settings(gating)
+    if isinstance(config, PoolConfig):
+        return soften_max_pool(config, at.hard, at.z, temperature)
+    return soften_relu(config, at.hard, at.z, temperature, slope, at.below)

@@ -1,0 +1,400 @@
+"""A traced function with its sites: what `excite`, `sites` and the theory of paths run."""
+
+import dataclasses
+import functools
+import warnings
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jax_excite.callables.captured import call_watched
+from jax_excite.callables.pytree import StaticLeaves, as_pytree, split_arrays
+from jax_excite.errors import GateWarning, GatingError
+from jax_excite.gates.pool_windows import PoolConfig, Window, max_pool, pooled_once, pooled_shape
+from jax_excite.gates.relu import ReluConfig
+from jax_excite.gates.surrogates import check_broadcasts, compute_dtype
+from jax_excite.gating import Gating
+from jax_excite.graphs.graph import Constant, Graph, Node, Operand, origin, trace, users_frames
+from jax_excite.kernels.convolutions import Prepared, convolve, find_convolution, prepare
+from jax_excite.transform.census import Found, Kind, census, is_entered
+from jax_excite.transform.channels import channel_axis
+from jax_excite.transform.independence import treats_items_alone
+from jax_excite.transform.interpret import Values, evaluate
+
+SiteSelection = str | int | Iterable[str | int]
+Names = str | Iterable[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """A place of a function where its derivative jumps: a gate, or something else.
+
+    Attributes:
+        index: its place in the order in which the sites run, from 0.
+        kind: `relu`, `clipped_relu`, `leaky_relu` or `max_pool`, which can be softened; or what
+            else jumps there, such as `abs`, `select`, `hard_swish`.
+        name: its `jax.named_scope` and kind, numbered where that is not unique.
+        shape: shape of its pre-activation (of the input, for `max_pool`).
+        dtype: dtype of its pre-activation.
+        source: `file:line (function)` of the caller's code that wrote it.
+        gated: whether `excite` softens it.
+        reason: how it is written, or why it is left hard.
+    """
+
+    index: int
+    kind: Kind
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    source: str
+    gated: bool
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """Which sites a gating is for, in a form that compiled functions take as static.
+
+    Attributes:
+        skip: sites to leave hard.
+        only: if not None, the only sites to soften.
+        enter: functions whose own derivative rules are replaced by those of their bodies.
+    """
+
+    skip: Hashable = ()
+    only: Hashable = None
+    enter: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(skip: SiteSelection, only: SiteSelection | None, enter: Names = ()) -> "Selection":
+        """The selection that a caller names."""
+        names = (enter,) if isinstance(enter, str) else tuple(enter)
+        return Selection(_hashable(skip), _hashable(only), names)
+
+
+def _hashable(selection: SiteSelection | None) -> Hashable:
+    if selection is None or isinstance(selection, (str, int, np.integer)):
+        return selection
+    return tuple(selection)
+
+
+SELECT_ALL = Selection()
+
+
+class Plan:
+    """A traced function, its sites, and which of them are softened.
+
+    Arrays among the arguments, and among the leaves of the function, are traced; other leaves
+    (activation functions, flags) are not. The derivative is that by the arguments.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        selection: Selection = SELECT_ALL,
+    ):
+        fn = as_pytree(fn)
+        own, own_tree = jax.tree.flatten(fn)
+        leaves, tree = jax.tree.flatten((tuple(args), kwargs))
+        self._weights, rebuild_own = split_arrays(own)
+        names: list[str] = []
+        self._arrays, rebuild = split_arrays(leaves)
+
+        def flat(*arrays: Any) -> Any:
+            # A module that is closed over by an inner trace breaks, so it is rebuilt inside.
+            count = len(self._weights)
+            given = rebuild_own(arrays[:count])
+            called = jax.tree.unflatten(own_tree, given)
+            inner = called.fn if isinstance(called, StaticLeaves) else called
+            args, kwargs = jax.tree.unflatten(tree, rebuild(arrays[count:]))
+            outputs, replaced = call_watched(inner, args, kwargs)
+            names[:] = replaced
+            return outputs, list(replaced.values())
+
+        self._graph, (self._shapes, replaced) = trace(flat, *self._weights, *self._arrays)
+        _check_state(self._graph, dict(zip(names, replaced, strict=True)))
+        self._known = dict(zip(self._graph.inputs, self._weights, strict=False))
+        inputs = self._graph.inputs[len(self._weights) :]
+        types = self._graph.types
+        sources = [n for n in inputs if jnp.issubdtype(types[n].dtype, jnp.inexact)]
+        self._differentiable = bool(sources)
+        self._is_entered = is_entered(selection.enter)
+        self._found = census(self._graph, sources, self._is_entered)
+        self.sites = _sites(self._graph, self._found, selection)
+        self._gates = {
+            found.node: (found, site)
+            for found, site in zip(self._found, self.sites, strict=True)
+            if site.gated
+        }
+        self._active: dict[Graph, bool] = {}
+
+    def check(self, gating: Gating) -> None:
+        """Raise `GatingError` where there is nothing to soften or a temperature has no site.
+
+        Warns where gates are left hard that the gating is meant for.
+        """
+        plain = gating.gate == "hard" and gating.cotangents == "all"
+        if not plain and self._differentiable and not any(one.is_gate for one in self._found):
+            listed = "; ".join(f"{site.name}: {site.reason}" for site in self.sites)
+            raise GatingError(
+                "the function has no gate to soften: excite needs a ReLU, a leaky or clipped ReLU, "
+                f"or a max-pool{f' (found only {listed})' if listed else ''}"
+            )
+        _select(gating.site_temperatures, self.sites, "site_temperatures")
+        left = [
+            f"{site.name} ({found.obstacle})"
+            for found, site in zip(self._found, self.sites, strict=True)
+            if found.is_gate and found.obstacle and "soft already" not in found.obstacle
+        ]
+        if left and not plain:
+            warnings.warn(f"gates that are left hard: {'; '.join(left)}", GateWarning, stacklevel=3)
+
+    def run(
+        self,
+        at_site: Callable[["AtSite"], tuple[jax.Array, Any]],
+        given: dict[str, Any] | None = None,
+        *,
+        arrays: Sequence[Any] | None = None,
+        prepared: Prepared | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Evaluate the function, with a say at each gated site.
+
+        Args:
+            at_site: given a site as it is reached, returns its output, and a pytree of arrays to
+                bring out or None.
+            given: pytrees of arrays by the sites' names, for `at_site` to see. Those of a site
+                inside a scan have a leading axis, one entry for each step.
+            arrays: arrays of the same shapes to evaluate it on, in place of those it was traced on.
+            prepared: what `prepare` gave. With it convolutions, what is folded into them, and
+                max-pools differ from the function's own by rounding, for speed.
+
+        Returns:
+            What the function returns, and what was brought out, by the sites' names in their order.
+        """
+        names = {node.number: site.name for node, (_, site) in self._gates.items()}
+        outputs, brought = evaluate(
+            self._graph,
+            [*self._weights, *(self._arrays if arrays is None else arrays)],
+            self._enters,
+            functools.partial(self._around, at_site, prepared),
+            {} if given is None else {number: given[name] for number, name in names.items()},
+        )
+        found = {names[number]: value for number, value in brought.items()}
+        tree = jax.tree.structure(self._shapes)
+        return jax.tree.unflatten(tree, outputs), {
+            site.name: found[site.name] for site in self.sites if site.name in found
+        }
+
+    def prepare(self, *, fold: bool = True) -> Prepared:
+        """What makes `run` faster, computed from the weights of the function."""
+        return prepare(self._graph, self._known, fold=fold)
+
+    def treats_items_alone(self, whole: "Plan") -> bool:
+        """Whether the function makes of each item what it makes of that item alone.
+
+        Args:
+            whole: that of the whole batch that this one is for a block of.
+        """
+        batched = self._graph.inputs[len(self._weights) :]
+        return treats_items_alone(self._graph, batched, whole._graph)
+
+    def channel_axis(self, site: Site) -> int | None:
+        """The axis of a site's output that holds channels, or None where that cannot be told."""
+        return channel_axis(self._graph, self._found[site.index].node)
+
+    def _around(
+        self,
+        at_site: Callable[["AtSite"], tuple[jax.Array, Any]],
+        prepared: Prepared | None,
+        node: Node,
+        inputs: list[Any],
+        run: Callable[[list[Any]], tuple[list[Any], Values]],
+        read: Callable[[Operand], Any],
+        given: Any,
+    ) -> tuple[list[Any], Values]:
+        if prepared is not None and node.number in prepared.absorbed:
+            return [inputs[prepared.absorbed[node.number]]], {}
+        if (conv := find_convolution(self._graph, node)) is not None:
+            x, w = inputs
+            folded = None if prepared is None else prepared.folded.get(node.number)
+            if folded is None:
+                return [convolve(conv, x, w, exact=prepared is None)], {}
+            y = convolve(conv, x, folded.w, folded.kernels)
+            return [y if folded.shift is None else y + folded.shift], {}
+        if node not in self._gates:
+            return run(inputs)
+        gate, site = self._gates[node]
+        inputs = [lax.stop_gradient(value) for value in inputs]
+        fast = prepared is not None and node.name == "reduce_window_max"
+        hard = max_pool(gate.pool.window, inputs[0]) if fast and gate.pool else run(inputs)[0][0]
+        output, out = _at(at_site, site, gate, jnp.asarray(hard), read, given)
+        return [output], {} if out is None else {node.number: out}
+
+    def _enters(self, node: Node) -> bool:
+        if node in self._gates or (node.has_derivative_rule and not self._is_entered(node)):
+            return False
+        return any(self._has_active(body) for body in node.bodies)
+
+    def _has_active(self, graph: Graph) -> bool:
+        if graph not in self._active:
+            self._active[graph] = any(
+                node in self._gates or self._enters(node) for node in graph.nodes
+            )
+        return self._active[graph]
+
+
+def _check_state(graph: Graph, replaced: dict[str, Any]) -> None:
+    """Raise `GatingError` where a module has changed its own arrays when it was called.
+
+    Args:
+        graph: whose last outputs are pairs of an array of the module and what has taken its place;
+            they are taken off.
+        replaced: the pairs by name. Some modules put an equal array there, as `nnx.remat` does.
+    """
+    count = 2 * len(replaced)
+    pairs = graph.outputs[len(graph.outputs) - count :]
+    graph.outputs = graph.outputs[: len(graph.outputs) - count]
+    changed = [
+        name
+        for name, old, new in zip(replaced, pairs[::2], pairs[1::2], strict=True)
+        if origin(graph, new) != origin(graph, old)
+    ]
+    if changed:
+        listed = ", ".join(changed[:4]) + (", ..." if len(changed) > 4 else "")
+        raise GatingError(
+            f"the model changes its own state when it is called ({listed}), as a module in train "
+            "mode does: call .eval() on it first"
+        )
+
+
+def _at(
+    at_site: Callable[["AtSite"], tuple[jax.Array, Any]],
+    site: Site,
+    gate: Found,
+    hard: jax.Array,
+    read: Callable[[Operand], Any],
+    given: Any,
+) -> tuple[jax.Array, Any]:
+    """What `at_site` makes of a gate, whatever way it is written."""
+    z = jnp.asarray(read(gate.z))
+    if gate.pool is not None:
+        window = gate.pool.window
+        kept = hard.reshape(pooled_shape(window, z.shape))
+        output, out = at_site(AtSite(site, kept, z, None, None, window, given))
+        return output.reshape(hard.shape), out
+    if gate.negative:
+        output, out = at_site(AtSite(site, -hard, -z, None, None, None, given))
+        return -output, out
+    below = None
+    if gate.slope is not None:
+        dtype = compute_dtype(z.dtype)
+        below = jnp.broadcast_to(jnp.asarray(read(gate.slope)).astype(dtype), z.shape)
+    return at_site(AtSite(site, hard, z, gate.bound, below, None, given))
+
+
+@dataclasses.dataclass(frozen=True)
+class AtSite:
+    """A site as an evaluation reaches it.
+
+    Attributes:
+        site: which.
+        hard: its output, without a derivative.
+        z: its pre-activation; the input of a max-pool.
+        bound: the upper bound of a clipped ReLU.
+        below: the derivative of a leaky ReLU where `z < 0`, shaped like `z`.
+        window: that of a max-pool, whose output keeps all axes.
+        given: what the caller of `Plan.run` gave for it.
+    """
+
+    site: Site
+    hard: jax.Array
+    z: jax.Array
+    bound: float | None
+    below: jax.Array | None
+    window: Window | None
+    given: Any
+
+    def settings(self, gating: Gating) -> tuple[ReluConfig | PoolConfig, jax.Array, jax.Array]:
+        """The static settings, the temperature and the slope that a gating has for the site."""
+        dtype = compute_dtype(self.z.dtype)
+        if self.window is not None:
+            config = PoolConfig(self.window, gating.pool_weights, gating.pool_padding)
+            default, allowed = gating.pool_temperature, pooled_once(self.window, self.z.shape)
+        else:
+            cotangents = gating.cotangents if self.below is None else "all"
+            config = ReluConfig(gating.gate, self.bound, gating.upper, cotangents)
+            default, allowed = gating.temperature, self.z.shape
+        by_index = gating.site_temperatures.get(str(self.site.index), default)
+        temperature = jnp.asarray(gating.site_temperatures.get(self.site.name, by_index))
+        slope = jnp.asarray(gating.slope).astype(dtype)
+        try:
+            check_broadcasts(temperature, allowed)
+            check_broadcasts(slope, self.z.shape)
+        except GatingError as error:
+            raise GatingError(f"site {self.site.index} ({self.site.name}): {error}") from None
+        return config, temperature.astype(dtype), slope
+
+
+def _sites(graph: Graph, found: Sequence[Found], selection: Selection) -> list[Site]:
+    names = _names(found)
+    sites = []
+    for index, one in enumerate(found):
+        constant = isinstance(one.z, Constant)
+        z = jax.typeof(one.z.value) if isinstance(one.z, Constant) else graph.types[one.z]
+        sites.append(
+            Site(
+                index=index,
+                kind=one.kind,
+                name=names[index],
+                shape=z.shape,
+                dtype=z.dtype,
+                source=_source(one.node),
+                gated=one.is_gate and not one.obstacle and not constant,
+                reason=one.obstacle or f"computed by `{one.form}`",
+            )
+        )
+    skipped = _select(selection.skip, sites, "skip")
+    only = selection.only
+    kept = set(range(len(sites))) if only is None else _select(only, sites, "only")
+    for index, site in enumerate(sites):
+        if site.gated and (index in skipped or index not in kept):
+            reason = "skipped by the caller" if index in skipped else "not among the caller's only="
+            sites[index] = dataclasses.replace(site, gated=False, reason=reason)
+    return sites
+
+
+def _names(found: Sequence[Found]) -> list[str]:
+    """`scope/kind` for each site, with `_1`, `_2`, ... from the second of a name on."""
+    counts: dict[str, int] = {}
+    names = []
+    for one in found:
+        name = f"{one.node.scope}/{one.kind}" if one.node.scope else one.kind
+        repeated = counts[name] = counts.get(name, -1) + 1
+        names.append(f"{name}_{repeated}" if repeated else name)
+    return names
+
+
+def _select(selection: Any, found: Sequence[Site], what: str) -> set[int]:
+    """The indices of the sites that a caller named, or `GatingError` for one that is not there."""
+    named = (selection,) if isinstance(selection, (str, int, np.integer)) else tuple(selection)
+    known = {str(site.index): site.index for site in found}
+    known |= {site.name: site.index for site in found}
+    unknown = [item for item in named if str(item) not in known]
+    if unknown:
+        listed = ", ".join(f"{site.index} ({site.name})" for site in found) or "none"
+        raise GatingError(f"{what} names no site of the function: {unknown}; its sites: {listed}")
+    return {known[str(item)] for item in named}
+
+
+def _source(node: Node) -> str:
+    """Where the caller's code made a node: the innermost frame outside of installed packages."""
+    for traceback in node.tracebacks:
+        for frame in users_frames(traceback):
+            return f"{frame.file_name}:{frame.line_num} ({frame.function_name})"
+    return "unknown"

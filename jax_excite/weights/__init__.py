@@ -1,0 +1,1 @@
+"""Weights: load, save, and files that are downloaded or converted."""

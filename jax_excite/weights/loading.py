@@ -1,0 +1,207 @@
+"""Weights by dotted name: save, load, and refuse whatever does not fit exactly.
+
+A name is the path of attributes and list indices to a leaf, such as `layer1.0.conv1.kernel`.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from jax_excite.callables.pytree import leaf_name, named_leaves
+from jax_excite.data.class_names import CLASS_NAMES
+from jax_excite.errors import WeightsError
+from jax_excite.models import Classifier, ModelSpec, Preprocessing, Temperatures, model_spec
+from jax_excite.weights.files import Tensor, read_any, write
+from jax_excite.weights.published import find_weights
+
+_LISTED = 8  # names of each kind in an error
+
+Tree = TypeVar("Tree")
+
+
+def fill(abstract: Tree, tensors: Mapping[str, Tensor], what: str) -> Tree:
+    """A pytree like `abstract` with the tensors for leaves; errors as for `check_fit`."""
+    check_fit(abstract, tensors, what)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: jnp.array(np.asarray(tensors[leaf_name(path)])), abstract
+    )
+
+
+def check_fit(
+    abstract: Any, tensors: Mapping[str, Tensor | jax.ShapeDtypeStruct], what: str
+) -> None:
+    """Raise unless the tensors are the leaves of `abstract`.
+
+    Args:
+        abstract: a pytree whose leaves have a shape.
+        tensors: one of a float dtype for each dotted name, or its shape and dtype.
+        what: where they come from, for the error.
+
+    Raises:
+        WeightsError: names are missing or unexpected, or tensors have another shape or no float
+            dtype. All of them are listed.
+    """
+    leaves = named_leaves(abstract)
+    both = [name for name in leaves if name in tensors]
+    refuse(
+        what,
+        {
+            "missing": [name for name in leaves if name not in tensors],
+            "unexpected": [name for name in tensors if name not in leaves],
+            "mis-shaped": [
+                f"{name} is {list(tensors[name].shape)} for {list(leaves[name].shape)}"
+                for name in both
+                if tensors[name].shape != leaves[name].shape
+            ],
+            "not of a float dtype": [
+                f"{name} is {tensors[name].dtype}"
+                for name in both
+                if not jnp.issubdtype(tensors[name].dtype, jnp.floating)
+            ],
+        },
+    )
+
+
+def refuse(what: str, problems: Mapping[str, Sequence[str]]) -> None:
+    """Raise one `WeightsError` that lists every problem by kind; return if there is none."""
+    parts = []
+    for kind, found in problems.items():
+        if found:
+            rest = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+            parts.append(f"{len(found)} {kind}: {', '.join(found[:_LISTED])}{rest}")
+    if parts:
+        raise WeightsError(f"{what}: {'; '.join(parts)}")
+
+
+def save(params: Any, path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
+    """Save a `Classifier`, or any pytree of arrays, with metadata such as `describe` makes.
+
+    The class names and the temperatures of a `Classifier` are saved too, if the metadata has none.
+    """
+    network = params
+    if isinstance(params, Classifier):
+        network = params.net
+        known = {"class_names": params.class_names, "temperatures": dict(params.temperatures)}
+        metadata = {**{name: json.dumps(value) for name, value in known.items()}, **metadata}
+    tensors = {name: np.asarray(leaf) for name, leaf in named_leaves(network).items()}
+    write(path, tensors, metadata)
+
+
+def load(
+    name: str,
+    *,
+    weights: Literal["pretrained"] | str | os.PathLike[str] | None = "pretrained",
+    seed: int = 0,
+    dtype: DTypeLike | None = None,
+) -> Classifier:
+    """A model by name, with weights.
+
+    Published weights that no installed package carries are downloaded at first use, which is said
+    on standard error, converted, and kept in the cache folder, see `jax_excite.weights.downloads`.
+
+    Args:
+        name: a key of `jax_excite.models.MODELS`.
+        weights: "pretrained" for the first of the published weights, or the name of one, such as
+            "IMAGENET1K_V2"; a path to a PyTorch checkpoint or a safetensors file of this library,
+            whose head may have any number of classes; or None for random weights.
+        seed: of the random weights.
+        dtype: float dtype of the leaves; that of the file, float32 for random weights, if None.
+
+    Returns:
+        A callable pytree that takes images `[H, W, 3]` or `[N, H, W, 3]` in [-1, 1] to logits. It
+        knows its `preprocessing`, its `class_names`, digits where the file has no names, and the
+        `temperatures` that the file has.
+
+    Raises:
+        WeightsError: there is no such model or file, the file does not fit the model exactly, or
+            the download fails.
+    """
+    spec = model_spec(name)
+    if weights is None:
+        abstract = spec.abstract()
+        network = fill(abstract, _random_tensors(abstract, seed), "random weights")
+        classifier = Classifier(network, spec.preprocessing, CLASS_NAMES)
+    else:
+        path = find_weights(spec, weights)
+        tensors, metadata = read_any(path, name)
+        num_classes = _count_classes(spec, tensors)
+        abstract = spec.abstract(num_classes=num_classes)
+        network = fill(abstract, tensors, f"{path} does not fit {name}")
+        settings = read_settings(metadata, num_classes, str(path))
+        classifier = Classifier(network, *settings, read_temperatures(metadata, str(path)))
+    if dtype is not None:
+        classifier = jax.tree.map(lambda leaf: leaf.astype(dtype), classifier)
+    return classifier
+
+
+def _count_classes(spec: ModelSpec, tensors: Mapping[str, Tensor]) -> int:
+    bias = tensors.get(f"{spec.head}.bias")
+    return len(CLASS_NAMES) if bias is None else math.prod(bias.shape)
+
+
+def _random_tensors(abstract: nnx.Module, seed: int) -> dict[str, np.ndarray]:
+    """He-normal kernels, zero biases, BatchNorm that does nothing.
+
+    Drawn by NumPy: the initialisers of the layers compile once a shape, 5 to 15 seconds a model.
+    """
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for name, leaf in named_leaves(abstract).items():
+        kind = name.rpartition(".")[2]
+        if kind == "kernel":
+            spread = np.float32(math.sqrt(2 / math.prod(leaf.shape[:-1])))
+            tensors[name] = rng.standard_normal(leaf.shape, np.float32) * spread
+        else:
+            tensors[name] = np.full(leaf.shape, kind in ("scale", "var"), np.float32)
+    return tensors
+
+
+def read_settings(
+    metadata: Mapping[str, str], num_classes: int, what: str
+) -> tuple[Preprocessing, tuple[str, ...]]:
+    """How images are normalised, and the names of the classes: digits if the file has none.
+
+    Raises:
+        WeightsError: the metadata of `what` do not say it, or name another number of classes.
+    """
+    try:
+        fields = json.loads(metadata["preprocessing"])
+        mean, std = (
+            (float(red), float(green), float(blue))
+            for red, green, blue in (fields["mean"], fields["std"])
+        )
+        pixels = {name: int(fields[name]) for name in ("resize", "size", "min_size")}
+        names = json.loads(metadata.get("class_names", "null")) or range(num_classes)
+        class_names = tuple(map(str, names))
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"{what} does not say how images are normalised, or what classes it has: {error!r}"
+        ) from error
+    if len(class_names) != num_classes:
+        raise WeightsError(f"{what} names {len(class_names)} classes, but has {num_classes}")
+    return Preprocessing(mean, std, **pixels), class_names
+
+
+def read_temperatures(metadata: Mapping[str, str], what: str) -> Temperatures:
+    """The temperatures of the sites, as a `Classifier` takes them; empty if there are none.
+
+    Raises:
+        WeightsError: the metadata of `what` hold something else.
+    """
+    try:
+        return tuple(
+            (site, tuple(map(float, value)) if isinstance(value, list) else float(value))
+            for site, value in json.loads(metadata.get("temperatures", "{}")).items()
+        )
+    except (AttributeError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"{what} has temperatures that are not numbers by site: {error!r}"
+        ) from error
