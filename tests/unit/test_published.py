@@ -29,8 +29,8 @@ from jax_excite.models import MODELS, Published
 name, host, file, slow = sys.argv[1:]
 Published.url = property(lambda self: f"{host}/{self.file}")
 spec = MODELS[name]
-published = Published("IMAGENET1K_V1", file, spec.preprocessing)
-MODELS[name] = dataclasses.replace(spec, published=(published,))
+entry = Published("IMAGENET1K_V1", file, spec.preprocessing)
+MODELS[name] = dataclasses.replace(spec, published=(entry,))
 write = published.write
 
 def slowly(path, tensors, metadata):
