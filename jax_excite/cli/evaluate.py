@@ -18,7 +18,7 @@ from jax_excite.cli.networks import DEFAULT_MODEL, open_images, open_network
 from jax_excite.data.datasets import ImageData, image_folder
 from jax_excite.errors import ExciteError
 from jax_excite.evaluation.journal import Journal
-from jax_excite.evaluation.scoring import METRICS, Chunk, Entrant, chunks, standard_methods
+from jax_excite.evaluation.scoring import METRICS, Chunk, Entrant, bound_methods, chunks
 from jax_excite.evaluation.summary import markdown, summarise, writer_of
 from jax_excite.gating import GATES, Gating
 from jax_excite.models import Classifier, model_spec
@@ -109,8 +109,10 @@ def evaluate(
                 spec, temperature=temperature, pool_temperature=temperature, gate=gate
             )
             gating = with_stored_temperatures(gating, network, temperature)
-            standard, further = standard_methods(gating, seed), _ablation(gating, temperatures)
-            kept = {each: standard[each] for each in _chosen("method", method, standard)}
+            standard, further = bound_methods(gating, seed), _ablation(gating, temperatures)
+            kept = {
+                each: standard[each] for each in _chosen("method", method or COMPARED, standard)
+            }
             entrants.append(Entrant(name, network, {**kept, **further}, seed))
         for place, judge in enumerate(entrants[1:] + entrants[:1]):
             entrants[place] = dataclasses.replace(entrants[place], judge=judge.params)

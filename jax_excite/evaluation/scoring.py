@@ -9,57 +9,35 @@ import jax
 import numpy as np
 
 from jax_excite import attributions, metrics
+from jax_excite.attributions.registry import METHODS
 from jax_excite.gating import Gating
 from jax_excite.metrics.stability import other_classes
 from jax_excite.typing import Method, Params
 
-# Cheaper than the functions' own defaults: a table takes minutes.
-_INTEGRATION_STEPS = 16
-_NOISY_COPIES = 8
 _CHANGES = 4
 _CURVE_STEPS = 15
+# Methods whose cheaper variants a table compares unless it is asked for them by name.
+_COSTLY = ("smoothed_pullback", "integrated_gradients", "smooth_grad")
+COMPARED = tuple(name for name in METHODS if name not in _COSTLY)
 
 
-def standard_methods(gating: Gating, seed: int = 0) -> dict[str, Method]:
-    """All attributions and controls by name, with settings, called as `method(params, x, c)`.
+def bound_methods(gating: Gating, seed: int = 0) -> dict[str, Method]:
+    """All attributions and controls by name, called as `method(params, x, c)`.
 
     Args:
-        gating: of those that are excitation pullbacks.
-        seed: of those that add noise.
+        gating: used by those that are excitation pullbacks.
+        seed: used by those that draw random numbers.
     """
     key = jax.random.key(seed)
-    free: dict[str, Any] = {"bounds": None}  # metrics move images out of [-1, 1]
-    noisy = {**free, "key": key, "samples": _NOISY_COPIES}
-    each: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
-        "excitation_pullback": (attributions.excitation_pullback, {**free, "gating": gating}),
-        "smoothed_pullback": (attributions.smoothed_pullback, {**noisy, "gating": gating}),
-        "pga_difference": (_pga_difference, {"gating": gating}),
-        "gradient": (attributions.gradient, free),
-        "input_x_gradient": (attributions.input_x_gradient, free),
-        "integrated_gradients": (
-            attributions.integrated_gradients,
-            {**free, "steps": _INTEGRATION_STEPS},
-        ),
-        "smooth_grad": (attributions.smooth_grad, noisy),
-        "guided_backprop": (attributions.guided_backprop, free),
-        "deconvolution": (attributions.deconvolution, free),
-        "grad_cam": (attributions.grad_cam, free),
-        "guided_grad_cam": (attributions.guided_grad_cam, free),
-        "random_map": (attributions.random_map, {"key": key}),
-        "constant_map": (attributions.constant_map, {}),
-        "edges": (attributions.edges, {}),
-    }
-    return {name: functools.partial(method, **bound) for name, (method, bound) in each.items()}
+    # Metrics move images out of [-1, 1].
+    bound = {name: each.bind(gating, key, bounds=None) for name, each in METHODS.items()}
+    return {**bound, "pga_difference": functools.partial(_pga_difference, gating=gating)}
 
 
 def _pga_difference(params: Params, x: Any, c: Any, gating: Gating) -> Any:
     """Within [-1, 1], or within the range of images that a metric has moved out of it."""
     bounds = (min(-1.0, float(np.min(x))), max(1.0, float(np.max(x))))
     return attributions.pga_difference(params, x, c, gating=gating, bounds=bounds)
-
-
-# Those whose maps take many passes, and which are not followed up ten steps for transfer.
-_SLOW = ("smoothed_pullback", "pga_difference", "integrated_gradients", "smooth_grad")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -127,10 +105,15 @@ class Chunk:
         wanted = other_classes(key, self.target % classes, classes)
         before = metrics.standing(judge, self.x, wanted)
         found = {}
-        for name in self.methods.keys() - set(_SLOW):
+        for name in self._quick():
             climbed = metrics.climb_along(self.methods[name], self.params, self.x, wanted)
             found[name] = (before, metrics.standing(judge, climbed, wanted))
         return found
+
+    def _quick(self) -> list[str]:
+        """The methods of one pass per map: ten steps along the others take too long."""
+        passes = {name: each.passes for name, each in METHODS.items()}
+        return [name for name in self.methods if passes.get(name, 1) == 1]
 
     def on_maps(self, metric: Callable[..., Any], **settings: Any) -> "Scores":
         """A metric of maps, for all methods at once."""

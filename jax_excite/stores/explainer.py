@@ -1,7 +1,6 @@
 """What is computed of each group of images: logits, targets, attributions."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_excite import attributions, recipes
+from jax_excite.attributions.registry import METHODS
 from jax_excite.errors import TargetError
 from jax_excite.gating import Gating
 from jax_excite.pullbacks.pullback import pullback_grid, value_and_pullback
@@ -18,29 +17,20 @@ from jax_excite.typing import Params
 
 _Method = Callable[..., jax.Array]
 
-# Those that are pullbacks at some gating: several targets share a forward pass.
-_PULLBACKS = {
-    "excitation_pullback": None,
-    "gradient": recipes.VANILLA,
-    "guided_backprop": recipes.GUIDED_BACKPROP,
-    "deconvolution": recipes.DECONVOLUTION,
-}
-
 
 def methods_by_name(gating: Gating, seed: int) -> dict[str, Gating | _Method]:
-    """The attributions that a store can hold, with their settings."""
+    """The attributions that a store can hold.
+
+    Those that are one pullback are given as its gating: several targets share a forward pass.
+    """
     key = jax.random.key(seed)
-    bound: dict[str, tuple[_Method, dict[str, Any]]] = {
-        "pga_difference": (attributions.pga_difference, {"gating": gating}),
-        "input_x_gradient": (attributions.input_x_gradient, {}),
-        "integrated_gradients": (attributions.integrated_gradients, {}),
-        "smooth_grad": (attributions.smooth_grad, {"key": key}),
-        "smoothed_pullback": (attributions.smoothed_pullback, {"key": key, "gating": gating}),
-        "grad_cam": (attributions.grad_cam, {}),
-        "guided_grad_cam": (attributions.guided_grad_cam, {}),
-    }
-    found: dict[str, Gating | _Method] = {n: own or gating for n, own in _PULLBACKS.items()}
-    return {**found, **{n: functools.partial(f, **settings) for n, (f, settings) in bound.items()}}
+    found: dict[str, Gating | _Method] = {}
+    for name, each in METHODS.items():
+        if name == "excitation_pullback":
+            found[name] = gating
+        elif not each.is_control:
+            found[name] = each.gating or each.bind(gating, key)
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """The command evaluate: its table, and what happens when it is killed or misused."""
 
 import csv
+import inspect
 import json
+import re
 import sys
 
 import filelock
@@ -20,10 +22,11 @@ from jax_excite import (
     pullback,
     recipes,
 )
+from jax_excite.attributions.registry import METHODS
 from jax_excite.cli import networks
 from jax_excite.data.class_names import CLASS_NAMES
 from jax_excite.evaluation.journal import Journal
-from jax_excite.evaluation.scoring import METRICS, Chunk, chunks, standard_methods
+from jax_excite.evaluation.scoring import COMPARED, METRICS, Chunk, bound_methods, chunks
 from jax_excite.evaluation.summary import summarise
 from jax_excite.models import Classifier, Preprocessing
 from tests.networks import Network
@@ -268,8 +271,21 @@ def test_chunks_have_one_size_and_miss_nothing():
     assert [count for _, count in chunks(3, 12)] == [3]
 
 
-def test_standard_methods_are_all_attributions():
-    assert set(standard_methods(recipes.EXCITATION)) == set(attributions.__all__)
+def test_every_attribution_is_registered_under_its_own_name():
+    assert set(attributions.__all__) <= set(METHODS) == set(bound_methods(recipes.EXCITATION))
+    compared = {METHODS[name].function for name in COMPARED}
+    assert compared == {getattr(attributions, name) for name in attributions.__all__}
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_registered_name_means_what_it_says(name):
+    """A name without a number has the defaults of its function, else the number of passes."""
+    method, (base, _, number) = METHODS[name], re.fullmatch(r"(.*?)(_(\d+))?", name).groups()
+    assert method.function is getattr(attributions, base)
+    defaults = inspect.signature(method.function).parameters
+    for setting, value in method.settings.items():
+        assert value == (int(number) if number else defaults[setting].default)
+        assert method.passes == value
 
 
 def test_summary_by_hand():
