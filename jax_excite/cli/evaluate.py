@@ -18,7 +18,7 @@ from jax_excite.cli.networks import DEFAULT_MODEL, open_images, open_network
 from jax_excite.data.datasets import ImageData, image_folder
 from jax_excite.errors import ExciteError
 from jax_excite.evaluation.journal import Journal
-from jax_excite.evaluation.scoring import METRICS, Chunk, Entrant, bound_methods, chunks
+from jax_excite.evaluation.scoring import COMPARED, METRICS, Chunk, Entrant, bound_methods, chunks
 from jax_excite.evaluation.summary import markdown, summarise, writer_of
 from jax_excite.gating import GATES, Gating
 from jax_excite.models import Classifier, model_spec

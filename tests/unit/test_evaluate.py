@@ -188,6 +188,10 @@ def test_every_photograph_gets_a_mosaic_though_its_neighbours_are_alike(
         (["--metric", "transfer_rank"], "--metric transfer_rank wants a second --model"),
         (["--gate", "door"], "there is no gate 'door': choose of sigmoid, normal_cdf"),
         (["--model", "resnet50", "--model", "resnet50"], "names a model twice"),
+        (
+            ["--reference", "smooth_grad"],
+            "--reference is smooth_grad: compared are excitation_pullback, smoothed_pullback_8",
+        ),
         (["--reference", "smooth_grad", *SOME], "--reference is smooth_grad: compared are"),
         (["--temperatures", "warm"], "--temperatures has 'warm'"),
         (["--model", "nonet"], "nonet"),
