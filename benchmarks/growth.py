@@ -74,7 +74,7 @@ def work() -> None:
         start = time.perf_counter()
         jax.block_until_ready(
             jax_excite.pga_grid(
-                params, x, classes, steps=task["steps"], batch_size=task["batch_size"]
+                params, x, classes, jax_excite.Ascent(task["steps"]), batch_size=task["batch_size"]
             )
         )
         seconds.append(time.perf_counter() - start)

@@ -49,9 +49,7 @@ class Runner:
                 params,
                 images,
                 self.classes,
-                steps=steps,
-                step_size=STEP_SIZE,
-                radius=RADIUS,
+                jax_excite.Ascent(steps, STEP_SIZE, RADIUS),
                 batch_size=batch_size,
             )
         if self.job == "latency":

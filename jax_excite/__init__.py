@@ -4,6 +4,7 @@ After "Tapping into the Black Box" (Satkiewicz, 2025). `docs/` explains; the nam
 """
 
 from jax_excite import recipes
+from jax_excite.ascent import Ascent
 from jax_excite.data.images import load_image, load_images
 from jax_excite.errors import (
     DataError,
@@ -27,6 +28,7 @@ from jax_excite.transform.plan import Site
 from jax_excite.weights.loading import load
 
 __all__ = [
+    "Ascent",
     "DataError",
     "ExciteError",
     "GateWarning",

@@ -1,19 +1,18 @@
 """The published settings, by name (both share arXiv 2507.22832; never mix them silently).
 
-`EXCITATION` is the paper's and the default; `SEMANTIC` is that of its 2026 successor. The keyword
-arguments of projected gradient ascent that go with each are `EXCITATION_PGA` and `SEMANTIC_PGA`:
-`pga(params, x, c, gating=recipes.SEMANTIC, **recipes.SEMANTIC_PGA)`.
+`EXCITATION` is the paper's and the default; `SEMANTIC` is that of its 2026 successor. The settings
+of projected gradient ascent that belong to each are `EXCITATION_PGA` and `SEMANTIC_PGA`:
+`pga(params, x, c, recipes.SEMANTIC_PGA, gating=recipes.SEMANTIC)`.
 """
 
-from typing import Any
-
+from jax_excite.ascent import Ascent
 from jax_excite.gating import Gating
 
 EXCITATION = Gating(temperature=0.3, pool_temperature=0.3, gate="sigmoid", pool_weights="through")
-EXCITATION_PGA: dict[str, Any] = {"steps": 10, "step_size": 20.0, "radius": 100.0}
+EXCITATION_PGA = Ascent(steps=10, step_size=20.0, radius=100.0)
 
 SEMANTIC = Gating(temperature=0.6, pool_temperature=0.3, gate="normal_cdf", pool_weights="detached")
-SEMANTIC_PGA: dict[str, Any] = {"steps": 5, "step_size": 20.0, "radius": None}
+SEMANTIC_PGA = Ascent(steps=5, step_size=20.0, radius=None)
 
 VANILLA = Gating(temperature=0.0, pool_temperature=0.0, gate="hard")
 

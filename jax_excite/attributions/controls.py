@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jax_excite.callables.pytree import as_pytree, is_weight
-from jax_excite.pullbacks.pullback import as_batch
+from jax_excite.pullbacks.request import as_batch
 from jax_excite.pullbacks.targets import Target
 from jax_excite.typing import Images, Params
 

@@ -7,13 +7,11 @@ from typing import Any, Protocol, TypedDict
 import jax
 from jax.sharding import NamedSharding
 
-from jax_excite.callables.pytree import as_floats, as_pytree
-from jax_excite.gating import Gating, check_gating
-from jax_excite.pullbacks import targets
-from jax_excite.pullbacks.batching import AUTO, Rows, evenly, in_loop, rows_at_once
-from jax_excite.pullbacks.pullback import as_batch, linearise, number_of_logits
-from jax_excite.pullbacks.sharding import gathered, on_each, sharding_of, spread
-from jax_excite.pullbacks.softened import softened, treats_items_alone
+from jax_excite.gating import Gating
+from jax_excite.pullbacks.batching import AUTO, Rows, evenly, in_loop
+from jax_excite.pullbacks.request import Request
+from jax_excite.pullbacks.sharding import on_each
+from jax_excite.pullbacks.softened import linearise, softened, treats_items_alone
 from jax_excite.pullbacks.targets import Target
 from jax_excite.transform.plan import Names, Selection, SiteSelection
 from jax_excite.typing import Bounds, Images, Params
@@ -73,33 +71,18 @@ def attribute(
     Returns:
         The maps, shaped like `x`.
     """
-    check_gating(gating)
-    images, single = as_batch(x, bounds)
-    params = as_pytree(params)
-    target = targets.prepare(c, len(images), number_of_logits(params, images), single)
-    sharding = sharding_of(x, sharding)
-    rows, target = spread(sharding, images, target)
-    maps = _attribute(
-        params,
-        rows,
-        target,
-        as_floats(gating),
-        settings,
-        rule=rule,
-        rows=rows_at_once(batch_size, x, gating),
-        sharding=sharding,
-    )
-    return gathered(sharding, maps, len(images), single)
+    request = Request.of(params, x, gating, bounds=bounds, batch_size=batch_size, sharding=sharding)
+    return request.over_rows(_attribute, request.target(c), rule=rule, settings=settings)
 
 
 @functools.partial(jax.jit, static_argnames=("rule", "rows", "sharding"))
 def _attribute(
     params: Params,
+    gating: Gating,
     x: jax.Array,
     target: Any,
-    gating: Gating,
-    settings: Any,
     *,
+    settings: Any,
     rule: Rule,
     rows: Rows,
     sharding: NamedSharding | None,

@@ -5,16 +5,22 @@ from typing import Unpack
 import jax
 import jax.numpy as jnp
 
+from jax_excite.ascent import Ascent
 from jax_excite.pullbacks.pga import AscentOptions, pga
 from jax_excite.pullbacks.targets import Target
+from jax_excite.recipes import EXCITATION_PGA
 from jax_excite.typing import Images, Params
 
 
 def pga_difference(
-    params: Params, x: Images, c: Target, **options: Unpack[AscentOptions]
+    params: Params,
+    x: Images,
+    c: Target,
+    ascent: Ascent = EXCITATION_PGA,
+    **options: Unpack[AscentOptions],
 ) -> jax.Array:
     """The perturbed image of `pga` less the image (paper, section 5.1): shaped like `x`, signed.
 
     Arguments and errors are those of `pga`.
     """
-    return pga(params, x, c, **options) - jnp.asarray(x)
+    return pga(params, x, c, ascent, **options) - jnp.asarray(x)

@@ -1,9 +1,10 @@
 """A class grid of section 5.1: pullbacks, and ascents that go on where they stopped."""
 
+import dataclasses
 import enum
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -81,16 +82,16 @@ class ClassGrid:
         done = max(number for number in climbed if number <= steps)
         began = time.perf_counter()
         cells = climbed[done].images.copy()
-        ascent: dict[str, Any] = {**recipes.EXCITATION_PGA, "steps": steps - done}
+        ascent = dataclasses.replace(recipes.EXCITATION_PGA, steps=steps - done)
         for row in with_progress(range(len(cells)), f"Climbing along {along}"):
             cells[row] = pga(
                 self.network,
                 cells[row],
                 self.targets,
+                ascent,
                 around=np.broadcast_to(self.photographs[row], cells[row].shape),
                 gating=self.gatings[along],
                 skip=self.skip,
-                **ascent,
             )
         seconds = climbed[done].seconds + time.perf_counter() - began
         climbed[steps] = _Climbed(cells, seconds)

@@ -211,11 +211,13 @@ def _describe(example: Example) -> dict[str, Any]:
 
 
 def _describe_grid(figure: Figure, grid: ClassGrid) -> dict[str, Any]:
-    ascent = {**recipes.EXCITATION_PGA, "steps": figure.steps, "bounds": (-1.0, 1.0)}
+    ascent = None
+    if figure.steps is not None:
+        ascent = dataclasses.asdict(dataclasses.replace(recipes.EXCITATION_PGA, steps=figure.steps))
     return {
         "shows": figure.shows,
         "gatings": {along: dataclasses.asdict(grid.gatings[along]) for along in figure.along},
-        "ascent": None if figure.steps is None else ascent,
+        "ascent": ascent,
         "skip": list(grid.skip),
         "targets": [
             {"index": int(index), "name": name}

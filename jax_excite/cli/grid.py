@@ -12,6 +12,7 @@ import numpy as np
 import typer
 
 from jax_excite import recipes
+from jax_excite.ascent import Ascent
 from jax_excite.cli.console import errors_in_one_line, with_progress
 from jax_excite.cli.gatings import excitation_gating, with_stored_temperatures
 from jax_excite.cli.manifest import appear_together, describe_file, describe_run, save_arrays
@@ -86,7 +87,8 @@ def grid(
         gating, ascent = _recipe(
             recipe, spec, temperature=temperature, pool_temperature=pool_temperature, gate=gate
         )
-        ascent |= _ascent(what, steps=steps, step_size=step_size, radius=radius)
+        given = _ascent(what, steps=steps, step_size=step_size, radius=radius)
+        ascent = dataclasses.replace(ascent, **given)
         if batch_size is not None and batch_size < 1:
             raise ExciteError(f"--batch-size is {batch_size}: give a number of at least 1")
         path, network = open_network(spec, weights)
@@ -100,7 +102,7 @@ def grid(
                 "what": what,
                 "recipe": recipe,
                 "gating": dataclasses.asdict(gating),
-                "ascent": ascent if what is What.ASCENT else None,
+                "ascent": dataclasses.asdict(ascent) if what is What.ASCENT else None,
                 "skip": skip or [],
                 "model": model,
                 "weights": describe_file(path),
@@ -110,7 +112,7 @@ def grid(
             }
             options = {"gating": gating, "skip": skip or (), "batch_size": batch_size}
             if what is What.ASCENT:
-                arrays = _climb(network, photographs, indices, **ascent, **options)
+                arrays = _climb(network, photographs, indices, ascent, **options)
             else:
                 arrays = _pull_back(network, photographs, indices, **options)
             titles = ["original", *(names[index] for index in indices)]
@@ -130,15 +132,15 @@ def _check_out(out: Path, images: Sequence[Path]) -> None:
         raise ExciteError(f"--out is {out}: give another file than a photograph")
 
 
-def _recipe(recipe: Recipe, spec: ModelSpec, **given: Any) -> tuple[Gating, dict[str, Any]]:
+def _recipe(recipe: Recipe, spec: ModelSpec, **given: Any) -> tuple[Gating, Ascent]:
     """The gating and the ascent of a recipe, with the caller's settings or the model's."""
     base, ascent = _GATINGS[recipe]
     settings = {name: value for name, value in given.items() if value is not None}
     if recipe is Recipe.VANILLA and settings:
         raise ExciteError(f"--recipe vanilla is the plain gradient: leave out {_option(settings)}")
     if recipe is Recipe.EXCITATION:
-        return excitation_gating(spec, **settings), dict(ascent)
-    return dataclasses.replace(base, **settings), dict(ascent)
+        return excitation_gating(spec, **settings), ascent
+    return dataclasses.replace(base, **settings), ascent
 
 
 def _ascent(
@@ -176,6 +178,7 @@ def _climb(
     network: Classifier,
     photographs: np.ndarray,
     indices: list[int],
+    ascent: Ascent,
     batch_size: int | None,
     **options: Any,
 ) -> dict[str, np.ndarray]:
@@ -186,7 +189,7 @@ def _climb(
     at_once = [[index] for index in indices] if batch_size is None else [indices]
     jobs = [(image, columns) for image in photographs for columns in at_once]
     cells = [
-        np.asarray(pga_grid(network, image, columns, batch_size=batch_size, **options))
+        np.asarray(pga_grid(network, image, columns, ascent, batch_size=batch_size, **options))
         for image, columns in with_progress(jobs, "Climbing towards each class")
     ]
     shape = (len(photographs), len(indices), *photographs.shape[1:])

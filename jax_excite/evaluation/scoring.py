@@ -12,6 +12,7 @@ from jax_excite import attributions, metrics
 from jax_excite.attributions.registry import METHODS
 from jax_excite.gating import Gating
 from jax_excite.metrics.stability import other_classes
+from jax_excite.recipes import EXCITATION_PGA
 from jax_excite.typing import Method, Params
 
 _CHANGES = 4
@@ -30,14 +31,17 @@ def bound_methods(gating: Gating, seed: int = 0) -> dict[str, Method]:
     """
     key = jax.random.key(seed)
     # Metrics move images out of [-1, 1].
-    bound = {name: each.bind(gating, key, bounds=None) for name, each in METHODS.items()}
-    return {**bound, "pga_difference": functools.partial(_pga_difference, gating=gating)}
+    free = METHODS.keys() - {"pga_difference"}
+    bound = {name: METHODS[name].bind(gating, key, bounds=None) for name in free}
+    bound["pga_difference"] = functools.partial(_pga_difference, gating=gating)
+    return {name: bound[name] for name in METHODS}
 
 
 def _pga_difference(params: Params, x: Any, c: Any, gating: Gating) -> Any:
     """Within [-1, 1], or within the range of images that a metric has moved out of it."""
     bounds = (min(-1.0, float(np.min(x))), max(1.0, float(np.max(x))))
-    return attributions.pga_difference(params, x, c, gating=gating, bounds=bounds)
+    ascent = dataclasses.replace(EXCITATION_PGA, bounds=bounds)
+    return attributions.pga_difference(params, x, c, ascent, gating=gating)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from jax_excite.errors import ImageError
-from jax_excite.pullbacks.pullback import as_batch
+from jax_excite.pullbacks.request import as_batch
 from jax_excite.typing import Images
 
 

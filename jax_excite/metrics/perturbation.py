@@ -15,7 +15,7 @@ from jax_excite.callables.pytree import as_pytree
 from jax_excite.errors import ImageError
 from jax_excite.pullbacks import targets
 from jax_excite.pullbacks.batching import Rows, evenly, rows_at_once
-from jax_excite.pullbacks.pullback import as_batch, number_of_logits
+from jax_excite.pullbacks.request import as_batch, number_of_logits
 from jax_excite.pullbacks.softened import softened
 from jax_excite.pullbacks.targets import Target
 from jax_excite.recipes import VANILLA

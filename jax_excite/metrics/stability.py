@@ -12,7 +12,7 @@ from jax_excite.callables.pytree import as_pytree
 from jax_excite.errors import ExciteError, SettingError
 from jax_excite.metrics.randomisation import layers, randomise
 from jax_excite.metrics.similarity import spearman, ssim
-from jax_excite.pullbacks.pullback import as_batch, number_of_logits
+from jax_excite.pullbacks.request import as_batch, number_of_logits
 from jax_excite.typing import Images, Method, Params
 
 # Any of `attributions`, with its settings bound: (params, x, c) -> maps shaped like x.

@@ -7,14 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_excite.ascent import Ascent
 from jax_excite.attributions.gradients import whole_number
 from jax_excite.callables.pytree import as_floats, as_pytree
-from jax_excite.errors import SettingError
 from jax_excite.pullbacks import targets
-from jax_excite.pullbacks.pga import checked_step
-from jax_excite.pullbacks.pga_loops import Step
-from jax_excite.pullbacks.pullback import as_batch, number_of_logits
-from jax_excite.typing import Bounds, Images, Method, Params
+from jax_excite.pullbacks.request import as_batch, number_of_logits
+from jax_excite.recipes import EXCITATION_PGA
+from jax_excite.typing import Images, Method, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +69,7 @@ def climb_along(
     params: Params,
     x: Images,
     c: Any,
-    *,
-    steps: int = 10,
-    step_size: float = 20.0,
-    radius: float | None = 100.0,
-    bounds: Bounds | None = (-1.0, 1.0),
+    ascent: Ascent = EXCITATION_PGA,
 ) -> jax.Array:
     """Projected gradient ascent along any attribution, as `pga` climbs along pullbacks.
 
@@ -83,33 +78,27 @@ def climb_along(
         params: the network whose attributions are followed.
         x: one image `[H, W, 3]` or a batch `[N, H, W, 3]`.
         c: the target.
-        steps: as for `pga`, like all below.
-        step_size: L2 norm of a step.
-        radius: of the ball around the image.
-        bounds: of the images.
+        ascent: as for `pga`.
 
     Returns:
         The perturbed images, shaped like `x`. Where an attribution is 0, or NaN, the image stays.
 
     Raises:
-        SettingError: `steps`, `step_size` or `radius` is out of its range.
         ExciteError: as for `pga`.
     """
-    if steps < 0:
-        raise SettingError(f"steps is {steps}: give a number of at least 0")
-    images, single = as_batch(x, bounds)
-    step = as_floats(checked_step(step_size, radius, bounds))
+    images, single = as_batch(x, ascent.bounds)
+    settings = as_floats(ascent)
     start = current = jnp.asarray(images)
-    for _ in range(steps):
+    for _ in range(ascent.steps):
         own = current[0] if single else current
         field = jnp.nan_to_num(method(params, own, c)).reshape(current.shape)
-        current = _step(step, current, start, field)
+        current = _step(settings, current, start, field)
     return current[0] if single else current
 
 
 @jax.jit
-def _step(step: Step, x: jax.Array, start: jax.Array, field: jax.Array) -> jax.Array:
-    return step(x, start, field)
+def _step(ascent: Ascent, x: jax.Array, start: jax.Array, field: jax.Array) -> jax.Array:
+    return ascent.step(x, start, field)
 
 
 def transfer(
@@ -118,7 +107,7 @@ def transfer(
     other: Params,
     x: Images,
     c: Any,
-    **settings: Any,
+    ascent: Ascent = EXCITATION_PGA,
 ) -> tuple[Standing, Standing]:
     """How another network sees targets before and after images climb along one's attributions.
 
@@ -131,7 +120,7 @@ def transfer(
         other: the network that judges, with the same classes.
         x: one image or a batch; the other network gets them as they are, at the size of the first.
         c: class index, or one for each image.
-        **settings: `steps`, `step_size`, `radius` and `bounds` of `climb_along`.
+        ascent: as for `pga`.
     """
-    after = climb_along(method, params, x, c, **settings)
+    after = climb_along(method, params, x, c, ascent)
     return standing(other, x, c), standing(other, after, c)

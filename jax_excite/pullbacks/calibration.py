@@ -21,8 +21,8 @@ from jax_excite.errors import ExciteError, GatingError
 from jax_excite.gates.surrogates import compute_dtype
 from jax_excite.gating import Gating, check_gating, check_temperature
 from jax_excite.pullbacks import targets
-from jax_excite.pullbacks.pullback import as_batch, linearise, number_of_logits
-from jax_excite.pullbacks.softened import softened
+from jax_excite.pullbacks.request import as_batch, number_of_logits
+from jax_excite.pullbacks.softened import linearise, softened
 from jax_excite.pullbacks.targets import Target
 from jax_excite.recipes import EXCITATION
 from jax_excite.transform.by_site import BySite

@@ -1,45 +1,28 @@
 """Excitation pullbacks of a network's logits, for one target an image or for a grid of classes."""
 
 import functools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from jax_excite.callables.pytree import as_floats, as_pytree
-from jax_excite.data.images import check_images
-from jax_excite.errors import SettingError, TargetError
-from jax_excite.gating import Gating, check_gating
-from jax_excite.pullbacks import targets
-from jax_excite.pullbacks.batching import (
-    AUTO,
-    COLUMN,
-    Cells,
-    Grid,
-    Rows,
-    cells_a_write,
-    cells_at_once,
-    in_loop,
-    rows_at_once,
-    tall,
-)
-from jax_excite.pullbacks.sharding import gathered, on_each, sharding_of, shards_of, spread
+from jax_excite.gating import Gating
+from jax_excite.pullbacks.batching import AUTO, COLUMN, Cells, Grid, Rows, in_loop, tall
+from jax_excite.pullbacks.request import Request
+from jax_excite.pullbacks.sharding import on_each
 from jax_excite.pullbacks.softened import (
+    fields,
+    linearise,
     softened,
     softened_if_alone,
     softened_rows,
-    treats_items_alone,
 )
 from jax_excite.pullbacks.targets import Target
 from jax_excite.recipes import EXCITATION
 from jax_excite.transform.plan import Names, Selection, SiteSelection
 from jax_excite.typing import Bounds, Params
-
-GatedNetwork = Callable[[jax.Array, Gating], jax.Array]  # as `softened` makes of `Params`
 
 
 def pullback(
@@ -121,22 +104,17 @@ def value_and_pullback(
     Returns:
         The logits, `[K]` or `[N, K]`, and the vector field, shaped like `x`.
     """
-    check_gating(gating)
-    images, single = as_batch(x, bounds)
-    params = as_pytree(params)
-    target = targets.prepare(c, len(images), number_of_logits(params, images), single)
-    sharding = sharding_of(x, sharding)
-    rows, target = spread(sharding, images, target)
-    results = _value_and_pullback(
+    selection = Selection.of(skip, only, enter)
+    request = Request.of(
         params,
-        rows,
-        target,
-        gating=as_floats(gating),
-        selection=Selection.of(skip, only, enter),
-        rows=rows_at_once(batch_size, x, gating),
+        x,
+        gating,
+        bounds=bounds,
+        selection=selection,
+        batch_size=batch_size,
         sharding=sharding,
     )
-    return gathered(sharding, results, len(images), single)
+    return request.over_rows(_value_and_pullback, request.target(c), selection=selection)
 
 
 def pullback_grid(
@@ -177,83 +155,27 @@ def pullback_grid(
     Raises:
         SettingError: `out` has another shape, or no float dtype.
     """
-    check_gating(gating)
-    images, single = as_batch(x, bounds)
-    params = as_pytree(params)
-    indices = targets.class_rows(classes, len(images), number_of_logits(params, images))
-    compute = functools.partial(
-        _pullback_grid,
+    selection = Selection.of(skip, only, enter)
+    request = Request.of(
         params,
-        gating=as_floats(gating),
-        selection=Selection.of(skip, only, enter),
-        cells=cells_at_once(batch_size, x, gating),
-        sharding=sharding_of(x, sharding),
+        x,
+        gating,
+        bounds=bounds,
+        selection=selection,
+        batch_size=batch_size,
+        sharding=sharding,
     )
-    return over_grid(compute, images, indices, single, out)[0]
-
-
-def over_grid(
-    compute: functools.partial[tuple[jax.Array, ...]],
-    images: Any,
-    indices: Any,
-    single: bool,
-    out: Any,
-) -> tuple[Any, ...]:
-    """`compute(images, indices)`, whose results `[N, C, ...]` are an image a cell, then others.
-
-    With `out`, the images are written there, a block of cells after the other.
-    """
-    sharding = compute.keywords["sharding"]
-    if out is None:
-        results = compute(*spread(sharding, images, indices))
-        return gathered(sharding, results, len(images), single)
-    wanted = (*indices.shape, *images.shape[1:])[single:]
-    if tuple(out.shape) != wanted:
-        raise SettingError(f"out has shape {tuple(out.shape)}: the result has {wanted}")
-    if not np.issubdtype(out.dtype, np.floating):
-        raise SettingError(f"out has dtype {out.dtype}: the result is float, so give such an array")
-    shards = shards_of(sharding)
-    shape = math.ceil(len(indices) / shards), indices.shape[1]
-    cells, grid = _blocks(compute.args[0], images, shape, compute.keywords["cells"])
-    compute = functools.partial(compute, cells=cells)
-    others: list[np.ndarray] = []
-    for rows, columns, place in grid.blocks(len(indices), shards):
-        block = spread(sharding, images[rows], indices[rows][:, columns])
-        first, *more = gathered(sharding, compute(*block), len(rows), single=False)
-        inside = tuple(slice(part.stop - part.start) for part in place)
-        out[place[single:]] = np.asarray(first)[inside][0 if single else slice(None)]
-        others = others or [np.empty((*indices.shape, *p.shape[2:]), p.dtype) for p in more]
-        for array, part in zip(others, more, strict=True):
-            array[place] = np.asarray(part)[inside]
-    return (out, *(array[0] if single else array for array in others))
-
-
-def _blocks(
-    params: Params, images: Any, shape: tuple[int, int], cells: Cells
-) -> tuple[Cells, Grid]:
-    """Of a grid that is written as it is computed: cells at a time, and the blocks to write."""
-
-    def alike(count: int) -> np.ndarray:
-        return np.broadcast_to(images[:1], (count, *images.shape[1:]))
-
-    def may_be_cut(*sizes: Any) -> bool:
-        whole = alike(len(images))
-        return all(treats_items_alone(params, alike(size), whole) for size in sizes)
-
-    at_once, written = cells_a_write(cells)
-    if cells not in (AUTO, None) or may_be_cut(1, at_once):
-        return at_once, Grid(*shape, written)
-    grid = tall(*shape)
-    return COLUMN, grid if may_be_cut(grid.rows_at_once) else Grid(*shape, COLUMN)
+    indices = request.classes(classes)
+    return request.over_grid(_pullback_grid, indices, out, selection=selection)[0]
 
 
 @functools.partial(jax.jit, static_argnames=("selection", "rows", "sharding"))
 def _value_and_pullback(
     params: Params,
+    gating: Gating,
     x: jax.Array,
     target: Any,
     *,
-    gating: Gating,
     selection: Selection,
     rows: Rows,
     sharding: NamedSharding | None,
@@ -273,10 +195,10 @@ def _value_and_pullback(
 @functools.partial(jax.jit, static_argnames=("selection", "cells", "sharding"))
 def _pullback_grid(
     params: Params,
+    gating: Gating,
     x: jax.Array,
     indices: jax.Array,
     *,
-    gating: Gating,
     selection: Selection,
     cells: Cells,
     sharding: NamedSharding | None,
@@ -299,41 +221,3 @@ def _pullback_grid(
         return grid.in_loop(begin)
 
     return on_each(compute, sharding, (params, gating), (x, indices))
-
-
-def fields(pull: Callable[[Any], jax.Array], indices: jax.Array) -> jax.Array:
-    """The pullbacks `[N, C, H, W, 3]` of classes `[N, C]`, by what `linearise` gave for images."""
-    return jnp.moveaxis(jax.vmap(pull)(indices.T), 0, 1)
-
-
-def linearise(
-    network: GatedNetwork, x: jax.Array, gating: Gating
-) -> tuple[jax.Array, Callable[[Any], jax.Array]]:
-    """The logits of a batch, and the map from targets (of `targets.prepare`) to vector fields."""
-    logits, transpose = jax.vjp(lambda x: network(x, gating), x)
-    return logits, lambda target: transpose(targets.cotangents(target, logits))[0]
-
-
-def as_batch(
-    x: jax.Array | np.ndarray, bounds: Bounds | None
-) -> tuple[jax.Array | np.ndarray, bool]:
-    """Checked images `[N, H, W, 3]`, and whether `x` was a single one."""
-    check_images(x, bounds)
-    return (x[None], True) if x.ndim == 3 else (x, False)
-
-
-def number_of_logits(params: Params, images: jax.Array | np.ndarray) -> int:
-    """K, where `params` maps images `[N, H, W, 3]` to logits `[N, K]`; else `TargetError`."""
-    shapes = _apply.eval_shape(params, images)
-    if getattr(shapes, "ndim", None) != 2 or shapes.shape[0] != len(images):
-        got = jax.tree.map(lambda leaf: leaf.shape, shapes)
-        raise TargetError(
-            f"params(x) of {len(images)} images gave shape {got}: it has to return logits of "
-            f"shape ({len(images)}, K)"
-        )
-    return shapes.shape[1]
-
-
-@jax.jit
-def _apply(params: Params, x: jax.Array) -> Any:
-    return params(x)

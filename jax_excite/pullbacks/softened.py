@@ -5,9 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jax_excite.gating import Gating
 from jax_excite.kernels.convolutions import Prepared
+from jax_excite.pullbacks import targets
 from jax_excite.pullbacks.batching import AUTO, Rows, evenly
 from jax_excite.transform.excite import soften
 from jax_excite.transform.plan import SELECT_ALL, Plan, Selection
@@ -94,3 +96,19 @@ def _plan_if_alone(
     except Exception:  # whatever keeps it from a smaller batch, the whole may do
         return None
     return plan if plan.treats_items_alone(together) else None
+
+
+GatedNetwork = Callable[[jax.Array, Gating], jax.Array]  # as `softened` gives it
+
+
+def fields(pull: Callable[[Any], jax.Array], indices: jax.Array) -> jax.Array:
+    """The pullbacks `[N, C, H, W, 3]` of classes `[N, C]`, by what `linearise` gave for images."""
+    return jnp.moveaxis(jax.vmap(pull)(indices.T), 0, 1)
+
+
+def linearise(
+    network: GatedNetwork, x: jax.Array, gating: Gating
+) -> tuple[jax.Array, Callable[[Any], jax.Array]]:
+    """The logits of a batch, and the map from targets (of `targets.prepare`) to vector fields."""
+    logits, transpose = jax.vjp(lambda x: network(x, gating), x)
+    return logits, lambda target: transpose(targets.cotangents(target, logits))[0]

@@ -29,7 +29,7 @@ from jax_excite.gates.pool_windows import PoolConfig, pool_gate, weighted_pool
 from jax_excite.gates.relu import relu_gate
 from jax_excite.gating import Gating, check_gating
 from jax_excite.pullbacks import targets
-from jax_excite.pullbacks.pullback import number_of_logits
+from jax_excite.pullbacks.request import number_of_logits
 from jax_excite.recipes import EXCITATION
 from jax_excite.transform.by_site import BySite
 from jax_excite.transform.census import GATES

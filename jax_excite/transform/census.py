@@ -352,9 +352,9 @@ class _Census:
 
     def _leave_whole(self, value: int, node: Node, base: int) -> None:
         """Leave a function of one value as it is; list it if its derivative jumps."""
-        while (below := self._below(base)) is not None and below in self._facts.views[value]:
-            base = below
         profile = self._facts.views[value][base]
+        while jumps(profile) and (below := self._below(base)) in self._facts.views[value]:
+            base, profile = below, self._facts.views[value][below]
         if jumps(profile):
             self._list(node, base, name_of_whole(profile) or _JUMPS.get(node.name, "select"))
         self._push([base, *(key for key in unknowns(profile) if key in self._facts.depends)])

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jax_excite import Gating, pga
+from jax_excite import Ascent, Gating, pga
 from tests.networks import Network
 
 MODEL = Network()
@@ -33,10 +33,7 @@ def test_result_is_in_the_ball_and_in_bounds(
             MODEL,
             x,
             c,
-            steps=3,
-            step_size=step_size,
-            radius=radius,
-            bounds=(low, high),
+            Ascent(steps=3, step_size=step_size, radius=radius, bounds=(low, high)),
             gating=gating,
         )
     )

@@ -195,7 +195,7 @@ def test_refusals_are_errors_of_the_library():
     with pytest.raises(je.ExciteError):
         je.pullback(net, x, 0, batch_size=-3)
     with pytest.raises(je.SettingError, match="steps is -1"):
-        je.pga(net, x, 0, steps=-1)
+        je.pga(net, x, 0, je.Ascent(-1))
     with pytest.raises(je.SettingError, match="samples is 0"):
         attributions.smooth_grad(net, x, 0, key=jax.random.key(0), samples=0)
     with pytest.raises(je.SettingError, match="out has shape"):

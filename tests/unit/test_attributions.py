@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jax_excite import Gating, GatingError, ImageError, attributions, pullback, recipes, sites
+from jax_excite import (
+    Ascent,
+    Gating,
+    GatingError,
+    ImageError,
+    attributions,
+    pullback,
+    recipes,
+    sites,
+)
 from jax_excite.theory.induced_networks import gates
 from tests.networks import Network, images, relative_error
 
@@ -22,7 +31,7 @@ CASES = {
     "guided_grad_cam": {},
     "excitation_pullback": {},
     "smoothed_pullback": {"key": KEY, "samples": 3},
-    "pga_difference": {"steps": 2},
+    "pga_difference": {"ascent": Ascent(steps=2)},
     "random_map": {"key": KEY},
     "constant_map": {},
     "edges": {},

@@ -1,5 +1,3 @@
-import importlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,11 +5,10 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import jax_excite
+from jax_excite import recipes
 from jax_excite.pullbacks.batching import AUTO, Grid, cells_at_once, evenly, in_loop, rows_at_once
+from jax_excite.pullbacks.request import Request
 from tests.networks import Network, images
-
-# `jax_excite.pullback` is the function.
-PULLBACK = importlib.import_module("jax_excite.pullbacks.pullback")
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 6, 7])
@@ -105,7 +102,7 @@ class Memory:
 @pytest.mark.parametrize("job", ["pullback_grid", "pga_grid"])
 def test_a_grid_written_in_blocks(job, batch_size):
     x, classes = images(n=3), [0, 2, 3, 4]
-    options = {} if job == "pullback_grid" else {"steps": 2, "step_size": 0.5}
+    options = {} if job == "pullback_grid" else {"ascent": jax_excite.Ascent(2, 0.5)}
     compute = getattr(jax_excite, job)
     wanted = compute(Network(), x, classes, **options)
     out = Memory(wanted.shape)
@@ -119,7 +116,7 @@ def test_a_grid_written_in_blocks(job, batch_size):
 
 def test_values_come_beside_what_is_written():
     x, classes = images(n=3), [0, 2, 3, 4]
-    options = {"steps": 2, "step_size": 0.5, "trajectory": True}
+    options = {"ascent": jax_excite.Ascent(2, 0.5), "trajectory": True}
     _, wanted = jax_excite.pga_grid(Network(), x, classes, **options)
     out = np.zeros((3, 4, *x.shape[1:]), np.float32)
     _, values = jax_excite.pga_grid(Network(), x, classes, batch_size=2, out=out, **options)
@@ -151,18 +148,17 @@ def test_an_array_that_cannot_hold_the_result_is_refused():
         jax_excite.pullback_grid(Network(), images(), [0, 1, 2], out=out)
 
 
-def test_devices_share_a_grid_that_is_written(monkeypatch):
+def test_devices_share_a_grid_that_is_written():
     """Blocks are as many for each device as its own rows ask for, not copies of the last image."""
     sharding = NamedSharding(jax.make_mesh((8,), ("data",)), PartitionSpec("data"))
-    x, classes = images(n=16), [0, 2, 3]
-    shapes = []
-    compute = PULLBACK._pullback_grid
+    x, out, shapes = images(n=16), np.zeros((16, 3, 8, 8, 3), np.float32), []
 
-    def watched(params, x, indices, **options):
+    def compiled(params, gating, x, indices, *, cells, sharding):
         shapes.append(indices.shape)
-        return compute(params, x, indices, **options)
+        return (jnp.repeat(x[:, None], indices.shape[1], 1),)
 
-    monkeypatch.setattr(PULLBACK, "_pullback_grid", watched)
-    out = np.zeros((16, 3, *x.shape[1:]), np.float32)
-    jax_excite.pullback_grid(Network(), x, classes, sharding=sharding, out=out, batch_size=100)
+    options = {"bounds": None, "batch_size": 100, "sharding": sharding}
+    request = Request.of(Network(), x, recipes.EXCITATION, **options)
+    request.over_grid(compiled, request.classes([0, 2, 3]), out)
+    np.testing.assert_array_equal(out, np.repeat(x[:, None], 3, 1))
     assert shapes == [(16, 3)]

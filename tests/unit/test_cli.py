@@ -15,7 +15,7 @@ import pytest
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
-from jax_excite import Gating, load, load_images, pga_grid, pullback_grid
+from jax_excite import Ascent, Gating, load, load_images, pga_grid, pullback_grid
 from jax_excite.cli import app, manifest
 from jax_excite.cli.demo import CLASSES, PHOTOGRAPHS
 from jax_excite.models import MODELS
@@ -139,9 +139,7 @@ def test_grid_of_ascents_takes_every_setting(tmp_path):
         load("efficientnet_lite0"),
         x,
         [497, 9],
-        steps=2,
-        step_size=9,
-        radius=12,
+        Ascent(steps=2, step_size=9, radius=12),
         gating=Gating(0.8, 0.2, gate="softsign", pool_weights="detached"),
         skip="blocks.0/clipped_relu",
     )
@@ -152,7 +150,12 @@ def test_grid_of_ascents_takes_every_setting(tmp_path):
     after, before = arrays["logits_after"], arrays["logits"]
     assert (after[rows, columns, classes] > before[rows, classes]).all()
     manifest = json.loads(str(arrays["manifest"]))
-    assert manifest["ascent"] == {"steps": 2, "step_size": 9.0, "radius": 12.0}
+    assert manifest["ascent"] == {
+        "steps": 2,
+        "step_size": 9.0,
+        "radius": 12.0,
+        "bounds": [-1.0, 1.0],
+    }
     assert manifest["skip"] == ["blocks.0/clipped_relu"]
 
 
@@ -164,7 +167,12 @@ def test_manifest_is_enough_to_compute_the_grid_again(tmp_path):
     assert result.exit_code == 0, result.stderr
     arrays = np.load(tmp_path / "a.npz")
     manifest = json.loads(str(arrays["manifest"]))
-    assert manifest["ascent"] == {"steps": 2, "step_size": 20.0, "radius": None}
+    assert manifest["ascent"] == {
+        "steps": 2,
+        "step_size": 20.0,
+        "radius": None,
+        "bounds": [-1.0, 1.0],
+    }
     assert manifest["gating"]["temperature"] == MODELS["efficientnet_lite0"].temperature
     model = load(manifest["model"], weights=manifest["weights"]["file"])
     x = load_images([image["file"] for image in manifest["images"]])
@@ -174,7 +182,7 @@ def test_manifest_is_enough_to_compute_the_grid_again(tmp_path):
         [c["index"] for c in manifest["classes"]],
         gating=Gating(**manifest["gating"]),
         skip=manifest["skip"],
-        **manifest["ascent"],
+        ascent=Ascent(**manifest["ascent"]),
     )
     difference = np.linalg.norm(arrays["perturbed"] - again)
     assert difference < 0.01 * np.linalg.norm(again - x[:, None])

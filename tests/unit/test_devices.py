@@ -12,7 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import jax_excite
 from jax_excite.callables.pytree import as_floats
 from jax_excite.errors import ImageError
-from jax_excite.pullbacks.pga_loops import Settings, Step, climb_grid
+from jax_excite.pullbacks.pga_loops import climb_grid
 from jax_excite.pullbacks.pullback import _pullback_grid
 from jax_excite.recipes import EXCITATION
 from jax_excite.transform.plan import SELECT_ALL
@@ -38,13 +38,13 @@ JOBS = {
     "objective": lambda x, **how: jax_excite.pullback(Network(), x, lambda y: y[1] - y[0], **how),
     "pullback_grid": lambda x, **how: jax_excite.pullback_grid(Network(), x, CLASSES, **how),
     "pga": lambda x, **how: jax_excite.pga(
-        Network(), x, 1, steps=3, step_size=0.5, trajectory=True, **how
+        Network(), x, 1, ascent=jax_excite.Ascent(3, 0.5), trajectory=True, **how
     ),
     "around": lambda x, **how: jax_excite.pga(
-        Network(), x, 1, steps=2, step_size=0.5, around=x[::-1], **how
+        Network(), x, 1, ascent=jax_excite.Ascent(2, 0.5), around=x[::-1], **how
     ),
     "pga_grid": lambda x, **how: jax_excite.pga_grid(
-        Network(), x, CLASSES, steps=3, step_size=0.5, trajectory=True, **how
+        Network(), x, CLASSES, ascent=jax_excite.Ascent(3, 0.5), trajectory=True, **how
     ),
 }
 
@@ -124,10 +124,10 @@ def test_nothing_passes_between_devices(cells, data):
     x = jax.device_put(images(n=16), data)
     indices = jax.device_put(jnp.tile(jnp.array(CLASSES), (16, 1)), data)
     options = {"selection": SELECT_ALL, "cells": cells, "sharding": data}
-    grid = _pullback_grid.lower(Network(), x, indices, gating=as_floats(EXCITATION), **options)
-    settings = as_floats(Settings(EXCITATION, Step(1.0, 2.0, (-1.0, 1.0))))
+    gating, settings = as_floats((EXCITATION, jax_excite.Ascent(2, 1.0, 2.0)))
+    grid = _pullback_grid.lower(Network(), gating, x, indices, **options)
     ascent = climb_grid.lower(
-        Network(), x, indices, settings=settings, steps=2, trajectory=True, **options
+        Network(), gating, x, indices, ascent=settings, trajectory=True, **options
     )
     for lowered in (grid, ascent):
         text = lowered.compile().as_text()

@@ -14,7 +14,7 @@ from flax import nnx
 from PIL import Image
 from typer.testing import CliRunner
 
-from jax_excite import Gating, pga_grid, pictures, pullback, recipes, sites
+from jax_excite import Ascent, Gating, pga_grid, pictures, pullback, recipes, sites
 from jax_excite.cli import app, class_grid
 from jax_excite.cli.class_grid import Along, ClassGrid
 from jax_excite.data.class_names import CLASS_NAMES, class_index
@@ -93,8 +93,8 @@ def test_figure_2_has_vanilla_gradients_above_excitation_pullbacks(network):
 def test_figures_of_ascents_are_those_of_pga(network, number, steps, gating):
     x = photographs()
     cells, _ = figures.figure_cells(figures.FIGURES[number], grid(network, x, skip=["relu"]))
-    options = {"steps": steps, "gating": gating, "skip": "relu"}
-    expected = np.asarray(pga_grid(network, x, TARGETS, **options))
+    options = {"gating": gating, "skip": "relu"}
+    expected = np.asarray(pga_grid(network, x, TARGETS, Ascent(steps), **options))
     difference = expected - x[:, None]
     np.testing.assert_array_equal(cells[:, 0], x)
     assert relative_error(cells[:, -6:], difference) < 1e-9
@@ -104,7 +104,7 @@ def test_figures_of_ascents_are_those_of_pga(network, number, steps, gating):
     assert cells.shape == (2, 13, 96, 96, 3)
     assert relative_error(cells[:, 1:7], expected) < 1e-9
     # The ball and the bounds both matter here.
-    free = pga_grid(network, x, TARGETS, radius=None, **options)
+    free = pga_grid(network, x, TARGETS, Ascent(steps, radius=None), **options)
     assert relative_error(free, expected) > 0.01
     assert np.abs(expected).max() == 1
 
@@ -113,7 +113,7 @@ def test_an_ascent_goes_on_where_it_stopped(network, monkeypatch):
     calls = []
 
     def counted(*arguments, **options):
-        calls.append(options["steps"])
+        calls.append(arguments[3].steps)
         return pga(*arguments, **options)
 
     pga = class_grid.pga

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from jax_excite import Gating, GatingError, recipes
+from jax_excite import Ascent, Gating, GatingError, recipes
 from jax_excite.gating import GATES, gate_values
 
 FORMULAS = {
@@ -92,8 +92,8 @@ def test_recipes_are_the_published_ones():
     assert (paper.pool_weights, paper.pool_padding) == ("through", "zero")
     assert (successor.gate, successor.temperature) == ("normal_cdf", 0.6)
     assert (successor.pool_weights, successor.pool_temperature) == ("detached", 0.3)
-    assert recipes.EXCITATION_PGA == {"steps": 10, "step_size": 20.0, "radius": 100.0}
-    assert recipes.SEMANTIC_PGA == {"steps": 5, "step_size": 20.0, "radius": None}
+    assert Ascent(steps=10, step_size=20.0, radius=100.0) == recipes.EXCITATION_PGA
+    assert Ascent(steps=5, step_size=20.0, radius=None) == recipes.SEMANTIC_PGA
 
 
 def test_a_gating_is_a_pytree_like_any_other():

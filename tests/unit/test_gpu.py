@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jax_excite import load, pga_grid, pullback, pullback_grid
+from jax_excite import Ascent, load, pga_grid, pullback, pullback_grid
 from tests.networks import Network, images, relative_error
 
 
@@ -24,11 +24,11 @@ def test_gpu_agrees_with_cpu(build):
     with jax.default_device(device):
         on_gpu = jax.device_put(model, device)
         found = pullback(on_gpu, x, 0), pullback_grid(on_gpu, x, [0, 1])
-        climbed = pga_grid(on_gpu, x, [0, 1], steps=2)
+        climbed = pga_grid(on_gpu, x, [0, 1], Ascent(2))
     for ours, wanted in zip(found, expected, strict=True):
         assert ours.devices() == {device}
         assert relative_error(np.asarray(ours), np.asarray(wanted)) < 1e-4
-    reference = pga_grid(model, x, [0, 1], steps=2)
+    reference = pga_grid(model, x, [0, 1], Ascent(2))
     assert (
         relative_error(np.asarray(climbed - x[:, None]), np.asarray(reference) - x[:, None]) < 1e-2
     )

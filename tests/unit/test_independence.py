@@ -112,9 +112,11 @@ def test_batch_statistics_are_those_of_the_whole_batch():
     for place, c in enumerate((1, 3)):
         assert relative_error(grid[:, place], wanted(x, c)) < 1e-5
         assert relative_error(jnp.asarray(out[:, place]), wanted(x, c)) < 1e-5
-    climbed = je.pga_grid(batch_statistics, x, [1, 3], steps=2)
+    climbed = je.pga_grid(batch_statistics, x, [1, 3], je.Ascent(2))
     for place, c in enumerate((1, 3)):
-        assert relative_error(climbed[:, place], je.pga(batch_statistics, x, c, steps=2)) < 1e-5
+        assert (
+            relative_error(climbed[:, place], je.pga(batch_statistics, x, c, je.Ascent(2))) < 1e-5
+        )
     plain = jax.grad(lambda x: batch_statistics(x)[:, 1].sum())(x)
     assert relative_error(attributions.gradient(batch_statistics, x, 1), plain) < 1e-5
     lines = attributions.integrated_gradients(batch_statistics, x, 1, steps=2)

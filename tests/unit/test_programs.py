@@ -40,6 +40,8 @@ FOUND = [
     [("norm", "GroupNorm"), ("pool", "overlapping")],
     # BatchNorm subtracts 0: what it makes of a clip inside of a call is no clip of its own.
     [("jit", [("relu", "held mask"), ("clipped", "relu6")]), ("norm", "BatchNorm")],
+    # A smooth function of an `abs` is not what jumps.
+    [("hard", "abs"), ("smooth", "celu 2")],
 ]
 
 
