@@ -10,7 +10,7 @@ demo: .venv/demo.stamp
 	$(BIN)/jax-excite demo --out out
 
 test: .venv/test.stamp
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 15
 
 parity: .venv/test.stamp
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow" tests/parity
