@@ -245,6 +245,14 @@ def _bodies(eqn: Any) -> Iterator[Any]:
         yield from value if isinstance(value, tuple) else (value,)
 
 
+def nodes_of(graph: Graph) -> Iterator[Node]:
+    """The nodes of a graph and of its nested bodies."""
+    for node in graph.nodes:
+        yield node
+        for body in node.bodies:
+            yield from nodes_of(body)
+
+
 def can_enter(node: Node) -> bool:
     """Whether `evaluate` can run the bodies of a node itself."""
     return node.name in _ENTERED

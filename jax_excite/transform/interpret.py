@@ -1,9 +1,9 @@
-"""Running a graph node by node, with a say at each, also inside of its nested bodies."""
+"""The interpreter: it walks a graph and looks up the rule of each node."""
 
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,58 +11,108 @@ import jax.numpy as jnp
 from jax import lax
 
 from jax_excite.errors import GatingError
-from jax_excite.graphs.graph import Constant, Graph, Node, Operand, scan_operands, while_operands
+from jax_excite.graphs.graph import (
+    Constant,
+    Graph,
+    Node,
+    Operand,
+    nodes_of,
+    scan_operands,
+    while_operands,
+)
 
 Values = dict[int, Any]  # by `Node.number`
-Read = Callable[[Operand], Any]
-Run = Callable[[list[Any]], tuple[list[Any], Values]]
-Around = Callable[[Node, list[Any], Run, Read, Any], tuple[list[Any], Values]]
+Outcome = tuple[list[Any], Values]  # the outputs of a node or a graph, and what is brought out
 
 
-def evaluate(
-    graph: Graph,
-    args: Sequence[Any],
-    entered: Callable[[Node], bool],
-    around: Around,
-    given: Values,
-) -> tuple[list[Any], Values]:
-    """Run a graph.
+@dataclasses.dataclass(frozen=True)
+class Reached:
+    """A node as the interpreter reaches it.
 
-    Args:
-        graph: what to run.
-        args: values of its inputs.
-        entered: whether to run a node's bodies, rather than the node as it is.
-        around: runs one node: given the node, its inputs, the function that computes its outputs
-            from inputs, a function that reads any operand so far, and what was given for it,
-            returns the outputs that the rest of the graph sees, and what to bring out.
-        given: pytrees of arrays to hand to `around` for some nodes, also in nested bodies. For a
-            node inside a scan they have a leading axis, along which the steps take their slices.
-
-    Returns:
-        The values of the graph's outputs; and what `around` brought out, pytrees of arrays, by
-        node. Out of a scan they come stacked; out of a branch that did not run, as zeros.
-
-    Raises:
-        GatingError: `around` brings something out of a `while` loop or a `shard_map`.
+    Attributes:
+        node: the node.
+        inputs: the values of its inputs.
+        read: gives the value of any operand that has been computed so far.
+        given: what the caller gave for the node, or None.
+        interpreter: runs nested bodies.
     """
-    env: dict[int, Any] = dict(zip(graph.inputs, args, strict=True))
 
-    def read(operand: Operand) -> Any:
-        return operand.value if isinstance(operand, Constant) else env[operand]
+    node: Node
+    inputs: list[Any]
+    read: Callable[[Operand], Any]
+    given: Any
+    interpreter: "Interpreter"
 
-    inside = _Inside(entered, around, given)
-    brought: Values = {}
-    for node in graph.nodes:
-        if node.bodies and entered(node):
-            run = functools.partial(_RUN[node.name], node, inside)
-        else:
-            run = functools.partial(_bind, node)
-        with _where(node):
-            inputs = [read(operand) for operand in node.inputs]
-            outputs, more = around(node, inputs, run, read, given.get(node.number))
-        env |= zip(node.outputs, outputs, strict=True)
-        brought |= more
-    return [read(operand) for operand in graph.outputs], brought
+
+Rule = Callable[[Reached], Outcome]
+
+
+@dataclasses.dataclass(frozen=True)
+class Interpreter:
+    """Runs graphs. A node without a rule computes what its primitive does.
+
+    Attributes:
+        rules: by node, also for nodes of nested bodies: `enter` for a node whose bodies are to be
+            run by the interpreter. A rule returns the outputs that the rest of the graph sees, and
+            a pytree of arrays to bring out, by `Node.number`.
+        given: pytrees of arrays to hand to the rules of some nodes. For a node inside a scan they
+            have a leading axis, along which the steps take their slices.
+    """
+
+    rules: Mapping[Node, Rule]
+    given: Values
+
+    def __call__(self, graph: Graph, args: Sequence[Any]) -> Outcome:
+        """The values of a graph's outputs, and what the rules brought out, by node.
+
+        Out of a scan they come stacked; out of a branch that did not run, as zeros.
+
+        Raises:
+            GatingError: a rule brings something out of a `while` loop or a `shard_map`.
+        """
+        env: dict[int, Any] = dict(zip(graph.inputs, args, strict=True))
+
+        def read(operand: Operand) -> Any:
+            return operand.value if isinstance(operand, Constant) else env[operand]
+
+        brought: Values = {}
+        for node in graph.nodes:
+            with _where(node):
+                inputs = [read(operand) for operand in node.inputs]
+                if node in self.rules:
+                    given = self.given.get(node.number)
+                    reached = Reached(node, inputs, read, given, self)
+                    outputs, more = self.rules[node](reached)
+                    brought |= more
+                else:
+                    outputs = bind(node, inputs)
+            env |= zip(node.outputs, outputs, strict=True)
+        return [read(operand) for operand in graph.outputs], brought
+
+    def with_slices(self, slices: Values) -> "Interpreter":
+        """The interpreter of one step of a scan, with the step's own slices of what is given."""
+        return dataclasses.replace(self, given={**self.given, **slices})
+
+    def without_values(self, node: Node, body: Graph, args: Sequence[Any]) -> list[Any]:
+        """The outputs of a body out of which nothing can be brought."""
+        outputs, brought = self(body, args)
+        if brought:
+            raise GatingError(
+                f"a site is inside `{node.name}`, out of which its gates and pre-activations "
+                "cannot be brought"
+            )
+        return outputs
+
+
+def bind(node: Node, inputs: list[Any]) -> list[Any]:
+    """What the primitive of a node computes."""
+    outputs = node.primitive.bind(*inputs, **node.primitive.get_bind_params(node.params))
+    return list(outputs) if node.primitive.multiple_results else [outputs]
+
+
+def enter(reached: Reached) -> Outcome:
+    """The rule of a node whose bodies the interpreter runs."""
+    return _ENTER[reached.node.name](reached.node, reached.interpreter, reached.inputs)
 
 
 @contextlib.contextmanager
@@ -73,43 +123,11 @@ def _where(node: Node) -> Iterator[None]:
         yield
 
 
-@dataclasses.dataclass(frozen=True)
-class _Inside:
-    """`evaluate` for nested bodies."""
-
-    entered: Callable[[Node], bool]
-    around: Around
-    given: Values
-
-    def __call__(
-        self, body: Graph, args: Sequence[Any], slices: Values | None = None
-    ) -> tuple[list[Any], Values]:
-        given = self.given if slices is None else {**self.given, **slices}
-        return evaluate(body, args, self.entered, self.around, given)
-
-    def nothing_out(self, node: Node, body: Graph, args: Sequence[Any]) -> list[Any]:
-        outputs, brought = self(body, args)
-        if brought:
-            raise GatingError(
-                f"a site is inside `{node.name}`, out of which its gates and pre-activations "
-                "cannot be brought"
-            )
-        return outputs
-
-
-Outcome = tuple[list[Any], Values]
-
-
-def _bind(node: Node, inputs: list[Any]) -> Outcome:
-    outputs = node.primitive.bind(*inputs, **node.primitive.get_bind_params(node.params))
-    return (list(outputs) if node.primitive.multiple_results else [outputs]), {}
-
-
-def _run_body(node: Node, inside: _Inside, inputs: list[Any]) -> Outcome:
+def _enter_body(node: Node, inside: Interpreter, inputs: list[Any]) -> Outcome:
     return inside(node.bodies[0], inputs)
 
 
-def _run_jit(node: Node, inside: _Inside, inputs: list[Any]) -> Outcome:
+def _enter_jit(node: Node, inside: Interpreter, inputs: list[Any]) -> Outcome:
     def call(*args: Any) -> Outcome:
         return inside(node.bodies[0], args)
 
@@ -128,13 +146,14 @@ def _run_jit(node: Node, inside: _Inside, inputs: list[Any]) -> Outcome:
     return compiled(*inputs)
 
 
-def _run_scan(node: Node, inside: _Inside, inputs: list[Any]) -> Outcome:
+def _enter_scan(node: Node, inside: Interpreter, inputs: list[Any]) -> Outcome:
     consts, init, xs = scan_operands(node, inputs)
     body = node.bodies[0]
-    given = {number: inside.given[number] for number in _numbers(body) if number in inside.given}
+    numbers = {node.number for node in nodes_of(body)}
+    given = {number: value for number, value in inside.given.items() if number in numbers}
 
     def step(carry: list[Any], x: tuple[list[Any], Values]) -> tuple[list[Any], Any]:
-        outputs, brought = inside(body, [*consts, *carry, *x[0]], x[1])
+        outputs, brought = inside.with_slices(x[1])(body, [*consts, *carry, *x[0]])
         return outputs[: len(init)], (outputs[len(init) :], brought)
 
     options = {name: node.params[name] for name in ("length", "reverse", "unroll")}
@@ -142,25 +161,18 @@ def _run_scan(node: Node, inside: _Inside, inputs: list[Any]) -> Outcome:
     return [*carry, *ys], brought
 
 
-def _numbers(graph: Graph) -> Iterator[int]:
-    for node in graph.nodes:
-        yield node.number
-        for body in node.bodies:
-            yield from _numbers(body)
-
-
-def _run_while(node: Node, inside: _Inside, inputs: list[Any]) -> Outcome:
+def _enter_while(node: Node, inside: Interpreter, inputs: list[Any]) -> Outcome:
     test_consts, step_consts, init = while_operands(node, inputs)
     test, step = node.bodies
     outputs = lax.while_loop(
-        lambda carry: inside.nothing_out(node, test, [*test_consts, *carry])[0],
-        lambda carry: inside.nothing_out(node, step, [*step_consts, *carry]),
+        lambda carry: inside.without_values(node, test, [*test_consts, *carry])[0],
+        lambda carry: inside.without_values(node, step, [*step_consts, *carry]),
         init,
     )
     return outputs, {}
 
 
-def _run_cond(node: Node, inside: _Inside, inputs: list[Any]) -> Outcome:
+def _enter_cond(node: Node, inside: Interpreter, inputs: list[Any]) -> Outcome:
     which, *operands = inputs
     shapes: Values = {}
     for body in node.bodies:
@@ -180,14 +192,14 @@ def _run_cond(node: Node, inside: _Inside, inputs: list[Any]) -> Outcome:
     return lax.switch(which.astype(jnp.int32), branches, *operands)
 
 
-def _run_checkpoint(node: Node, inside: _Inside, inputs: list[Any]) -> Outcome:
+def _enter_checkpoint(node: Node, inside: Interpreter, inputs: list[Any]) -> Outcome:
     options = {name: node.params[name] for name in ("prevent_cse", "policy")}
     return jax.checkpoint(lambda *args: inside(node.bodies[0], args), **options)(*inputs)
 
 
-def _run_shard_map(node: Node, inside: _Inside, inputs: list[Any]) -> Outcome:
+def _enter_shard_map(node: Node, inside: Interpreter, inputs: list[Any]) -> Outcome:
     mapped = jax.shard_map(
-        lambda *args: tuple(inside.nothing_out(node, node.bodies[0], args)),
+        lambda *args: tuple(inside.without_values(node, node.bodies[0], args)),
         mesh=node.params["mesh"],
         in_specs=node.params["in_specs"],
         out_specs=node.params["out_specs"],
@@ -197,15 +209,15 @@ def _run_shard_map(node: Node, inside: _Inside, inputs: list[Any]) -> Outcome:
     return list(mapped(*inputs)), {}
 
 
-_RUN: dict[str, Callable[[Node, _Inside, list[Any]], Outcome]] = {
-    "jit": _run_jit,
-    "custom_jvp_call": _run_body,
-    "custom_vjp_call": _run_body,
-    "scan": _run_scan,
-    "while": _run_while,
-    "cond": _run_cond,
-    "checkpoint": _run_checkpoint,
-    "remat": _run_checkpoint,
-    "remat2": _run_checkpoint,
-    "shard_map": _run_shard_map,
+_ENTER: dict[str, Callable[[Node, Interpreter, list[Any]], Outcome]] = {
+    "jit": _enter_jit,
+    "custom_jvp_call": _enter_body,
+    "custom_vjp_call": _enter_body,
+    "scan": _enter_scan,
+    "while": _enter_while,
+    "cond": _enter_cond,
+    "checkpoint": _enter_checkpoint,
+    "remat": _enter_checkpoint,
+    "remat2": _enter_checkpoint,
+    "shard_map": _enter_shard_map,
 }

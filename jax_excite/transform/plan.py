@@ -18,12 +18,13 @@ from jax_excite.gates.pool_windows import PoolConfig, Window, max_pool, pooled_o
 from jax_excite.gates.relu import ReluConfig
 from jax_excite.gates.surrogates import check_broadcasts, compute_dtype
 from jax_excite.gating import Gating
-from jax_excite.graphs.graph import Constant, Graph, Node, Operand, origin, trace, users_frames
-from jax_excite.kernels.convolutions import Prepared, convolve, find_convolution, prepare
+from jax_excite.graphs.graph import Constant, Graph, Node, nodes_of, origin, trace, users_frames
+from jax_excite.kernels.convolution_forms import Convolution
+from jax_excite.kernels.convolutions import Folded, Prepared, convolve, find_convolution, prepare
 from jax_excite.transform.census import Found, Kind, census, is_entered
 from jax_excite.transform.channels import channel_axis
 from jax_excite.transform.independence import treats_items_alone
-from jax_excite.transform.interpret import Values, evaluate
+from jax_excite.transform.interpret import Interpreter, Outcome, Reached, Rule, bind, enter
 
 SiteSelection = str | int | Iterable[str | int]
 Names = str | Iterable[str]
@@ -157,7 +158,7 @@ class Plan:
 
     def run(
         self,
-        at_site: Callable[["AtSite"], tuple[jax.Array, Any]],
+        at_site: "AtGate",
         given: dict[str, Any] | None = None,
         *,
         arrays: Sequence[Any] | None = None,
@@ -178,12 +179,12 @@ class Plan:
             What the function returns, and what was brought out, by the sites' names in their order.
         """
         names = {node.number: site.name for node, (_, site) in self._gates.items()}
-        outputs, brought = evaluate(
-            self._graph,
-            [*self._weights, *(self._arrays if arrays is None else arrays)],
-            self._enters,
-            functools.partial(self._around, at_site, prepared),
+        interpreter = Interpreter(
+            self._rules(at_site, prepared),
             {} if given is None else {number: given[name] for number, name in names.items()},
+        )
+        outputs, brought = interpreter(
+            self._graph, [*self._weights, *(self._arrays if arrays is None else arrays)]
         )
         found = {names[number]: value for number, value in brought.items()}
         tree = jax.tree.structure(self._shapes)
@@ -208,33 +209,23 @@ class Plan:
         """The axis of a site's output that holds channels, or None where that cannot be told."""
         return channel_axis(self._graph, self._found[site.index].node)
 
-    def _around(
-        self,
-        at_site: Callable[["AtSite"], tuple[jax.Array, Any]],
-        prepared: Prepared | None,
-        node: Node,
-        inputs: list[Any],
-        run: Callable[[list[Any]], tuple[list[Any], Values]],
-        read: Callable[[Operand], Any],
-        given: Any,
-    ) -> tuple[list[Any], Values]:
-        if prepared is not None and node.number in prepared.absorbed:
-            return [inputs[prepared.absorbed[node.number]]], {}
-        if (conv := find_convolution(self._graph, node)) is not None:
-            x, w = inputs
-            folded = None if prepared is None else prepared.folded.get(node.number)
-            if folded is None:
-                return [convolve(conv, x, w, exact=prepared is None)], {}
-            y = convolve(conv, x, folded.w, folded.kernels)
-            return [y if folded.shift is None else y + folded.shift], {}
-        if node not in self._gates:
-            return run(inputs)
-        gate, site = self._gates[node]
-        inputs = [lax.stop_gradient(value) for value in inputs]
-        fast = prepared is not None and node.name == "reduce_window_max"
-        hard = max_pool(gate.pool.window, inputs[0]) if fast and gate.pool else run(inputs)[0][0]
-        output, out = _at(at_site, site, gate, jnp.asarray(hard), read, given)
-        return [output], {} if out is None else {node.number: out}
+    def _rules(self, at_site: "AtGate", prepared: Prepared | None) -> dict[Node, Rule]:
+        """The rule of each node that does not just compute what its primitive does."""
+        absorbed = {} if prepared is None else prepared.absorbed
+        rules: dict[Node, Rule] = {}
+        for node in nodes_of(self._graph):
+            if node.number in absorbed:
+                rules[node] = functools.partial(_pass_on, absorbed[node.number])
+            elif (conv := find_convolution(self._graph, node)) is not None:
+                folded = None if prepared is None else prepared.folded.get(node.number)
+                rules[node] = functools.partial(_convolve, conv, folded, prepared is None)
+            elif node in self._gates:
+                found, site = self._gates[node]
+                is_fast = prepared is not None and node.name == "reduce_window_max"
+                rules[node] = functools.partial(_soften, at_site, site, found, is_fast)
+            elif self._enters(node):
+                rules[node] = enter
+        return rules
 
     def _enters(self, node: Node) -> bool:
         if node in self._gates or (node.has_derivative_rule and not self._is_entered(node)):
@@ -271,31 +262,6 @@ def _check_state(graph: Graph, replaced: dict[str, Any]) -> None:
             f"the model changes its own state when it is called ({listed}), as a module in train "
             "mode does: call .eval() on it first"
         )
-
-
-def _at(
-    at_site: Callable[["AtSite"], tuple[jax.Array, Any]],
-    site: Site,
-    gate: Found,
-    hard: jax.Array,
-    read: Callable[[Operand], Any],
-    given: Any,
-) -> tuple[jax.Array, Any]:
-    """What `at_site` makes of a gate, whatever way it is written."""
-    z = jnp.asarray(read(gate.z))
-    if gate.pool is not None:
-        window = gate.pool.window
-        kept = hard.reshape(pooled_shape(window, z.shape))
-        output, out = at_site(AtSite(site, kept, z, None, None, window, given))
-        return output.reshape(hard.shape), out
-    if gate.negative:
-        output, out = at_site(AtSite(site, -hard, -z, None, None, None, given))
-        return -output, out
-    below = None
-    if gate.slope is not None:
-        dtype = compute_dtype(z.dtype)
-        below = jnp.broadcast_to(jnp.asarray(read(gate.slope)).astype(dtype), z.shape)
-    return at_site(AtSite(site, hard, z, gate.bound, below, None, given))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -339,6 +305,48 @@ class AtSite:
         except GatingError as error:
             raise GatingError(f"site {self.site.index} ({self.site.name}): {error}") from None
         return config, temperature.astype(dtype), slope
+
+
+AtGate = Callable[[AtSite], tuple[jax.Array, Any]]
+
+
+def _pass_on(place: int, reached: Reached) -> Outcome:
+    """The rule of a node that was folded into a convolution before it."""
+    return [reached.inputs[place]], {}
+
+
+def _convolve(conv: Convolution, folded: Folded | None, exact: bool, reached: Reached) -> Outcome:
+    """The rule of a convolution with a fast form."""
+    x, w = reached.inputs
+    if folded is None:
+        return [convolve(conv, x, w, exact=exact)], {}
+    y = convolve(conv, x, folded.w, folded.kernels)
+    return [y if folded.shift is None else y + folded.shift], {}
+
+
+def _soften(at_site: AtGate, site: Site, gate: Found, is_fast: bool, reached: Reached) -> Outcome:
+    """The rule of a gate: what `at_site` makes of it, however it is written."""
+    inputs = [lax.stop_gradient(value) for value in reached.inputs]
+    if is_fast and gate.pool is not None:
+        hard = max_pool(gate.pool.window, inputs[0])
+    else:
+        hard = jnp.asarray(bind(reached.node, inputs)[0])
+    z, given = jnp.asarray(reached.read(gate.z)), reached.given
+    below = None
+    if gate.slope is not None:
+        slope = jnp.asarray(reached.read(gate.slope)).astype(compute_dtype(z.dtype))
+        below = jnp.broadcast_to(slope, z.shape)
+    if gate.pool is not None:
+        window = gate.pool.window
+        kept = hard.reshape(pooled_shape(window, z.shape))
+        output, out = at_site(AtSite(site, kept, z, None, None, window, given))
+        output = output.reshape(hard.shape)
+    elif gate.negative:
+        output, out = at_site(AtSite(site, -hard, -z, None, None, None, given))
+        output = -output
+    else:
+        output, out = at_site(AtSite(site, hard, z, gate.bound, below, None, given))
+    return [output], {} if out is None else {reached.node.number: out}
 
 
 def _sites(graph: Graph, found: Sequence[Found], selection: Selection) -> list[Site]:
