@@ -441,11 +441,13 @@ class _Census:
             if z is None:
                 continue
             gate = self._found_relu(node, z, found)
-            if gate is not None and self._guards_square_root(graph, gate):
+            if gate is None:
+                return nearest  # its slope is known only inside of what is called
+            if self._guards_square_root(graph, gate):
                 gate = dataclasses.replace(
                     gate, kind="max", obstacle="it keeps a square root from negative numbers"
                 )
-            if gate is None or guards_variance(self._facts, node, z):
+            if guards_variance(self._facts, node, z):
                 continue
             if nearest is None and self._below(base) is None:
                 return gate

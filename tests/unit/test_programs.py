@@ -40,6 +40,8 @@ FOUND = [
     [("norm", "GroupNorm"), ("pool", "overlapping")],
     # BatchNorm subtracts 0: what it makes of a clip inside of a call is no clip of its own.
     [("jit", [("relu", "held mask"), ("clipped", "relu6")]), ("norm", "BatchNorm")],
+    # Inside of `remat` is a PReLU of what a ReLU before it gives: both together are that ReLU.
+    [("relu", "number mask"), ("remat", [("leaky", "prelu max min")])],
     # A smooth function of an `abs` is not what jumps.
     [("hard", "abs"), ("smooth", "celu 2")],
 ]
