@@ -65,8 +65,8 @@ _STATIC = ("gate", "upper", "pool_weights", "pool_padding", "cotangents")
 class Gating:
     """How each gate of a network is softened in the backward pass.
 
-    A pytree: temperatures are traced leaves, so changing one recompiles nothing and a sweep can
-    be vmapped. The other fields are static.
+    A pytree: temperatures are traced leaves, so changing one does not trigger recompilation, and a
+    sweep can be vmapped. The other fields are static.
 
     Temperatures are in units of the pre-activation, >= 0. 0 is the hard gate exactly (the plain
     gradient, with relu'(0) = 0 as in `jax.nn.relu`, also where `jnp.maximum` has 1/2), infinity the

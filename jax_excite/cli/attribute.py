@@ -47,7 +47,7 @@ def attribute(
         int,
         typer.Option(help="Images that a device takes, and that are written, at a time.", min=1),
     ] = 12,
-    limit: Annotated[int | None, typer.Option(help="At most so many images.", min=1)] = None,
+    limit: Annotated[int | None, typer.Option(help="Maximum number of images.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of methods that add noise.", min=0)] = 0,
     shard: Annotated[
         str, typer.Option(help="i/n: of the chunks every n-th, from the i-th. For schedulers.")
@@ -78,7 +78,7 @@ def attribute(
         if dtype not in ("float16", "float32"):
             raise ExciteError(f"--dtype is {dtype}: give float16 or float32")
         if gate is not None and gate not in GATES:
-            raise ExciteError(f"there is no gate {gate!r}: choose of {', '.join(GATES)}")
+            raise ExciteError(f"there is no gate {gate!r}: choose one of {', '.join(GATES)}")
         number, shards = _shard(shard)
         wanted = Targets.parse(targets)
         spec = model_spec(model)
@@ -89,7 +89,9 @@ def attribute(
         data = open_source(source)[:limit]
         if wanted.label and None in data.labels:
             unknown = data.names[data.labels.index(None)]
-            raise ExciteError(f"--targets is label, but the name of {unknown} tells none")
+            raise ExciteError(
+                f"--targets is label, but the file name of {unknown} contains no label"
+            )
         file, network = open_network(spec, weights)
         gating = excitation_gating(
             spec, temperature=temperature, pool_temperature=temperature, gate=gate
@@ -99,7 +101,7 @@ def attribute(
         names = method or ["excitation_pullback"]
         for name in names:
             if name not in known or names.count(name) > 1:
-                raise ExciteError(f"--method {name}: choose of {', '.join(known)}, each once")
+                raise ExciteError(f"--method {name}: choose one of {', '.join(known)}, each once")
         explainer = Explainer(
             network,
             {name: known[name] for name in names},

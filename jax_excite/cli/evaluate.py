@@ -70,7 +70,7 @@ def evaluate(
     target: Annotated[
         TargetChoice, typer.Option(help="Explain the predicted class, or the photograph's own.")
     ] = TargetChoice.PREDICTED,
-    limit: Annotated[int | None, typer.Option(help="At most so many photographs.", min=1)] = None,
+    limit: Annotated[int | None, typer.Option(help="Maximum number of photographs.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of noise, subsets and other classes.", min=0)] = 0,
 ) -> None:
     """Compare attribution methods by several metrics; goes on where a killed run stopped."""
@@ -85,7 +85,7 @@ def evaluate(
                 f"--out is {out}: choose a place outside {images}, beside photographs"
             )
         if gate is not None and gate not in GATES:
-            raise ExciteError(f"there is no gate {gate!r}: choose of {', '.join(GATES)}")
+            raise ExciteError(f"there is no gate {gate!r}: choose one of {', '.join(GATES)}")
         wanted = [each.partition("=") for each in model or [DEFAULT_MODEL]]
         named = {name: weights for name, _, weights in wanted}
         if len(named) < len(wanted):
@@ -94,12 +94,14 @@ def evaluate(
         judged = [each for each in metrics if each.startswith("transfer")]
         if len(named) == 1 and judged:
             if metric:
-                raise ExciteError(f"--metric {judged[0]} wants a second --model, which judges")
+                raise ExciteError(f"--metric {judged[0]} needs a second --model as the judge")
             metrics = [each for each in metrics if each not in judged]
         photographs = _in_random_order(image_folder(images), seed, limit)
         if target is TargetChoice.LABEL and None in photographs.labels:
             unknown = photographs[photographs.labels.index(None)].name
-            raise ExciteError(f"--target is label, but the name of {unknown} tells none")
+            raise ExciteError(
+                f"--target is label, but the file name of {unknown} contains no label"
+            )
         entrants, files = [], {}
         for name, weights in named.items():
             spec = model_spec(name)
@@ -147,7 +149,7 @@ def _chosen(what: str, names: Sequence[str] | None, known: Mapping[str, Any]) ->
     """The names that the user gives, or all, in their own order."""
     for name in names or ():
         if name not in known:
-            raise ExciteError(f"there is no {what} {name!r}: choose of {', '.join(known)}")
+            raise ExciteError(f"there is no {what} {name!r}: choose one of {', '.join(known)}")
     return [name for name in known if not names or name in names]
 
 

@@ -70,7 +70,7 @@ def surrogate_max_pool(
     rank = len(window_shape)
     if x.ndim not in (rank + 1, rank + 2):
         raise GatingError(
-            f"x has shape {x.shape}; a window of {rank} axes wants {rank} spatial axes, "
+            f"x has shape {x.shape}; a window of {rank} axes needs {rank} spatial axes, "
             "channels last, and at most one batch axis"
         )
     ones = (1,) * rank

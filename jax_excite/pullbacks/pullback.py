@@ -1,4 +1,4 @@
-"""Excitation pullbacks of a network's logits, for one target an image or for a grid of classes."""
+"""Excitation pullbacks of a network's logits, for one target per image or for a grid of classes."""
 
 import functools
 from collections.abc import Sequence
@@ -40,13 +40,13 @@ def pullback(
 ) -> jax.Array:
     """Pull a target back from the logits to the image, through soft gates (paper, section 4.2).
 
-    Compiled once for each shape, dtype and static setting; another class, temperature or set of
-    weights recompiles nothing.
+    Compiled once per shape, dtype and static setting. Changing the class, the temperature or the
+    weights does not trigger recompilation.
 
     Args:
         params: a callable pytree that maps images `[N, H, W, 3]` to logits `[N, K]`: a model from
             `load`, any NNX or Equinox module, `jax.tree_util.Partial(linen.apply, variables)`.
-            A plain function works too; arrays that it closes over are compiled in as constants.
+            A plain function works too; the arrays that it closes over are read at each call.
         x: one image `[H, W, 3]` or a batch `[N, H, W, 3]`, float, in `bounds`.
         c: the target: a class index, an integer array `[N]`, a float cotangent with the shape of
             the logits, or a scalar objective of one image's logits `[K]`.
@@ -56,11 +56,10 @@ def pullback(
         enter: functions with derivative rules of their own to replace by their bodies, by name.
         bounds: the range of images, checked; None checks only that they are finite.
         batch_size: at most this many images at a time, to bound memory, on each device; None for
-            as many as are fast: on a CPU 6 of a function that is found to treat images alone,
-            else all.
+            a fast number: on a CPU 6 if the function treats images independently, else all.
         sharding: how to spread the images over devices, such as
             `NamedSharding(mesh, PartitionSpec("data"))`. Their number need not divide evenly. None
-            for as they are: a sharded `x` is computed where its rows are.
+            keeps their placement: a sharded `x` is computed where its rows are.
 
     Returns:
         The vector field at `x`: signed, not normalised, with the shape of `x`.
@@ -131,7 +130,7 @@ def pullback_grid(
     sharding: NamedSharding | None = None,
     out: Any = None,
 ) -> Any:
-    """Pullbacks of several classes for each image, from one forward pass an image.
+    """Pullbacks of several classes for each image, from one forward pass per image.
 
     The class grid of the paper's section 5.1. Arguments and errors are those of `pullback`, but:
 

@@ -1,6 +1,7 @@
 """Targets: what is pulled back from the logits to the input.
 
-A class index, one index an image, a cotangent of the logits, or a scalar objective of them.
+A class index, an array with one index per image, a cotangent of the logits, or a scalar objective
+of them.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from jax.core import Tracer
 from jax_excite.callables.pytree import as_pytree
 from jax_excite.errors import TargetError
 
-# A class index, one an image, a cotangent shaped like the logits, or an objective: [K] -> [].
+# A class index, one per image, a cotangent shaped like the logits, or an objective: [K] -> [].
 Target = int | np.ndarray | jax.Array | Callable[[jax.Array], jax.Array]
 
 

@@ -237,7 +237,7 @@ def _affine(at: AtSite) -> jax.Array:
     wanted = at.z.shape if at.window is None else (math.prod(at.window.dimensions), *at.hard.shape)
     if gate.shape != wanted:
         raise GatingError(
-            f"the gates of {at.site.name} have shape {gate.shape}, its site wants {wanted}"
+            f"the gates of {at.site.name} have shape {gate.shape}, its site needs {wanted}"
         )
     if at.window is not None:
         return weighted_pool(at.window, at.z, gate.astype(at.z.dtype))

@@ -183,10 +183,10 @@ def test_every_photograph_gets_a_mosaic_though_its_neighbours_are_alike(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--metric", "beauty"], "no metric 'beauty': choose of faithfulness_correlation"),
-        (["--method", "lime"], "no method 'lime': choose of excitation_pullback"),
+        (["--metric", "beauty"], "no metric 'beauty': choose one of faithfulness_correlation"),
+        (["--method", "lime"], "no method 'lime': choose one of excitation_pullback"),
         (["--metric", "transfer_rank"], "--metric transfer_rank wants a second --model"),
-        (["--gate", "door"], "there is no gate 'door': choose of sigmoid, normal_cdf"),
+        (["--gate", "door"], "there is no gate 'door': choose one of sigmoid, normal_cdf"),
         (["--model", "resnet50", "--model", "resnet50"], "names a model twice"),
         (
             ["--reference", "smooth_grad"],
@@ -217,7 +217,7 @@ def test_wrong_places_are_named(network, folder, tmp_path):
     (folder / "strange.png").write_bytes((folder / "0007_cat.png").read_bytes())
     result = run("evaluate", folder, "--out", tmp_path / "t.csv", "--target", "label")
     assert result.exit_code == 2
-    assert "the name of strange.png tells none" in result.stderr
+    assert "the file name of strange.png contains no label" in result.stderr
 
 
 def test_labels_are_explained_if_asked_for(network, folder, tmp_path):

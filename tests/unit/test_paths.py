@@ -221,7 +221,7 @@ def test_refusals(x):
         preactivations(lambda x: jax.nn.gelu(x), x)
     with pytest.raises(GatingError, match="gates are those of the sites relu, but the function"):
         induced(lambda x: jnp.maximum(jax.nn.relu(x), 0), x, gates(net, x))
-    with pytest.raises(GatingError, match=r"have shape \(3, 4\), its site wants \(2, 4\)"):
+    with pytest.raises(GatingError, match=r"have shape \(3, 4\), its site needs \(2, 4\)"):
         induced(net, x[:2], gates(net, x))
     with pytest.raises(GatingError, match=r"cannot be held: relu \(its gradient is soft already"):
         gates(lambda x: jnp.maximum(excite(net)(x), 0), x)

@@ -358,7 +358,7 @@ def test_wrong_places_are_named(network, folder, tmp_path):
         open_store(tmp_path / "nothing")
     (folder / "strange.png").write_bytes((folder / "0007_cat.png").read_bytes())
     found = attribute(folder, tmp_path / "store", "--targets", "label")
-    assert "the name of strange.png tells none" in found.stderr
+    assert "the file name of strange.png contains no label" in found.stderr
 
 
 def test_a_store_says_what_it_does_not_have(network, folder, tmp_path):
