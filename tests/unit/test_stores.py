@@ -332,7 +332,7 @@ def test_a_view_and_the_status(network, folder, tmp_path):
         (("--targets", "best"), "targets are 'best': give label, top-K"),
         (("--targets", "1000"), "class index 1000 is out of range"),
         (("--targets", "top-1001"), "there are 1000 classes"),
-        (("--method", "lime"), "--method lime: choose of"),
+        (("--method", "lime"), "--method lime: choose one of"),
         (("--method", "gradient", "--method", "gradient"), "each once"),
         (("--shard", "3/2"), "--shard is '3/2': give i/n"),
         (("--gate", "door"), "there is no gate 'door'"),
