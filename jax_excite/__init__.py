@@ -24,7 +24,7 @@ from jax_excite.pullbacks.pga import pga, pga_grid
 from jax_excite.pullbacks.pullback import pullback, pullback_grid, value_and_pullback
 from jax_excite.stores import open_store
 from jax_excite.transform.excite import excite, sites
-from jax_excite.transform.plan import Site
+from jax_excite.transform.sites import Site
 from jax_excite.weights.loading import load
 
 __all__ = [

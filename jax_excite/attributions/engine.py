@@ -13,7 +13,7 @@ from jax_excite.pullbacks.request import Request
 from jax_excite.pullbacks.sharding import on_each
 from jax_excite.pullbacks.softened import linearise, softened, treats_items_alone
 from jax_excite.pullbacks.targets import Target
-from jax_excite.transform.plan import Names, Selection, SiteSelection
+from jax_excite.transform.sites import Names, Selection, SiteSelection
 from jax_excite.typing import Bounds, Images, Params
 
 Block = Callable[[jax.Array, Any], jax.Array]  # images [n, H, W, 3], their targets -> maps

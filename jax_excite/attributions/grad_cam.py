@@ -15,7 +15,8 @@ from jax_excite.pullbacks import targets
 from jax_excite.pullbacks.targets import Target
 from jax_excite.recipes import VANILLA
 from jax_excite.transform.excite import soften
-from jax_excite.transform.plan import AtSite, Plan, Site
+from jax_excite.transform.plan import AtSite, Plan
+from jax_excite.transform.sites import Site
 from jax_excite.typing import Images, Params
 
 

@@ -17,7 +17,7 @@ from jax_excite.gating import Gating
 from jax_excite.pullbacks.pullback import pullback
 from jax_excite.pullbacks.targets import Target
 from jax_excite.recipes import DECONVOLUTION, EXCITATION, GUIDED_BACKPROP, VANILLA
-from jax_excite.transform.plan import Names, Selection, SiteSelection
+from jax_excite.transform.sites import Names, Selection, SiteSelection
 from jax_excite.typing import Images, Params
 
 

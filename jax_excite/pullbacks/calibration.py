@@ -26,7 +26,8 @@ from jax_excite.pullbacks.softened import linearise, softened
 from jax_excite.pullbacks.targets import Target
 from jax_excite.recipes import EXCITATION
 from jax_excite.transform.by_site import BySite
-from jax_excite.transform.plan import AtSite, Names, Plan, Selection, SiteSelection
+from jax_excite.transform.plan import AtSite, Plan
+from jax_excite.transform.sites import Names, Selection, SiteSelection
 from jax_excite.typing import Bounds, Images, Params
 
 SCALE = 0.6

@@ -15,7 +15,7 @@ from jax_excite.pullbacks.pga_loops import climb, climb_grid
 from jax_excite.pullbacks.request import Request, as_batch
 from jax_excite.pullbacks.targets import Target
 from jax_excite.recipes import EXCITATION, EXCITATION_PGA
-from jax_excite.transform.plan import Names, Selection, SiteSelection
+from jax_excite.transform.sites import Names, Selection, SiteSelection
 from jax_excite.typing import Images, Params
 
 

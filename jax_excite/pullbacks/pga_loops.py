@@ -23,7 +23,7 @@ from jax_excite.pullbacks.softened import (
     softened_if_alone,
     softened_rows,
 )
-from jax_excite.transform.plan import Selection
+from jax_excite.transform.sites import Selection
 from jax_excite.typing import Params
 
 

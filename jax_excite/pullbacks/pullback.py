@@ -21,7 +21,7 @@ from jax_excite.pullbacks.softened import (
 )
 from jax_excite.pullbacks.targets import Target
 from jax_excite.recipes import EXCITATION
-from jax_excite.transform.plan import Names, Selection, SiteSelection
+from jax_excite.transform.sites import Names, Selection, SiteSelection
 from jax_excite.typing import Bounds, Params
 
 

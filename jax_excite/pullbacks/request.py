@@ -27,7 +27,7 @@ from jax_excite.pullbacks.batching import (
 )
 from jax_excite.pullbacks.sharding import gathered, sharding_of, shards_of, spread
 from jax_excite.pullbacks.softened import treats_items_alone
-from jax_excite.transform.plan import SELECT_ALL, Selection
+from jax_excite.transform.sites import SELECT_ALL, Selection
 from jax_excite.typing import Bounds, Images, Params
 
 Compiled = Callable[..., Any]  # called as compiled(params, gating, *arrays, sharding=..., ...)

@@ -12,7 +12,8 @@ from jax_excite.kernels.convolutions import Prepared
 from jax_excite.pullbacks import targets
 from jax_excite.pullbacks.batching import AUTO, Rows, evenly
 from jax_excite.transform.excite import soften
-from jax_excite.transform.plan import SELECT_ALL, Plan, Selection
+from jax_excite.transform.plan import Plan
+from jax_excite.transform.sites import SELECT_ALL, Selection
 
 
 def softened(

@@ -11,14 +11,8 @@ from jax_excite.gates.pool_windows import PoolConfig
 from jax_excite.gates.relu import soften_relu
 from jax_excite.gating import Gating, check_gating
 from jax_excite.recipes import EXCITATION
-from jax_excite.transform.plan import (
-    AtSite,
-    Names,
-    Plan,
-    Selection,
-    Site,
-    SiteSelection,
-)
+from jax_excite.transform.plan import AtSite, Plan
+from jax_excite.transform.sites import Names, Selection, Site, SiteSelection
 
 
 def excite(

@@ -3,12 +3,11 @@
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jax_excite.callables.captured import call_watched
@@ -18,72 +17,14 @@ from jax_excite.gates.pool_windows import PoolConfig, Window, max_pool, pooled_o
 from jax_excite.gates.relu import ReluConfig
 from jax_excite.gates.surrogates import check_broadcasts, compute_dtype
 from jax_excite.gating import Gating
-from jax_excite.graphs.graph import Constant, Graph, Node, nodes_of, origin, trace, users_frames
+from jax_excite.graphs.graph import Graph, Node, nodes_of, origin, trace
 from jax_excite.kernels.convolution_forms import Convolution
 from jax_excite.kernels.convolutions import Folded, Prepared, convolve, find_convolution, prepare
-from jax_excite.transform.census import Found, Kind, census, is_entered
+from jax_excite.transform.census import Found, census, is_entered
 from jax_excite.transform.channels import channel_axis
 from jax_excite.transform.independence import treats_items_alone
 from jax_excite.transform.interpret import Interpreter, Outcome, Reached, Rule, bind, enter
-
-SiteSelection = str | int | Iterable[str | int]
-Names = str | Iterable[str]
-
-
-@dataclasses.dataclass(frozen=True)
-class Site:
-    """A place of a function where its derivative jumps: a gate, or something else.
-
-    Attributes:
-        index: its place in the order in which the sites run, from 0.
-        kind: `relu`, `clipped_relu`, `leaky_relu` or `max_pool`, which can be softened; or what
-            else jumps there, such as `abs`, `select`, `hard_swish`.
-        name: its `jax.named_scope` and kind, numbered where that is not unique.
-        shape: shape of its pre-activation (of the input, for `max_pool`).
-        dtype: dtype of its pre-activation.
-        source: `file:line (function)` of the caller's code that wrote it.
-        gated: whether `excite` softens it.
-        reason: how it is written, or why it is left hard.
-    """
-
-    index: int
-    kind: Kind
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    source: str
-    gated: bool
-    reason: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Selection:
-    """Which sites a gating is for, in a form that compiled functions take as static.
-
-    Attributes:
-        skip: sites to leave hard.
-        only: if not None, the only sites to soften.
-        enter: functions whose own derivative rules are replaced by those of their bodies.
-    """
-
-    skip: Hashable = ()
-    only: Hashable = None
-    enter: tuple[str, ...] = ()
-
-    @staticmethod
-    def of(skip: SiteSelection, only: SiteSelection | None, enter: Names = ()) -> "Selection":
-        """The selection that a caller names."""
-        names = (enter,) if isinstance(enter, str) else tuple(enter)
-        return Selection(_hashable(skip), _hashable(only), names)
-
-
-def _hashable(selection: SiteSelection | None) -> Hashable:
-    if selection is None or isinstance(selection, (str, int, np.integer)):
-        return selection
-    return tuple(selection)
-
-
-SELECT_ALL = Selection()
+from jax_excite.transform.sites import SELECT_ALL, Selection, Site, select, sites_of
 
 
 class Plan:
@@ -127,7 +68,7 @@ class Plan:
         self._differentiable = bool(sources)
         self._is_entered = is_entered(selection.enter)
         self._found = census(self._graph, sources, self._is_entered)
-        self.sites = _sites(self._graph, self._found, selection)
+        self.sites = sites_of(self._graph, self._found, selection)
         self._gates = {
             found.node: (found, site)
             for found, site in zip(self._found, self.sites, strict=True)
@@ -147,7 +88,7 @@ class Plan:
                 "the function has no gate to soften: excite needs a ReLU, a leaky or clipped ReLU, "
                 f"or a max-pool{f' (found only {listed})' if listed else ''}"
             )
-        _select(gating.site_temperatures, self.sites, "site_temperatures")
+        select(gating.site_temperatures, self.sites, "site_temperatures")
         left = [
             f"{site.name} ({found.obstacle})"
             for found, site in zip(self._found, self.sites, strict=True)
@@ -347,62 +288,3 @@ def _soften(at_site: AtGate, site: Site, gate: Found, is_fast: bool, reached: Re
     else:
         output, out = at_site(AtSite(site, hard, z, gate.bound, below, None, given))
     return [output], {} if out is None else {reached.node.number: out}
-
-
-def _sites(graph: Graph, found: Sequence[Found], selection: Selection) -> list[Site]:
-    names = _names(found)
-    sites = []
-    for index, one in enumerate(found):
-        constant = isinstance(one.z, Constant)
-        z = jax.typeof(one.z.value) if isinstance(one.z, Constant) else graph.types[one.z]
-        sites.append(
-            Site(
-                index=index,
-                kind=one.kind,
-                name=names[index],
-                shape=z.shape,
-                dtype=z.dtype,
-                source=_source(one.node),
-                gated=one.is_gate and not one.obstacle and not constant,
-                reason=one.obstacle or f"computed by `{one.form}`",
-            )
-        )
-    skipped = _select(selection.skip, sites, "skip")
-    only = selection.only
-    kept = set(range(len(sites))) if only is None else _select(only, sites, "only")
-    for index, site in enumerate(sites):
-        if site.gated and (index in skipped or index not in kept):
-            reason = "skipped by the caller" if index in skipped else "not among the caller's only="
-            sites[index] = dataclasses.replace(site, gated=False, reason=reason)
-    return sites
-
-
-def _names(found: Sequence[Found]) -> list[str]:
-    """`scope/kind` for each site, with `_1`, `_2`, ... from the second of a name on."""
-    counts: dict[str, int] = {}
-    names = []
-    for one in found:
-        name = f"{one.node.scope}/{one.kind}" if one.node.scope else one.kind
-        repeated = counts[name] = counts.get(name, -1) + 1
-        names.append(f"{name}_{repeated}" if repeated else name)
-    return names
-
-
-def _select(selection: Any, found: Sequence[Site], what: str) -> set[int]:
-    """The indices of the sites that a caller named, or `GatingError` for one that is not there."""
-    named = (selection,) if isinstance(selection, (str, int, np.integer)) else tuple(selection)
-    known = {str(site.index): site.index for site in found}
-    known |= {site.name: site.index for site in found}
-    unknown = [item for item in named if str(item) not in known]
-    if unknown:
-        listed = ", ".join(f"{site.index} ({site.name})" for site in found) or "none"
-        raise GatingError(f"{what} names no site of the function: {unknown}; its sites: {listed}")
-    return {known[str(item)] for item in named}
-
-
-def _source(node: Node) -> str:
-    """Where the caller's code made a node: the innermost frame outside of installed packages."""
-    for traceback in node.tracebacks:
-        for frame in users_frames(traceback):
-            return f"{frame.file_name}:{frame.line_num} ({frame.function_name})"
-    return "unknown"

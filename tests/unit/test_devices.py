@@ -15,7 +15,7 @@ from jax_excite.errors import ImageError
 from jax_excite.pullbacks.pga_loops import climb_grid
 from jax_excite.pullbacks.pullback import _pullback_grid
 from jax_excite.recipes import EXCITATION
-from jax_excite.transform.plan import SELECT_ALL
+from jax_excite.transform.sites import SELECT_ALL
 from tests.networks import Network, images
 
 COMMUNICATES = re.compile(
