@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 import jax_excite as je
-from jax_excite.transform.census import GATES
+from jax_excite.transform.recognition import GATES
 from tests.networks import soft_relu
 
 T, POOL_T = 0.4, 0.7

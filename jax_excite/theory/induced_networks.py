@@ -32,8 +32,8 @@ from jax_excite.pullbacks import targets
 from jax_excite.pullbacks.request import number_of_logits
 from jax_excite.recipes import EXCITATION
 from jax_excite.transform.by_site import BySite
-from jax_excite.transform.census import GATES
 from jax_excite.transform.plan import AtSite, Plan
+from jax_excite.transform.recognition import GATES
 from jax_excite.typing import Images, Params
 
 

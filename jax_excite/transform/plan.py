@@ -20,10 +20,11 @@ from jax_excite.gating import Gating
 from jax_excite.graphs.graph import Graph, Node, nodes_of, origin, trace
 from jax_excite.kernels.convolution_forms import Convolution
 from jax_excite.kernels.convolutions import Folded, Prepared, convolve, find_convolution, prepare
-from jax_excite.transform.census import Found, census, is_entered
+from jax_excite.transform.census import census, is_entered
 from jax_excite.transform.channels import channel_axis
 from jax_excite.transform.independence import treats_items_alone
 from jax_excite.transform.interpret import Interpreter, Outcome, Reached, Rule, bind, enter
+from jax_excite.transform.recognition import Found
 from jax_excite.transform.sites import SELECT_ALL, Selection, Site, select, sites_of
 
 

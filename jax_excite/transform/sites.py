@@ -9,7 +9,7 @@ import numpy as np
 
 from jax_excite.errors import GatingError
 from jax_excite.graphs.graph import Constant, Graph, Node, users_frames
-from jax_excite.transform.census import Found, Kind
+from jax_excite.transform.recognition import Found, Kind
 
 SiteSelection = str | int | Iterable[str | int]
 Names = str | Iterable[str]
