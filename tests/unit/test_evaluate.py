@@ -185,7 +185,7 @@ def test_every_photograph_gets_a_mosaic_though_its_neighbours_are_alike(
     [
         (["--metric", "beauty"], "no metric 'beauty': choose one of faithfulness_correlation"),
         (["--method", "lime"], "no method 'lime': choose one of excitation_pullback"),
-        (["--metric", "transfer_rank"], "--metric transfer_rank wants a second --model"),
+        (["--metric", "transfer_rank"], "--metric transfer_rank needs a second --model"),
         (["--gate", "door"], "there is no gate 'door': choose one of sigmoid, normal_cdf"),
         (["--model", "resnet50", "--model", "resnet50"], "names a model twice"),
         (

@@ -148,7 +148,7 @@ def test_blocks_of_classes_share_a_forward_pass(model, x, grid):
         jax.debug.callback(lambda: passes.append(len(x)))
         return model(x)
 
-    options = {} if grid == "pullback_grid" else {"steps": 1}
+    options = {} if grid == "pullback_grid" else {"ascent": jax_excite.Ascent(1)}
     getattr(jax_excite, grid)(counting, x, [0, 1, 2, 3, 4], batch_size=2, **options)
     jax.effects_barrier()
     assert passes == [1] * len(x)

@@ -148,7 +148,7 @@ def test_no_implicit_promotion(dtype):
         (lambda x: gated_relu(x, jnp.ones((9, 2, 8, 8, 3))), "does not broadcast"),
         (lambda x: surrogate_max_pool(x, (2, 2), temperature=-1.0), "temperature is -1"),
         (lambda x: surrogate_max_pool(x, (2, 2), temperature=jnp.ones((8, 1))), "does not broad"),
-        (lambda x: surrogate_max_pool(x, (2,)), "a window of 1 axes wants 1 spatial axes"),
+        (lambda x: surrogate_max_pool(x, (2,)), "a window of 1 axes needs 1 spatial axes"),
         (lambda x: gated_relu(x, 0.3, gate="tanh"), "gate is 'tanh'"),
         (lambda x: surrogate_max_pool(x, (2, 2), weights="half"), "weights is 'half'"),
     ],
