@@ -15,7 +15,7 @@ from jax_excite.pullbacks.pga_loops import climb, climb_grid
 from jax_excite.pullbacks.request import Request, as_batch
 from jax_excite.pullbacks.targets import Target
 from jax_excite.recipes import EXCITATION, EXCITATION_PGA
-from jax_excite.transform.sites import Names, Selection, SiteSelection
+from jax_excite.transform.sites import Names, SiteSelection
 from jax_excite.typing import Images, Params
 
 
@@ -99,13 +99,14 @@ def pga(
     Raises:
         ExciteError: as for `pullback`; ImageError too if `around` is not shaped like `x`.
     """
-    selection = Selection.of(skip, only, enter)
     request = Request.of(
         params,
         x,
         gating,
         bounds=ascent.bounds,
-        selection=selection,
+        skip=skip,
+        only=only,
+        enter=enter,
         batch_size=batch_size,
         sharding=sharding,
     )
@@ -114,7 +115,11 @@ def pga(
         raise ImageError(
             f"around has shape {centres.shape}: give that of x, {request.images.shape}"
         )
-    settings = {"ascent": as_floats(ascent), "selection": selection, "trajectory": trajectory}
+    settings = {
+        "ascent": as_floats(ascent),
+        "selection": request.selection,
+        "trajectory": trajectory,
+    }
     perturbed, *values = request.over_rows(climb, centres, request.target(c), **settings)
     return (perturbed, *values) if trajectory else perturbed
 
@@ -178,16 +183,21 @@ def pga_grid(
         SettingError: `out` has another shape.
         ExciteError: as for `pullback`.
     """
-    selection = Selection.of(skip, only, enter)
     request = Request.of(
         params,
         x,
         gating,
         bounds=ascent.bounds,
-        selection=selection,
+        skip=skip,
+        only=only,
+        enter=enter,
         batch_size=batch_size,
         sharding=sharding,
     )
-    settings = {"ascent": as_floats(ascent), "selection": selection, "trajectory": trajectory}
+    settings = {
+        "ascent": as_floats(ascent),
+        "selection": request.selection,
+        "trajectory": trajectory,
+    }
     perturbed, *values = request.over_grid(climb_grid, request.classes(classes), out, **settings)
     return (perturbed, *values) if trajectory else perturbed

@@ -103,17 +103,18 @@ def value_and_pullback(
     Returns:
         The logits, `[K]` or `[N, K]`, and the vector field, shaped like `x`.
     """
-    selection = Selection.of(skip, only, enter)
     request = Request.of(
         params,
         x,
         gating,
         bounds=bounds,
-        selection=selection,
+        skip=skip,
+        only=only,
+        enter=enter,
         batch_size=batch_size,
         sharding=sharding,
     )
-    return request.over_rows(_value_and_pullback, request.target(c), selection=selection)
+    return request.over_rows(_value_and_pullback, request.target(c), selection=request.selection)
 
 
 def pullback_grid(
@@ -154,18 +155,19 @@ def pullback_grid(
     Raises:
         SettingError: `out` has another shape, or no float dtype.
     """
-    selection = Selection.of(skip, only, enter)
     request = Request.of(
         params,
         x,
         gating,
         bounds=bounds,
-        selection=selection,
+        skip=skip,
+        only=only,
+        enter=enter,
         batch_size=batch_size,
         sharding=sharding,
     )
     indices = request.classes(classes)
-    return request.over_grid(_pullback_grid, indices, out, selection=selection)[0]
+    return request.over_grid(_pullback_grid, indices, out, selection=request.selection)[0]
 
 
 @functools.partial(jax.jit, static_argnames=("selection", "rows", "sharding"))

@@ -27,7 +27,7 @@ from jax_excite.pullbacks.batching import (
 )
 from jax_excite.pullbacks.sharding import gathered, sharding_of, shards_of, spread
 from jax_excite.pullbacks.softened import treats_items_alone
-from jax_excite.transform.sites import SELECT_ALL, Selection
+from jax_excite.transform.sites import Names, Selection, SiteSelection
 from jax_excite.typing import Bounds, Images, Params
 
 Compiled = Callable[..., Any]  # called as compiled(params, gating, *arrays, sharding=..., ...)
@@ -62,7 +62,9 @@ class Request:
         gating: Gating,
         *,
         bounds: Bounds | None,
-        selection: Selection = SELECT_ALL,
+        skip: SiteSelection = (),
+        only: SiteSelection | None = None,
+        enter: Names = (),
         batch_size: int | None = None,
         sharding: NamedSharding | None = None,
     ) -> "Request":
@@ -77,8 +79,8 @@ class Request:
             params=as_pytree(params),
             images=images,
             is_single=is_single,
-            gating=gating,
-            selection=selection,
+            gating=as_floats(gating),
+            selection=Selection.of(skip, only, enter),
             batch_size=batch_size,
             sharding=sharding_of(x, sharding),
         )
@@ -103,7 +105,7 @@ class Request:
         """
         results = compiled(
             self.params,
-            as_floats(self.gating),
+            self.gating,
             *spread(self.sharding, self.images, *operands),
             rows=rows_at_once(self.batch_size, self.images, self.gating),
             sharding=self.sharding,
@@ -120,7 +122,7 @@ class Request:
         `out`, the first result is written there, one block of cells after the other.
         """
         settings = {**settings, "sharding": self.sharding}
-        compute = functools.partial(compiled, self.params, as_floats(self.gating), **settings)
+        compute = functools.partial(compiled, self.params, self.gating, **settings)
         cells = cells_at_once(self.batch_size, self.images, self.gating)
         if out is None:
             results = compute(*spread(self.sharding, self.images, indices), cells=cells)
