@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 import jax_excite as je
-from jax_excite.transform.recognition import GATES
+from jax_excite.gates.kinds import GATE_KINDS
 from tests.networks import soft_relu
 
 T, POOL_T = 0.4, 0.7
@@ -366,7 +366,7 @@ def run_around(wrapper, inner, h, mode):
     shape = h.shape
     own.defvjp(lambda h: (own(h), None), lambda _, g: (jax.image.resize(g, shape, "nearest"),))
     out = own(h)
-    mode.left(kind for kind, _ in inside.sites if kind in GATES)
+    mode.left(kind for kind, _ in inside.sites if kind in GATE_KINDS)
     return apart(out)
 
 
@@ -454,7 +454,7 @@ def check(layers):
     found = sorted((site.kind, site.gated) for site in je.sites(hard, x))
     assert found == wanted_sites, (found, wanted_sites)
     compare(je.excite(hard, je.recipes.VANILLA), hard, x, 1e-12)
-    is_kept = any(kind in GATES and not gated for kind, gated in wanted_sites)
+    is_kept = any(kind in GATE_KINDS and not gated for kind, gated in wanted_sites)
     if not any(gated for _, gated in wanted_sites):
         return
     with warnings.catch_warnings() if is_kept else contextlib.nullcontext():

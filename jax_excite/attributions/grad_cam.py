@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from jax_excite.attributions.engine import Block, Options, attribute
 from jax_excite.attributions.gradients import guided_backprop
 from jax_excite.errors import GatingError
+from jax_excite.gates.gate import AtSite
 from jax_excite.gating import Gating
 from jax_excite.pullbacks import targets
 from jax_excite.pullbacks.targets import Target
 from jax_excite.recipes import VANILLA
-from jax_excite.transform.excite import soften
-from jax_excite.transform.plan import AtSite, Plan
+from jax_excite.transform.plan import Plan
 from jax_excite.transform.sites import Site
 from jax_excite.typing import Images, Params
 
@@ -102,8 +102,8 @@ class _GradCam:
         prepared = plan.prepare()
 
         def at_site(at: AtSite) -> tuple[jax.Array, Any]:
-            output = soften(gating, at)
-            if at.site != layer.site:
+            output = at.soften(gating)
+            if at.name != layer.site.name:
                 return output, None
             return output + at.given, at.hard
 
@@ -149,7 +149,7 @@ def _layer(plan: Plan, wanted: str | int | None, channels: int | None, images: i
 
 
 def _shape(plan: Plan, site: Site) -> tuple[int, ...]:
-    def output() -> jax.Array:
-        return plan.run(lambda at: (at.hard, at.hard if at.site == site else None))[1][site.name]
+    def at_site(at: AtSite) -> tuple[jax.Array, Any]:
+        return at.hard, at.hard if at.name == site.name else None
 
-    return jax.eval_shape(output).shape
+    return jax.eval_shape(lambda: plan.run(at_site)[1][site.name]).shape

@@ -2,12 +2,14 @@
 
 `soften_max_pool` takes the hard output as it was computed and gives it the soft derivative;
 `excite` puts it behind every such site of a function. `surrogate_max_pool` is the same as a
-function of the input alone.
+function of the input alone. `MaxPool` is the kind of gate; `pool_forms.py` has its many forms.
 """
 
+import dataclasses
 import functools
+import math
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,22 +17,30 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jax_excite.errors import GatingError
+from jax_excite.gates.gate import AtSite, Found, Gate
+from jax_excite.gates.pool_forms import find_pool, shifts_or_scales
 from jax_excite.gates.pool_windows import (
     PoolConfig,
     Window,
     cell_weights,
     is_whole,
     max_pool,
+    pool_gate,
     pooled_once,
+    pooled_shape,
+    weighted_pool,
     whole_weights,
 )
-from jax_excite.gates.surrogates import batched_with, check_broadcasts, parameters
+from jax_excite.gates.reading import Reading
+from jax_excite.gates.surrogates import batched_with, check_broadcasts, marked, parameters
 from jax_excite.gating import (
+    Gating,
     PoolPadding,
     PoolWeights,
     check_choice,
     check_temperature,
 )
+from jax_excite.graphs.graph import Node
 
 
 def surrogate_max_pool(
@@ -100,7 +110,7 @@ def soften_max_pool(
     `temperature` has `compute_dtype(x.dtype)` and extent 1 along the pooled axes.
     """
     check_broadcasts(temperature, pooled_once(config.window, x.shape))
-    return batched_with(hard, temperature)
+    return marked(batched_with(hard, temperature), "max_pool")
 
 
 def _soften_max_pool_fwd(
@@ -125,3 +135,73 @@ def _soften_max_pool_bwd(
 
 
 soften_max_pool.defvjp(_soften_max_pool_fwd, _soften_max_pool_bwd)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class MaxPool(Gate):
+    """Max-pooling: the weights that softmax-pooling gives to the cells of each window.
+
+    Attributes:
+        window: the window, along all axes of the input.
+    """
+
+    window: Window
+    kinds: ClassVar[tuple[str, ...]] = ("max_pool",)
+
+    @classmethod
+    def find(cls, reading: Reading, value: int, node: Node) -> Found | None:
+        """As for `Gate`."""
+        pool = find_pool(reading, value, node)
+        if pool is None or not reading.facts.is_float(pool.x):
+            return None
+        return cls("max_pool", node, pool.x, pool.form, pool.obstacle, window=pool.window)
+
+    @classmethod
+    def refusal(cls, reading: Reading, node: Node) -> str:
+        """Why the maximum over axes of a stable softmax is no pooling."""
+        if not shifts_or_scales(reading, node):
+            return ""
+        return "it shifts or scales what it is the maximum of, as a stable softmax does"
+
+    def fast(self, inputs: Sequence[jax.Array]) -> jax.Array | None:
+        """The same maxima over slices, which a CPU finds sooner than by `reduce_window`."""
+        if self.node.name != "reduce_window_max":
+            return None
+        return max_pool(self.window, inputs[0])
+
+    def inward(self, hard: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """With all axes of the input, those that were pooled whole included."""
+        return hard.reshape(pooled_shape(self.window, z.shape)), z
+
+    def outward(self, output: jax.Array, hard: jax.Array) -> jax.Array:
+        """With the axes of the node's own output."""
+        return output.reshape(hard.shape)
+
+    def default_temperature(self, gating: Gating) -> ArrayLike:
+        """`Gating.pool_temperature`: that of the softmax over a window, in units of the input."""
+        return gating.pool_temperature
+
+    def temperature_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """A window has one temperature, so it cannot vary along the pooled axes."""
+        return pooled_once(self.window, shape)
+
+    def soften(self, at: AtSite, gating: Gating) -> jax.Array:
+        """The output with the derivative of softmax-pooling."""
+        return soften_max_pool(self._config(gating), at.hard, at.z, at.temperature(gating))
+
+    def value(self, at: AtSite, gating: Gating) -> tuple[jax.Array, jax.Array | None]:
+        """The weights of the cells of each window, `[cells, *output]`."""
+        temperature = at.temperature(gating)
+        hard, z = (array.astype(temperature.dtype) for array in (at.hard, at.z))
+        return pool_gate(self._config(gating), hard, z, temperature).astype(at.z.dtype), None
+
+    def value_shape(self, at: AtSite) -> tuple[int, ...]:
+        """`[cells, *output]`."""
+        return math.prod(self.window.dimensions), *at.hard.shape
+
+    def held(self, at: AtSite, value: jax.Array, stopped: jax.Array | None) -> jax.Array:
+        """The sum of the cells of each window, by their weights."""
+        return weighted_pool(self.window, at.z, value.astype(at.z.dtype))
+
+    def _config(self, gating: Gating) -> PoolConfig:
+        return PoolConfig(self.window, gating.pool_weights, gating.pool_padding)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from jax_excite.gates.pool_windows import Window
-from jax_excite.graphs.consumers import Consumers
+from jax_excite.gates.reading import Reading
 from jax_excite.graphs.graph import Constant, Graph, Node, Operand
 
 # What a maximum passes through on the way to what it shifts or scales.
@@ -32,7 +32,7 @@ class Pool:
     obstacle: str = ""
 
 
-def pool_of_window(node: Node) -> Pool | None:
+def _pool_of_window(node: Node) -> Pool | None:
     """The max-pool that a `reduce_window` is, of a maximum with -inf or another initial value."""
     if node.name == "reduce_window":
         if [inner.name for inner in node.bodies[0].nodes] != ["max"] or len(node.outputs) != 1:
@@ -56,7 +56,7 @@ def pool_of_window(node: Node) -> Pool | None:
     return Pool(x, window, "reduce_window(max)", obstacle)
 
 
-def pool_of_axes(graph: Graph, node: Node) -> Pool | None:
+def _pool_of_axes(graph: Graph, node: Node) -> Pool | None:
     """The max-pool that the maximum over whole axes is."""
     x = node.inputs[0]
     if node.name != "reduce_max" or isinstance(x, Constant):
@@ -68,16 +68,36 @@ def pool_of_axes(graph: Graph, node: Node) -> Pool | None:
     return Pool(x, window, f"max(axis={tuple(axes)})")
 
 
-def shifts_or_scales(node: Node, sources: set[int], consumers: Consumers) -> bool:
-    """Whether a maximum is subtracted from what it is the maximum of, or divides that.
-
-    So do a stable softmax and a normalisation by the largest entry, and neither is pooling.
+def find_pool(reading: Reading, value: int, node: Node) -> Pool | None:
+    """The max-pool that a value is the output of, or None.
 
     Args:
-        node: that computes the maximum.
-        sources: what it is the maximum of, and what that is computed from entry by entry.
-        consumers: of the graph's values.
+        reading: of the graph.
+        value: the value.
+        node: the node that computes it.
     """
+    home = reading.facts.homes[value]
+    if node.name == "max":
+        return reading.once(_Chains, home).pool(value)
+    if node.name != "reduce_max":
+        return _pool_of_window(node)
+    if shifts_or_scales(reading, node):
+        return None
+    if (stacked := reading.facts.as_elementwise(node)) is not None:
+        return reading.once(_Chains, home).pool_of(stacked[1])
+    return _pool_of_axes(home, node)
+
+
+def shifts_or_scales(reading: Reading, node: Node) -> bool:
+    """Whether a maximum over axes is subtracted from what it is the maximum of, or divides that.
+
+    So do a stable softmax and a normalisation by the largest entry, and neither is pooling.
+    """
+    if node.name != "reduce_max" or isinstance(node.inputs[0], Constant):
+        return False
+    # What it is the maximum of, and what that is computed from entry by entry.
+    sources = {node.inputs[0], *reading.facts.views.get(node.inputs[0], {})}
+    consumers = reading.consumers(node)
     left = [node.outputs[0]]
     while left:
         value = left.pop()
@@ -106,12 +126,12 @@ class _Slice:
     squeezed: tuple[int, ...] = ()
 
 
-class Chains:
+class _Chains:
     """Chains of maxima over slices of one value."""
 
-    def __init__(self, graph: Graph, producers: dict[int, Node]):
+    def __init__(self, graph: Graph):
         self._graph = graph
-        self._producers = producers
+        self._producers = {number: node for node in graph.nodes for number in node.outputs}
         self._leaves: dict[int, frozenset[_Slice] | None] = {}
 
     def pool(self, value: int) -> Pool | None:

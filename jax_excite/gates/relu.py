@@ -2,27 +2,33 @@
 
 `soften_relu` takes the hard output as it was computed and gives it the soft derivative; `excite`
 puts it behind every such site of a function. `gated_relu` is the same as a function of `z` alone.
+`Relu` is the kind of gate: it is recognised in `relu_forms.py`, by the values that it computes.
 """
 
 import dataclasses
 import functools
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from jax_excite.gates.surrogates import batched_with, check_broadcasts, parameters
+from jax_excite.gates.gate import AtSite, Found, Gate
+from jax_excite.gates.reading import Reading
+from jax_excite.gates.relu_forms import find_relu, is_guard
+from jax_excite.gates.surrogates import batched_with, check_broadcasts, marked, parameters
 from jax_excite.gating import (
     Cotangents,
     GateName,
+    Gating,
     UpperGate,
     check_choice,
     check_temperature,
     gate_values,
     is_zero,
 )
+from jax_excite.graphs.graph import Node, Operand
 
 
 def gated_relu(
@@ -110,7 +116,7 @@ def soften_relu(
 def _checked(hard: jax.Array, z: jax.Array, temperature: jax.Array, slope: jax.Array) -> jax.Array:
     check_broadcasts(temperature, z.shape)
     check_broadcasts(slope, z.shape)
-    return batched_with(hard, temperature, slope)
+    return marked(batched_with(hard, temperature, slope), "relu")
 
 
 def _soften_relu_fwd(
@@ -136,3 +142,92 @@ def _soften_relu_bwd(config: ReluConfig, residuals: Any, cotangent: jax.Array) -
 
 
 soften_relu.defvjp(_soften_relu_fwd, _soften_relu_bwd)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Relu(Gate):
+    """ReLU, clipped ReLU, and leaky or parametric ReLU.
+
+    Attributes:
+        bound: the upper bound of a clipped ReLU.
+        slope: the derivative of a leaky ReLU below 0.
+        negative: it is the negative of a ReLU of `-z`, as `min(z, 0)` is.
+    """
+
+    bound: float | None = None
+    slope: Operand | None = None
+    negative: bool = False
+    kinds: ClassVar[tuple[str, ...]] = ("relu", "clipped_relu", "leaky_relu")
+
+    @classmethod
+    def find(cls, reading: Reading, value: int, node: Node) -> Found | None:
+        """As for `Gate`; a hard sigmoid is left as a whole."""
+        found = find_relu(reading, value, node)
+        if found is None:
+            return None
+        form = node.params.get("name") or node.function[0] or node.name
+        if found.obstacle:
+            return Found(found.shape, node, found.z, form, found.obstacle)
+        negative = found.shape == "negative_relu"
+        kind = "relu" if negative else found.shape
+        return cls(
+            kind, node, found.z, form, bound=found.bound, slope=found.slope, negative=negative
+        )
+
+    @classmethod
+    def is_guard(cls, reading: Reading, value: int) -> bool:
+        """Whether a value is a variance, kept from falling below 0 by rounding."""
+        return is_guard(reading, value)
+
+    @property
+    def operands(self) -> tuple[Operand, ...]:
+        """The slope, if there is one."""
+        return () if self.slope is None else (self.slope,)
+
+    def inward(self, hard: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """With the signs of a ReLU."""
+        return (-hard, -z) if self.negative else (hard, z)
+
+    def outward(self, output: jax.Array, hard: jax.Array) -> jax.Array:
+        """With the sign of the node's own output."""
+        return -output if self.negative else output
+
+    def default_temperature(self, gating: Gating) -> ArrayLike:
+        """`Gating.temperature`: where the gate passes from 0 to 1, in units of `z`."""
+        return gating.temperature
+
+    def soften(self, at: AtSite, gating: Gating) -> jax.Array:
+        """The output with the derivative of `relu_gate`."""
+        return soften_relu(self._config(gating), at.hard, at.z, *self._settings(at, gating))
+
+    def value(self, at: AtSite, gating: Gating) -> tuple[jax.Array, jax.Array | None]:
+        """The gate, shaped like `z`, and of a clipped ReLU the share that its bound has stopped."""
+        temperature, slope, below = self._settings(at, gating)
+        z = at.z.astype(temperature.dtype)
+        gate, stopped = relu_gate(self._config(gating), z, temperature, slope, below)
+        return gate.astype(at.z.dtype), None if stopped is None else stopped.astype(at.z.dtype)
+
+    def value_shape(self, at: AtSite) -> tuple[int, ...]:
+        """That of the pre-activation."""
+        return at.z.shape
+
+    def held(self, at: AtSite, value: jax.Array, stopped: jax.Array | None) -> jax.Array:
+        """The gate times the pre-activation, plus what the bound contributes."""
+        output = value.astype(at.z.dtype) * at.z
+        if self.bound is None or stopped is None:
+            return output
+        return output + self.bound * stopped.astype(at.z.dtype)
+
+    def _config(self, gating: Gating) -> ReluConfig:
+        cotangents = gating.cotangents if self.slope is None else "all"
+        return ReluConfig(gating.gate, self.bound, gating.upper, cotangents)
+
+    def _settings(
+        self, at: AtSite, gating: Gating
+    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        """The temperature, the slope of a leaky gate, and the derivative below 0 if it has one."""
+        temperature = at.temperature(gating)
+        below = None
+        if self.slope is not None:
+            below = jnp.broadcast_to(at.operands[0].astype(temperature.dtype), at.z.shape)
+        return temperature, at.parameter(gating.slope, at.z.shape), below

@@ -1,4 +1,4 @@
-"""What surrogate gradients share: dtypes, shapes of temperatures, and outputs under `vmap`."""
+"""What surrogate gradients share: a mark, dtypes, shapes of temperatures, outputs under `vmap`."""
 
 from typing import Any
 
@@ -6,9 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
 
 from jax_excite.errors import GatingError
+from jax_excite.graphs.graph import Node
+
+# A surrogate gives its output a name that starts like this and ends with the kind of gate.
+_MARK = "jax_excite.surrogate:"
 
 
 def parameters(z: jax.Array, *values: ArrayLike) -> tuple[jax.Array, ...]:
@@ -44,3 +49,17 @@ def check_broadcasts(temperature: jax.Array, shape: tuple[int, ...]) -> None:
             f"a temperature of shape {temperature.shape} does not broadcast to its site's "
             f"shape {shape}"
         )
+
+
+def marked(output: jax.Array, kind: str) -> jax.Array:
+    """The output of a surrogate, with a mark by which a later trace tells that it is soft."""
+    return checkpoint_name(output, _MARK + kind)
+
+
+def marked_kind(node: Node) -> str | None:
+    """The kind of gate that a node is the surrogate of; None for any other node."""
+    if not node.has_derivative_rule:
+        return None
+    names = [inner.params["name"] for inner in node.bodies[0].nodes if inner.name == "name"]
+    kinds = [name.removeprefix(_MARK) for name in names if name.startswith(_MARK)]
+    return kinds[0] if kinds else None

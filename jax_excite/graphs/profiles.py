@@ -13,8 +13,6 @@ from typing import Any, Literal
 import numpy as np
 from scipy import special
 
-Shape = Literal["relu", "negative_relu", "clipped_relu", "leaky_relu", "other"]
-
 # Sample points, symmetric around 0 and away from the numbers that people choose as bounds.
 _MAGNITUDES = np.sort(
     np.concatenate([np.arange(1, 60) * 0.1371317, 1.0371 * 10.0 ** np.arange(-7, 30, 0.125)])
@@ -231,62 +229,6 @@ def _value(part: Profile | Fixed | Symbol, points: np.ndarray, known: dict[int, 
     return known[id(part)]
 
 
-@dataclasses.dataclass(frozen=True)
-class Recognised:
-    """What a profile computes.
-
-    Attributes:
-        shape: its name, if it has one.
-        bound: the upper bound of a clipped ReLU.
-        slope: the derivative of a leaky ReLU below 0: a number, or the key of a `Symbol`.
-    """
-
-    shape: Shape
-    bound: float | None = None
-    slope: Any = None
-
-
-def recognise(profile: Profile) -> Recognised:
-    """Tell a kinked profile by its values."""
-    found = _recognise_at(profile, SAMPLES, profile.samples)
-    if found.shape == "other":
-        return found
-    switches = _all_switches(profile)
-    if switches is None:
-        return Recognised("other")
-    points = _around(switches)
-    again = _recognise_at(profile, points, profile.at(points))
-    return found if again.shape == found.shape else Recognised("other")
-
-
-def _recognise_at(profile: Profile, z: np.ndarray, found: np.ndarray) -> Recognised:
-    if found.dtype.kind != "f" or np.isnan(found).any():
-        return Recognised("other")
-    above, below = z > 0, z < 0
-    if _same(found[:, below], 0) and _same(found[:, above], z[above]):
-        return Recognised("relu")
-    if _same(found[:, above], 0) and _same(found[:, below], z[below]):
-        return Recognised("negative_relu")
-    bound = float(found[0, -1])
-    if 0 < bound < 1e29 and _same(found, np.clip(z, 0, bound)):
-        return Recognised("clipped_relu", bound=bound)
-    if _same(found[:, above], z[above]):
-        slopes = found[:, below][:, :1] / z[below][:1]
-        if _same(found[:, below], slopes * z[below]):
-            return _leaky(profile, slopes)
-    return Recognised("other")
-
-
-def _leaky(profile: Profile, slopes: np.ndarray) -> Recognised:
-    if _same(slopes, slopes[0, 0]):
-        slope = float(slopes[0, 0])
-        return Recognised("leaky_relu", slope=slope) if 0 < slope < 1 else Recognised("other")
-    for part in _parts(profile):
-        if isinstance(part, Symbol) and _same(part.trials, slopes):
-            return Recognised("leaky_relu", slope=part.key)
-    return Recognised("other")
-
-
 def name_of_whole(profile: Profile) -> Literal["hard_sigmoid", "hard_swish"] | None:
     """The name of an activation that is not softened, if it has one."""
     z, found = SAMPLES[np.abs(SAMPLES) < 50], profile.samples[:, np.abs(SAMPLES) < 50]
@@ -294,18 +236,19 @@ def name_of_whole(profile: Profile) -> Literal["hard_sigmoid", "hard_swish"] | N
         return None
     for low, high in ((-3.0, 3.0), (-2.5, 2.5), (-1.0, 1.0)):
         sigmoid = np.clip((z - low) / (high - low), 0, 1)
-        if _same(found, sigmoid):
+        if is_same(found, sigmoid):
             return "hard_sigmoid"
-        if _same(found, z * sigmoid):
+        if is_same(found, z * sigmoid):
             return "hard_swish"
     return None
 
 
-def _same(a: Any, b: Any) -> bool:
+def is_same(a: Any, b: Any) -> bool:
+    """Whether values are equal up to rounding."""
     return bool(np.allclose(a, b, rtol=1e-6, atol=1e-9))
 
 
-def _parts(profile: Profile) -> Iterator[Profile | Fixed | Symbol]:
+def parts_of(profile: Profile) -> Iterator[Profile | Fixed | Symbol]:
     """A profile and all that it is computed from, each once."""
     seen: set[int] = set()
     left: list[Profile | Fixed | Symbol] = [profile]
@@ -319,7 +262,7 @@ def _parts(profile: Profile) -> Iterator[Profile | Fixed | Symbol]:
 
 def unknowns(profile: Profile) -> Iterator[Any]:
     """The keys of the symbols that a profile is computed with."""
-    yield from (part.key for part in _parts(profile) if isinstance(part, Symbol))
+    yield from (part.key for part in parts_of(profile) if isinstance(part, Symbol))
 
 
 def jumps(profile: Profile) -> bool:
@@ -327,22 +270,22 @@ def jumps(profile: Profile) -> bool:
 
     That of a whole may be smooth though its parts have kinks, as in ELU.
     """
-    switches = _all_switches(profile)
+    switches = all_switches(profile)
     return switches is None or any(_jumps_at(profile, point) for point in switches)
 
 
-def _all_switches(profile: Profile) -> list[float] | None:
+def all_switches(profile: Profile) -> list[float] | None:
     """The points at which any part of a profile passes from one branch to another.
 
     None where there are too many.
     """
-    parts = [part for part in _parts(profile) if isinstance(part, Profile)]
+    parts = [part for part in parts_of(profile) if isinstance(part, Profile)]
     if any(part.name in _STEPS or _tells_apart(part) for part in parts):
         return None
     kinked = [part for part in parts if part.name in _KINKED]
     found: list[float] = []
     for part in sorted(kinked, key=lambda part: part.depth):
-        points = _around(found)
+        points = around(found)
         for trial in range(_TRIALS):
             found += _switches(part, points, trial)
     return found
@@ -358,7 +301,7 @@ def _tells_apart(part: Profile) -> bool:
 _STEPS = ("ceil", "floor", "rem", "round", "truncate")
 
 
-def _around(switches: list[float]) -> np.ndarray:
+def around(switches: list[float]) -> np.ndarray:
     """The sample points, and points on both sides of and between switches."""
     at = np.unique(np.array(switches, np.float64))
     middles = (at[1:] + at[:-1]) / 2

@@ -18,6 +18,7 @@ from jax import lax
 
 from jax_excite.callables.pytree import as_floats, as_pytree
 from jax_excite.errors import ExciteError, GatingError
+from jax_excite.gates.gate import AtSite
 from jax_excite.gates.surrogates import compute_dtype
 from jax_excite.gating import Gating, check_gating, check_temperature
 from jax_excite.pullbacks import targets
@@ -26,7 +27,7 @@ from jax_excite.pullbacks.softened import linearise, softened
 from jax_excite.pullbacks.targets import Target
 from jax_excite.recipes import EXCITATION
 from jax_excite.transform.by_site import BySite
-from jax_excite.transform.plan import AtSite, Plan
+from jax_excite.transform.plan import Plan
 from jax_excite.transform.sites import Names, Selection, SiteSelection
 from jax_excite.typing import Bounds, Images, Params
 

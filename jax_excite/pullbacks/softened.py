@@ -11,7 +11,6 @@ from jax_excite.gating import Gating
 from jax_excite.kernels.convolutions import Prepared
 from jax_excite.pullbacks import targets
 from jax_excite.pullbacks.batching import AUTO, Rows, evenly
-from jax_excite.transform.excite import soften
 from jax_excite.transform.plan import Plan
 from jax_excite.transform.sites import SELECT_ALL, Selection
 
@@ -45,7 +44,7 @@ class Softened:
         """The function's outputs for a batch of the shape that it was traced for."""
         self.plan.check(gating)
         return self.plan.run(
-            lambda at: (soften(gating, at), None), arrays=[x], prepared=self.prepared
+            lambda at: (at.soften(gating), None), arrays=[x], prepared=self.prepared
         )[0]
 
 

@@ -15,7 +15,6 @@ the weights that it gives to the cells of its window.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,15 +24,14 @@ import numpy as np
 
 from jax_excite.callables.pytree import as_floats, as_pytree
 from jax_excite.errors import GatingError, TargetError
-from jax_excite.gates.pool_windows import PoolConfig, pool_gate, weighted_pool
-from jax_excite.gates.relu import relu_gate
+from jax_excite.gates.gate import AtSite
+from jax_excite.gates.kinds import GATE_KINDS
 from jax_excite.gating import Gating, check_gating
 from jax_excite.pullbacks import targets
 from jax_excite.pullbacks.request import number_of_logits
 from jax_excite.recipes import EXCITATION
 from jax_excite.transform.by_site import BySite
-from jax_excite.transform.plan import AtSite, Plan
-from jax_excite.transform.recognition import GATES
+from jax_excite.transform.plan import Plan
 from jax_excite.typing import Images, Params
 
 
@@ -192,7 +190,7 @@ def run_network(
     hidden = [
         f"{site.name} ({site.reason})"
         for site in plan.sites
-        if site.kind in GATES and not site.gated
+        if site.kind in GATE_KINDS and not site.gated
     ]
     if hidden:
         raise GatingError(f"the function has gates that cannot be held: {', '.join(hidden)}")
@@ -209,19 +207,9 @@ def _preactivations(params: Params, x: jax.Array) -> BySite:
     return BySite.of(run_network(params, x, lambda at: (at.hard, at.z))[1])
 
 
-def gate_at(gating: Gating, at: AtSite) -> tuple[jax.Array, jax.Array | None]:
-    """The gates at a site, and the share of the upper bound."""
-    config, temperature, slope = at.settings(gating)
-    z = at.z.astype(temperature.dtype)
-    if isinstance(config, PoolConfig):
-        return pool_gate(config, at.hard.astype(z.dtype), z, temperature).astype(at.z.dtype), None
-    gate, stopped = relu_gate(config, z, temperature, slope, at.below)
-    return gate.astype(at.z.dtype), None if stopped is None else stopped.astype(at.z.dtype)
-
-
 @jax.jit
 def _gates(params: Params, x: jax.Array, gating: Gating) -> BySite:
-    found = run_network(params, x, lambda at: (at.hard, gate_at(gating, at)), gating)[1]
+    found = run_network(params, x, lambda at: (at.hard, at.gate.value(at, gating)), gating)[1]
     return BySite.of(found)
 
 
@@ -233,18 +221,13 @@ def _induced(params: Params, x: jax.Array, gates: Gates) -> jax.Array:
 
 def _affine(at: AtSite) -> jax.Array:
     """A site's output with its gates as given."""
-    gate, stopped = at.given
-    wanted = at.z.shape if at.window is None else (math.prod(at.window.dimensions), *at.hard.shape)
-    if gate.shape != wanted:
+    value, stopped = at.given
+    wanted = at.gate.value_shape(at)
+    if value.shape != wanted:
         raise GatingError(
-            f"the gates of {at.site.name} have shape {gate.shape}, its site needs {wanted}"
+            f"the gates of {at.name} have shape {value.shape}, its site needs {wanted}"
         )
-    if at.window is not None:
-        return weighted_pool(at.window, at.z, gate.astype(at.z.dtype))
-    output = gate.astype(at.z.dtype) * at.z
-    if at.bound is not None and stopped is not None:
-        output += at.bound * stopped.astype(at.z.dtype)
-    return output
+    return at.gate.held(at, value, stopped)
 
 
 @jax.jit

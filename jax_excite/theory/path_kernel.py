@@ -9,13 +9,13 @@ from jax import lax
 
 from jax_excite.callables.pytree import as_floats, as_pytree
 from jax_excite.errors import SettingError
+from jax_excite.gates.gate import AtSite
 from jax_excite.gates.surrogates import compute_dtype
 from jax_excite.gating import Gating, check_gating
 from jax_excite.pullbacks.batching import check_batch_size
 from jax_excite.recipes import EXCITATION
-from jax_excite.theory.induced_networks import gate_at, run_network
+from jax_excite.theory.induced_networks import run_network
 from jax_excite.transform.by_site import BySite
-from jax_excite.transform.plan import AtSite
 from jax_excite.typing import Images, Params
 
 
@@ -143,7 +143,7 @@ def _layers(params: Params, x: jax.Array, gating: Gating) -> BySite:
 
     def one(entry: jax.Array) -> BySite:
         def at_site(at: AtSite) -> tuple[jax.Array, jax.Array]:
-            return at.hard, wide(gate_at(gating, at)[0].reshape(-1))
+            return at.hard, wide(at.gate.value(at, gating)[0].reshape(-1))
 
         return BySite.of(run_network(params, entry[None], at_site, gating)[1])
 

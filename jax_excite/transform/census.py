@@ -5,8 +5,12 @@ earlier value, or a max-pool, is a gate, and the search goes on at its pre-activ
 it was computed through is not looked at. An activation that is none of these is left as a whole.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable
 
+from jax_excite.gates.gate import Found, Gate
+from jax_excite.gates.kinds import KINDS
+from jax_excite.gates.reading import Reading
 from jax_excite.graphs.facts import Facts
 from jax_excite.graphs.graph import (
     JAX,
@@ -29,13 +33,12 @@ from jax_excite.graphs.profiles import (
     name_of_whole,
     unknowns,
 )
-from jax_excite.transform.recognition import Found, Kind, Recognition
 
 # Functions of JAX whose own derivative rules are those of the hard gates.
 _PLAIN_RULES = ("relu", "relu6")
 
 # Primitives whose derivative jumps, and the kinds that they are listed as.
-_JUMPS: dict[str, Kind] = {
+_JUMPS: dict[str, str] = {
     "abs": "abs",
     "approx_top_k": "sort",
     "argmax": "argmax",
@@ -64,7 +67,7 @@ _JUMPS: dict[str, Kind] = {
     "sort": "sort",
     "top_k": "sort",
 }
-_WORDS: dict[Kind, str] = {
+_WORDS: dict[str, str] = {
     "abs": "the absolute value",
     "argmax": "the place of the largest or smallest entry",
     "branch": "which branch runs, or how often, depends on the input",
@@ -115,7 +118,7 @@ class _Census:
     def __init__(self, graph: Graph, sources: Iterable[int], entered: Callable[[Node], bool]):
         self._graph = graph
         self._facts = Facts(graph, sources, entered)
-        self._recognition = Recognition(graph, self._facts)
+        self._reading = Reading(graph, self._facts, KINDS)
         self._obstacles: dict[Graph, str] = {graph: ""}
         self._kept: set[Graph] = set()  # bodies of functions whose own rules are kept
         self._calls: dict[Graph, Node] = {}  # of those of JAX, the call that a body is in
@@ -136,7 +139,7 @@ class _Census:
     def _push(self, operands: Iterable[Operand]) -> None:
         self._left += [operand for operand in operands if not isinstance(operand, Constant)]
 
-    def _list(self, node: Node, z: Operand, kind: Kind, obstacle: str = "") -> None:
+    def _list(self, node: Node, z: Operand, kind: str, obstacle: str = "") -> None:
         if self._graph_of(node) not in self._kept:
             reason = obstacle or f"{_WORDS[kind]}: left with its own derivative"
             self._found.append(Found(kind, node, z, node.name, reason))
@@ -150,14 +153,10 @@ class _Census:
         node = self._facts.producers.get(value)
         if node is None:
             self._push([self._facts.outer[value]] if value in self._facts.outer else [])
-        elif (gate := self._recognition.gate(value)) is not None:
+        elif (gate := self._reading.gate(value)) is not None:
             home = self._graph_of(node)
-            if gate.is_gate:
-                gate.obstacle = gate.obstacle or self._obstacles[home]
-            if home not in self._kept or (gate.is_gate and self._is_users(node, home)):
-                self._found.append(gate)
-            self._push([gate.z, *([] if gate.slope is None else [gate.slope])])
-        elif self._recognition.is_guard(value):
+            self._list_gate(gate, home)
+        elif self._reading.is_guard(value):
             self._push(node.inputs)
         elif node.bodies and node.name != "reduce_window":
             self._enter(value, node)
@@ -165,14 +164,17 @@ class _Census:
             self._visit_elementwise(value, node, function[1])
         else:
             if node.name in _JUMPS and any(map(self._facts.is_float, node.inputs)):
-                self._list_reduction(node)
+                reason = self._reading.refusal(node)
+                self._list(node, node.inputs[0], _JUMPS[node.name], reason)
             self._push(node.inputs)
 
-    def _list_reduction(self, node: Node) -> None:
-        reason = ""
-        if self._recognition.shifts(node):
-            reason = "it shifts or scales what it is the maximum of, as a stable softmax does"
-        self._list(node, node.inputs[0], _JUMPS[node.name], reason)
+    def _list_gate(self, gate: Found, home: Graph) -> None:
+        if isinstance(gate, Gate):
+            gate = dataclasses.replace(gate, obstacle=gate.obstacle or self._obstacles[home])
+            self._push(gate.operands)
+        if home not in self._kept or (gate.is_gate and self._is_users(gate.node, home)):
+            self._found.append(gate)
+        self._push([gate.z])
 
     def _enter(self, value: int, node: Node) -> None:
         graph = self._graph_of(node)
@@ -228,7 +230,7 @@ class _Census:
         return node.name == "while" and node.bodies[0].outputs[0] in self._facts.depends
 
     def _visit_elementwise(self, value: int, node: Node, operands: list[Operand]) -> None:
-        base = self._recognition.base(value)
+        base = self._reading.base(value)
         kinked = has_kink(node.name, node.params) or node.name in ("reduce_max", "argmax")
         if base is not None and (kinked or self._is_joint(value, base, operands)):
             self._leave_whole(value, node, base)
@@ -290,7 +292,7 @@ class _Census:
     def _leave_whole(self, value: int, node: Node, base: int) -> None:
         """Leave a function of one value as it is; list it if its derivative jumps."""
         views = self._facts.views[value]
-        while jumps(views[base]) and (below := self._recognition.below(base)) in views:
+        while jumps(views[base]) and (below := self._reading.below(base)) in views:
             base = below
         profile = views[base]
         if jumps(profile):
@@ -315,7 +317,7 @@ class _Census:
     def _is_sum_of_gates(self, operand: Operand, base: int) -> bool:
         if isinstance(operand, Constant) or not self._kinked(operand, base):
             return True
-        if (gate := self._recognition.gate(operand)) is not None:
+        if (gate := self._reading.gate(operand)) is not None:
             return gate.is_gate
         node = self._facts.producers.get(operand)
         if node is not None and node.bodies and is_call(node) and not self._facts.is_kept(node):

@@ -4,14 +4,9 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
-
-from jax_excite.gates.max_pool import soften_max_pool
-from jax_excite.gates.pool_windows import PoolConfig
-from jax_excite.gates.relu import soften_relu
 from jax_excite.gating import Gating, check_gating
 from jax_excite.recipes import EXCITATION
-from jax_excite.transform.plan import AtSite, Plan
+from jax_excite.transform.plan import Plan
 from jax_excite.transform.sites import Names, Selection, Site, SiteSelection
 
 
@@ -53,7 +48,7 @@ def excite(
     def excited(*args: Any, **kwargs: Any) -> Any:
         plan = Plan(fn, args, kwargs, selection)
         plan.check(gating)
-        return plan.run(lambda at: (soften(gating, at), None))[0]
+        return plan.run(lambda at: (at.soften(gating), None))[0]
 
     # Of the rest of a module, its layers and arrays, a function has no use.
     return functools.update_wrapper(excited, fn, updated=())
@@ -81,11 +76,3 @@ def sites(
         The sites in the order in which they run, each with whether `excite` softens it, and why.
     """
     return Plan(fn, args, kwargs, Selection.of(skip, only, enter)).sites
-
-
-def soften(gating: Gating, at: AtSite) -> jax.Array:
-    """The output of a site, with the derivative of its soft gate."""
-    config, temperature, slope = at.settings(gating)
-    if isinstance(config, PoolConfig):
-        return soften_max_pool(config, at.hard, at.z, temperature)
-    return soften_relu(config, at.hard, at.z, temperature, slope, at.below)

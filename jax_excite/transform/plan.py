@@ -1,6 +1,5 @@
 """A traced function with its sites: what `excite`, `sites` and the theory of paths run."""
 
-import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,9 +12,7 @@ from jax import lax
 from jax_excite.callables.captured import call_watched
 from jax_excite.callables.pytree import StaticLeaves, as_pytree, split_arrays
 from jax_excite.errors import GateWarning, GatingError
-from jax_excite.gates.pool_windows import PoolConfig, Window, max_pool, pooled_once, pooled_shape
-from jax_excite.gates.relu import ReluConfig
-from jax_excite.gates.surrogates import check_broadcasts, compute_dtype
+from jax_excite.gates.gate import SOFT_ALREADY, AtSite, Gate
 from jax_excite.gating import Gating
 from jax_excite.graphs.graph import Graph, Node, nodes_of, origin, trace
 from jax_excite.kernels.convolution_forms import Convolution
@@ -24,7 +21,6 @@ from jax_excite.transform.census import census, is_entered
 from jax_excite.transform.channels import channel_axis
 from jax_excite.transform.independence import treats_items_alone
 from jax_excite.transform.interpret import Interpreter, Outcome, Reached, Rule, bind, enter
-from jax_excite.transform.recognition import Found
 from jax_excite.transform.sites import SELECT_ALL, Selection, Site, select, sites_of
 
 
@@ -73,7 +69,7 @@ class Plan:
         self._gates = {
             found.node: (found, site)
             for found, site in zip(self._found, self.sites, strict=True)
-            if site.gated
+            if site.gated and isinstance(found, Gate)
         }
         self._active: dict[Graph, bool] = {}
 
@@ -93,14 +89,14 @@ class Plan:
         left = [
             f"{site.name} ({found.obstacle})"
             for found, site in zip(self._found, self.sites, strict=True)
-            if found.is_gate and found.obstacle and "soft already" not in found.obstacle
+            if found.is_gate and found.obstacle not in ("", SOFT_ALREADY)
         ]
         if left and not plain:
             warnings.warn(f"gates that are left hard: {'; '.join(left)}", GateWarning, stacklevel=3)
 
     def run(
         self,
-        at_site: "AtGate",
+        at_site: "SiteRule",
         given: dict[str, Any] | None = None,
         *,
         arrays: Sequence[Any] | None = None,
@@ -151,7 +147,7 @@ class Plan:
         """The axis of a site's output that holds channels, or None where that cannot be told."""
         return channel_axis(self._graph, self._found[site.index].node)
 
-    def _rules(self, at_site: "AtGate", prepared: Prepared | None) -> dict[Node, Rule]:
+    def _rules(self, at_site: "SiteRule", prepared: Prepared | None) -> dict[Node, Rule]:
         """The rule of each node that does not just compute what its primitive does."""
         absorbed = {} if prepared is None else prepared.absorbed
         rules: dict[Node, Rule] = {}
@@ -162,9 +158,9 @@ class Plan:
                 folded = None if prepared is None else prepared.folded.get(node.number)
                 rules[node] = functools.partial(_convolve, conv, folded, prepared is None)
             elif node in self._gates:
-                found, site = self._gates[node]
-                is_fast = prepared is not None and node.name == "reduce_window_max"
-                rules[node] = functools.partial(_soften, at_site, site, found, is_fast)
+                rules[node] = functools.partial(
+                    _soften, at_site, *self._gates[node], prepared is not None
+                )
             elif self._enters(node):
                 rules[node] = enter
         return rules
@@ -206,50 +202,7 @@ def _check_state(graph: Graph, replaced: dict[str, Any]) -> None:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class AtSite:
-    """A site as an evaluation reaches it.
-
-    Attributes:
-        site: which.
-        hard: its output, without a derivative.
-        z: its pre-activation; the input of a max-pool.
-        bound: the upper bound of a clipped ReLU.
-        below: the derivative of a leaky ReLU where `z < 0`, shaped like `z`.
-        window: that of a max-pool, whose output keeps all axes.
-        given: what the caller of `Plan.run` gave for it.
-    """
-
-    site: Site
-    hard: jax.Array
-    z: jax.Array
-    bound: float | None
-    below: jax.Array | None
-    window: Window | None
-    given: Any
-
-    def settings(self, gating: Gating) -> tuple[ReluConfig | PoolConfig, jax.Array, jax.Array]:
-        """The static settings, the temperature and the slope that a gating has for the site."""
-        dtype = compute_dtype(self.z.dtype)
-        if self.window is not None:
-            config = PoolConfig(self.window, gating.pool_weights, gating.pool_padding)
-            default, allowed = gating.pool_temperature, pooled_once(self.window, self.z.shape)
-        else:
-            cotangents = gating.cotangents if self.below is None else "all"
-            config = ReluConfig(gating.gate, self.bound, gating.upper, cotangents)
-            default, allowed = gating.temperature, self.z.shape
-        by_index = gating.site_temperatures.get(str(self.site.index), default)
-        temperature = jnp.asarray(gating.site_temperatures.get(self.site.name, by_index))
-        slope = jnp.asarray(gating.slope).astype(dtype)
-        try:
-            check_broadcasts(temperature, allowed)
-            check_broadcasts(slope, self.z.shape)
-        except GatingError as error:
-            raise GatingError(f"site {self.site.index} ({self.site.name}): {error}") from None
-        return config, temperature.astype(dtype), slope
-
-
-AtGate = Callable[[AtSite], tuple[jax.Array, Any]]
+SiteRule = Callable[[AtSite], tuple[jax.Array, Any]]
 
 
 def _pass_on(place: int, reached: Reached) -> Outcome:
@@ -266,26 +219,13 @@ def _convolve(conv: Convolution, folded: Folded | None, exact: bool, reached: Re
     return [y if folded.shift is None else y + folded.shift], {}
 
 
-def _soften(at_site: AtGate, site: Site, gate: Found, is_fast: bool, reached: Reached) -> Outcome:
+def _soften(at_site: SiteRule, gate: Gate, site: Site, is_fast: bool, reached: Reached) -> Outcome:
     """The rule of a gate: what `at_site` makes of it, however it is written."""
     inputs = [lax.stop_gradient(value) for value in reached.inputs]
-    if is_fast and gate.pool is not None:
-        hard = max_pool(gate.pool.window, inputs[0])
-    else:
+    hard = gate.fast(inputs) if is_fast else None
+    if hard is None:
         hard = jnp.asarray(bind(reached.node, inputs)[0])
-    z, given = jnp.asarray(reached.read(gate.z)), reached.given
-    below = None
-    if gate.slope is not None:
-        slope = jnp.asarray(reached.read(gate.slope)).astype(compute_dtype(z.dtype))
-        below = jnp.broadcast_to(slope, z.shape)
-    if gate.pool is not None:
-        window = gate.pool.window
-        kept = hard.reshape(pooled_shape(window, z.shape))
-        output, out = at_site(AtSite(site, kept, z, None, None, window, given))
-        output = output.reshape(hard.shape)
-    elif gate.negative:
-        output, out = at_site(AtSite(site, -hard, -z, None, None, None, given))
-        output = -output
-    else:
-        output, out = at_site(AtSite(site, hard, z, gate.bound, below, None, given))
-    return [output], {} if out is None else {reached.node.number: out}
+    z, *operands = (jnp.asarray(reached.read(operand)) for operand in (gate.z, *gate.operands))
+    here = AtSite(site.index, site.name, gate, *gate.inward(hard, z), operands, reached.given)
+    output, out = at_site(here)
+    return [gate.outward(output, hard)], {} if out is None else {reached.node.number: out}

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from jax_excite.errors import GatingError
+from jax_excite.gates.gate import Found, Gate
 from jax_excite.graphs.graph import Constant, Graph, Node, users_frames
-from jax_excite.transform.recognition import Found, Kind
 
 SiteSelection = str | int | Iterable[str | int]
 Names = str | Iterable[str]
@@ -32,7 +32,7 @@ class Site:
     """
 
     index: int
-    kind: Kind
+    kind: str
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -86,7 +86,7 @@ def sites_of(graph: Graph, found: Sequence[Found], selection: Selection) -> list
                 shape=z.shape,
                 dtype=z.dtype,
                 source=_source(one.node),
-                gated=one.is_gate and not one.obstacle and not constant,
+                gated=isinstance(one, Gate) and not one.obstacle and not constant,
                 reason=one.obstacle or f"computed by `{one.form}`",
             )
         )

@@ -1,0 +1,188 @@
+"""What every kind of gate provides, and a gate as an evaluation reaches it.
+
+A kind of gate is one file of this folder with one subclass of `Gate`: how it is recognised in a
+graph, its surrogate derivative, what its temperature means, and its value in the theory of paths.
+`kinds.py` lists the classes; the machine in `transform/` knows none of them by name.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jax_excite.errors import GatingError
+from jax_excite.gates.surrogates import check_broadcasts, compute_dtype
+from jax_excite.gating import Gating
+from jax_excite.graphs.graph import Node, Operand
+
+if TYPE_CHECKING:
+    from jax_excite.gates.reading import Reading
+
+SOFT_ALREADY = "its gradient is soft already"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Found:
+    """A place where a derivative jumps.
+
+    Attributes:
+        kind: what it is, as `sites` lists it.
+        node: the node that computes its output.
+        z: its pre-activation, or the input of a max-pool.
+        form: how it is written.
+        obstacle: why it is left hard; empty for a gate that can be softened.
+    """
+
+    kind: str
+    node: Node
+    z: Operand
+    form: str
+    obstacle: str = ""
+
+    @property
+    def is_gate(self) -> bool:
+        """Whether it is of a kind that can be softened."""
+        return self.obstacle == SOFT_ALREADY
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Gate(Found, abc.ABC):
+    """A gate that was found in a graph; each subclass is one kind of gate.
+
+    Attributes:
+        kinds: the names that `sites` has for it.
+    """
+
+    kinds: ClassVar[tuple[str, ...]]
+
+    @property
+    def is_gate(self) -> bool:
+        """True."""
+        return True
+
+    # How it is recognised.
+
+    @classmethod
+    @abc.abstractmethod
+    def find(cls, reading: "Reading", value: int, node: Node) -> Found | None:
+        """The gate that a value is the output of, or None.
+
+        A `Found` that is no `Gate` stands for an activation that is left as a whole.
+
+        Args:
+            reading: what is known of the graph.
+            value: a float value of the graph.
+            node: the node that computes it, of one output.
+        """
+
+    @classmethod
+    def is_guard(cls, reading: "Reading", value: int) -> bool:
+        """Whether a value looks like a gate of this kind but is no site at all."""
+        return False
+
+    @classmethod
+    def refusal(cls, reading: "Reading", node: Node) -> str:
+        """Why a node that looks like a gate of this kind is none; empty if it does not."""
+        return ""
+
+    @property
+    def operands(self) -> tuple[Operand, ...]:
+        """What it is computed from besides `z` and depends on the input, such as slopes."""
+        return ()
+
+    # How it is evaluated.
+
+    def fast(self, inputs: Sequence[jax.Array]) -> jax.Array | None:
+        """The output of its node by other means, equal up to rounding; None if there are none."""
+        return None
+
+    def inward(self, hard: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The output and the pre-activation in the form that the derivative is written for."""
+        return hard, z
+
+    def outward(self, output: jax.Array, hard: jax.Array) -> jax.Array:
+        """An output in the form of `inward` as the node's own, which is shaped like `hard`."""
+        return output
+
+    # Its derivative, and what its temperature means.
+
+    @abc.abstractmethod
+    def default_temperature(self, gating: Gating) -> ArrayLike:
+        """The temperature that a gating has for the kind."""
+
+    def temperature_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """What a temperature has to broadcast to, where the pre-activation has `shape`."""
+        return shape
+
+    @abc.abstractmethod
+    def soften(self, at: "AtSite", gating: Gating) -> jax.Array:
+        """The output, bit for bit, with the derivative of the soft gate."""
+
+    # The theory of paths (paper, sections 2 to 4).
+
+    @abc.abstractmethod
+    def value(self, at: "AtSite", gating: Gating) -> tuple[jax.Array, jax.Array | None]:
+        """The gate's value, and the share of a constant upper bound that it passes on, if any."""
+
+    @abc.abstractmethod
+    def value_shape(self, at: "AtSite") -> tuple[int, ...]:
+        """The shape of the gate's value."""
+
+    @abc.abstractmethod
+    def held(self, at: "AtSite", value: jax.Array, stopped: jax.Array | None) -> jax.Array:
+        """The output with the gate held at a value: affine in the pre-activation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AtSite:
+    """A gate as an evaluation reaches it.
+
+    Attributes:
+        index: of its site.
+        name: of its site.
+        gate: the gate.
+        hard: its output, without a derivative.
+        z: its pre-activation; the input of a max-pool.
+        operands: the values of `Gate.operands`.
+        given: what the caller of `Plan.run` gave for it.
+    """
+
+    index: int
+    name: str
+    gate: Gate
+    hard: jax.Array
+    z: jax.Array
+    operands: Sequence[jax.Array] = ()
+    given: Any = None
+
+    def soften(self, gating: Gating) -> jax.Array:
+        """The output, bit for bit, with the derivative of the soft gate."""
+        return self.gate.soften(self, gating)
+
+    def temperature(self, gating: Gating) -> jax.Array:
+        """The temperature that a gating has for the site.
+
+        Raises:
+            GatingError: it does not broadcast to the pre-activation.
+        """
+        default = self.gate.default_temperature(gating)
+        by_index = gating.site_temperatures.get(str(self.index), default)
+        temperature = gating.site_temperatures.get(self.name, by_index)
+        return self.parameter(temperature, self.gate.temperature_shape(self.z.shape))
+
+    def parameter(self, value: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
+        """A setting in the dtype that the gate is computed in.
+
+        Raises:
+            GatingError: it does not broadcast to `shape`.
+        """
+        array = jnp.asarray(value)
+        try:
+            check_broadcasts(array, shape)
+        except GatingError as error:
+            raise GatingError(f"site {self.index} ({self.name}): {error}") from None
+        return array.astype(compute_dtype(self.z.dtype))
