@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
+from jaxtyping import Float
 from optax.projections import projection_box, projection_l2_ball
 
 from jax_excite.errors import SettingError
@@ -56,7 +57,12 @@ class Ascent:
                 )
             object.__setattr__(self, "radius", None if radius == math.inf else radius)
 
-    def step(self, x: jax.Array, centres: jax.Array, field: jax.Array) -> jax.Array:
+    def step(
+        self,
+        x: Float[jax.Array, "N ..."],
+        centres: Float[jax.Array, "N ..."],
+        field: Float[jax.Array, "N ..."],
+    ) -> Float[jax.Array, "N ..."]:
         """Images `[N, H, W, 3]` after a step along a field, back in the ball and the bounds.
 
         Args:

@@ -10,6 +10,7 @@ import numpy as np
 from flax.core import FrozenDict
 from jax.core import Tracer
 from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from jax_excite.errors import GatingError
 
@@ -175,8 +176,8 @@ def is_zero(temperature: jax.Array) -> jax.Array:
 
 
 def gate_values(
-    gate: GateName, z: jax.Array, temperature: jax.Array, slope: jax.Array
-) -> jax.Array:
+    gate: GateName, z: Float[jax.Array, "*Z"], temperature: jax.Array, slope: jax.Array
+) -> Float[jax.Array, "*Z"]:
     """The gate at pre-activation `z`, in [0, 1], shaped and typed like `z`.
 
     `temperature` and `slope` broadcast to `z` and have its dtype. No value of `temperature` in

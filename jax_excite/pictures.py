@@ -12,6 +12,7 @@ from typing import Literal
 
 import jax
 import numpy as np
+from jaxtyping import Float, Float32
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -19,6 +20,7 @@ from PIL import Image
 
 from jax_excite.data.images import check_images, to_uint8
 from jax_excite.errors import ImageError
+from jax_excite.typing import AnyArray
 
 Array = np.ndarray | jax.Array
 _Align = Literal["left", "center", "right"]
@@ -40,7 +42,9 @@ _POSITIVE = (0.9, 0.1, 0.05)
 _NEGATIVE = (0.05, 0.25, 0.95)
 
 
-def scale(cells: Array, mode: Literal["cell", "row", "global"] = "cell") -> np.ndarray:
+def scale(
+    cells: Float[AnyArray, "*N H W C"], mode: Literal["cell", "row", "global"] = "cell"
+) -> Float32[np.ndarray, "*N H W C"]:
     """Scale signed fields to [0, 1] for display, from their least value to their greatest.
 
     With "cell" this is what torchvision's `make_grid(normalize=True, scale_each=True)` does, except
@@ -68,7 +72,7 @@ def scale(cells: Array, mode: Literal["cell", "row", "global"] = "cell") -> np.n
     return np.where(flat, 0.5, unit).astype(np.float32)
 
 
-def heat_map(field: Array) -> np.ndarray:
+def heat_map(field: Float[AnyArray, "*N H W C"]) -> Float32[np.ndarray, "*N H W"]:
     """Sum a signed field over its channels, for a colour map that diverges from zero.
 
     Args:
@@ -86,7 +90,9 @@ def heat_map(field: Array) -> np.ndarray:
     return (total / np.where(peak == 0, 1, peak)).astype(np.float32)
 
 
-def overlay_heat_map(image: Array, field: Array) -> np.ndarray:
+def overlay_heat_map(
+    image: Float[AnyArray, "*#N H W C"], field: Float[AnyArray, "*#N H W C"]
+) -> Float32[np.ndarray, "*#N H W C"]:
     """Colour an image by the heat map of a field: red where positive, blue where negative.
 
     Args:

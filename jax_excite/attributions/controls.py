@@ -6,14 +6,17 @@ They have the signature of an attribution, and look neither at the network nor a
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Float, PRNGKeyArray
 
 from jax_excite.callables.pytree import as_pytree, is_weight
 from jax_excite.pullbacks.request import as_batch
 from jax_excite.pullbacks.targets import Target
-from jax_excite.typing import Images, Params
+from jax_excite.typing import AnyArray, Params
 
 
-def random_map(params: Params, x: Images, c: Target, *, key: jax.Array) -> jax.Array:
+def random_map(
+    params: Params, x: Float[AnyArray, "*N H W C"], c: Target, *, key: PRNGKeyArray
+) -> Float[jax.Array, "*N H W C"]:
     """Standard normal noise, shaped like `x`; a draw of its own for each network, image and target.
 
     The same key, network, image and target give the same noise.
@@ -47,13 +50,17 @@ def _number(value: jax.Array) -> jax.Array:
     return (mixed ^ (mixed >> 13)).sum(dtype=jnp.uint32)
 
 
-def constant_map(params: Params, x: Images, c: Target) -> jax.Array:
+def constant_map(
+    params: Params, x: Float[AnyArray, "*N H W C"], c: Target
+) -> Float[jax.Array, "*N H W C"]:
     """Ones, shaped like `x`."""
     as_batch(x, None)
     return jnp.ones_like(x)
 
 
-def edges(params: Params, x: Images, c: Target) -> jax.Array:
+def edges(
+    params: Params, x: Float[AnyArray, "*N H W C"], c: Target
+) -> Float[jax.Array, "*N H W C"]:
     """The magnitude of Sobel's gradient of each channel, shaped like `x`; borders are repeated."""
     images, single = as_batch(x, None)
     images = jnp.asarray(images)

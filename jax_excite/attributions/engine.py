@@ -2,10 +2,11 @@
 
 import functools
 from collections.abc import Callable, Hashable
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import jax
 from jax.sharding import NamedSharding
+from jaxtyping import Float
 
 from jax_excite.gating import Gating
 from jax_excite.pullbacks.batching import AUTO, Rows, evenly, in_loop
@@ -14,7 +15,7 @@ from jax_excite.pullbacks.sharding import on_each
 from jax_excite.pullbacks.softened import linearise, softened, treats_items_alone
 from jax_excite.pullbacks.targets import Target
 from jax_excite.transform.sites import Names, Selection, SiteSelection
-from jax_excite.typing import Bounds, Images, Params
+from jax_excite.typing import AnyArray, Bounds, Params
 
 Block = Callable[[jax.Array, Any], jax.Array]  # images [n, H, W, 3], their targets -> maps
 
@@ -35,6 +36,7 @@ class GatingOptions(Options, total=False):
     enter: Names
 
 
+@runtime_checkable
 class Rule(Hashable, Protocol):
     """How an attribution is computed; its own settings that are no arrays are part of it."""
 
@@ -46,7 +48,7 @@ class Rule(Hashable, Protocol):
 def attribute(
     rule: Rule,
     params: Params,
-    x: Images,
+    x: Float[AnyArray, "*N H W C"],
     c: Target,
     gating: Gating,
     settings: Any = (),
@@ -54,7 +56,7 @@ def attribute(
     bounds: Bounds | None = (-1.0, 1.0),
     batch_size: int | None = None,
     sharding: NamedSharding | None = None,
-) -> jax.Array:
+) -> Float[jax.Array, "*N H W C"]:
     """The maps that a rule makes of images and targets.
 
     Args:

@@ -6,6 +6,7 @@ from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from jax_excite.attributions.engine import Block, Options, attribute
 from jax_excite.attributions.gradients import guided_backprop
@@ -17,19 +18,19 @@ from jax_excite.pullbacks.targets import Target
 from jax_excite.recipes import VANILLA
 from jax_excite.transform.plan import Plan
 from jax_excite.transform.sites import Site
-from jax_excite.typing import Images, Params
+from jax_excite.typing import AnyArray, Params
 
 
 def grad_cam(
     params: Params,
-    x: Images,
+    x: Float[AnyArray, "*N H W C"],
     c: Target,
     *,
     site: str | int | None = None,
     channel_axis: int | None = None,
     gating: Gating = VANILLA,
     **options: Unpack[Options],
-) -> jax.Array:
+) -> Float[jax.Array, "*N H W C"]:
     """Grad-CAM (Selvaraju et al., 2017, section 3): channels of a layer, weighted by the gradient.
 
     The layer is the output of a site. Each of its channels is weighted by the mean of its gradient
@@ -57,13 +58,13 @@ def grad_cam(
 
 def guided_grad_cam(
     params: Params,
-    x: Images,
+    x: Float[AnyArray, "*N H W C"],
     c: Target,
     *,
     site: str | int | None = None,
     channel_axis: int | None = None,
     **options: Unpack[Options],
-) -> jax.Array:
+) -> Float[jax.Array, "*N H W C"]:
     """Guided backpropagation times Grad-CAM (Selvaraju et al., 2017, section 3.2).
 
     Arguments, result and errors are those of the two.

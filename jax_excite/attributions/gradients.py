@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
+from jaxtyping import Float, PRNGKeyArray
 
 from jax_excite.attributions.engine import Block, GatingOptions, Options, attribute, field
 from jax_excite.callables.pytree import as_floats
@@ -18,10 +19,12 @@ from jax_excite.pullbacks.pullback import pullback
 from jax_excite.pullbacks.targets import Target
 from jax_excite.recipes import DECONVOLUTION, EXCITATION, GUIDED_BACKPROP, VANILLA
 from jax_excite.transform.sites import Names, Selection, SiteSelection
-from jax_excite.typing import Images, Params
+from jax_excite.typing import AnyArray, Params
 
 
-def gradient(params: Params, x: Images, c: Target, **options: Unpack[Options]) -> jax.Array:
+def gradient(
+    params: Params, x: Float[AnyArray, "*N H W C"], c: Target, **options: Unpack[Options]
+) -> Float[jax.Array, "*N H W C"]:
     """The gradient of the target (Simonyan et al., "Deep Inside Convolutional Networks", 2014).
 
     Signed, and of all channels. Where a ReLU's pre-activation is 0 its derivative is 0, and of
@@ -42,7 +45,9 @@ def gradient(params: Params, x: Images, c: Target, **options: Unpack[Options]) -
     return pullback(params, x, c, gating=VANILLA, **options)
 
 
-def input_x_gradient(params: Params, x: Images, c: Target, **options: Unpack[Options]) -> jax.Array:
+def input_x_gradient(
+    params: Params, x: Float[AnyArray, "*N H W C"], c: Target, **options: Unpack[Options]
+) -> Float[jax.Array, "*N H W C"]:
     """The gradient times the image (Shrikumar et al., "Not Just a Black Box", 2016).
 
     The image is in [-1, 1], so pixels of mid grey get nothing. Arguments, result and errors are
@@ -51,7 +56,9 @@ def input_x_gradient(params: Params, x: Images, c: Target, **options: Unpack[Opt
     return jnp.asarray(x) * gradient(params, x, c, **options)
 
 
-def guided_backprop(params: Params, x: Images, c: Target, **options: Unpack[Options]) -> jax.Array:
+def guided_backprop(
+    params: Params, x: Float[AnyArray, "*N H W C"], c: Target, **options: Unpack[Options]
+) -> Float[jax.Array, "*N H W C"]:
     """Guided backpropagation (Springenberg et al., "Striving for Simplicity", 2015, section 3.4).
 
     ReLUs pass positive cotangents alone, where they are active. Known to change little when the
@@ -61,7 +68,9 @@ def guided_backprop(params: Params, x: Images, c: Target, **options: Unpack[Opti
     return pullback(params, x, c, gating=GUIDED_BACKPROP, **options)
 
 
-def deconvolution(params: Params, x: Images, c: Target, **options: Unpack[Options]) -> jax.Array:
+def deconvolution(
+    params: Params, x: Float[AnyArray, "*N H W C"], c: Target, **options: Unpack[Options]
+) -> Float[jax.Array, "*N H W C"]:
     """Deconvolution (Zeiler & Fergus, "Visualizing and Understanding", 2014, section 2.1).
 
     ReLUs pass positive cotangents alone, whether they are active or not; upper bounds of clipped
@@ -72,7 +81,7 @@ def deconvolution(params: Params, x: Images, c: Target, **options: Unpack[Option
 
 def integrated_gradients(
     params: Params,
-    x: Images,
+    x: Float[AnyArray, "*N H W C"],
     c: Target,
     *,
     steps: int = 50,
@@ -82,7 +91,7 @@ def integrated_gradients(
     only: SiteSelection | None = None,
     enter: Names = (),
     **options: Unpack[Options],
-) -> jax.Array:
+) -> Float[jax.Array, "*N H W C"]:
     """Gradients integrated from a baseline to the image, times the difference of the two.
 
     Sundararajan et al., "Axiomatic Attribution for Deep Networks" (2017), equation 1. The integral
@@ -139,10 +148,10 @@ class _Integrated:
 
 def smooth_grad(
     params: Params,
-    x: Images,
+    x: Float[AnyArray, "*N H W C"],
     c: Target,
     *,
-    key: jax.Array,
+    key: PRNGKeyArray,
     samples: int = 25,
     std: float = 0.3,
     gating: Gating = VANILLA,
@@ -150,7 +159,7 @@ def smooth_grad(
     only: SiteSelection | None = None,
     enter: Names = (),
     **options: Unpack[Options],
-) -> jax.Array:
+) -> Float[jax.Array, "*N H W C"]:
     """The mean gradient over noisy copies of the image (Smilkov et al., "SmoothGrad", 2017).
 
     Sample `i` adds `std * jax.random.normal(jax.random.fold_in(key, i), [H, W, 3])` to each image,
@@ -206,15 +215,15 @@ class _Smoothed:
 
 def smoothed_pullback(
     params: Params,
-    x: Images,
+    x: Float[AnyArray, "*N H W C"],
     c: Target,
     *,
-    key: jax.Array,
+    key: PRNGKeyArray,
     samples: int = 25,
     std: float = 0.3,
     gating: Gating = EXCITATION,
     **options: Unpack[GatingOptions],
-) -> jax.Array:
+) -> Float[jax.Array, "*N H W C"]:
     """The mean excitation pullback over noisy copies of the image: `smooth_grad` of soft gates."""
     return smooth_grad(params, x, c, key=key, samples=samples, std=std, gating=gating, **options)
 
@@ -226,7 +235,9 @@ def whole_number(value: Any, what: str) -> int:
     return int(value)
 
 
-def image_like(value: ArrayLike, x: Images, what: str) -> jax.Array:
+def image_like(
+    value: ArrayLike, x: Float[AnyArray, "*N H W C"], what: str
+) -> Float[jax.Array, "..."]:
     """`value` as an array that broadcasts to one image of `x`, else `SettingError`."""
     array = jnp.asarray(as_floats(value))
     shape = x.shape[-3:]

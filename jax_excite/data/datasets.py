@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple, SupportsIndex, overload
 
 import numpy as np
+from jaxtyping import Float, Int
 from PIL import Image
 
 from jax_excite.data.class_names import CLASS_NAMES, class_index
@@ -250,7 +251,7 @@ def select(
 
 def batches(
     data: Iterable[Example], batch_size: int, *, size: int = 224, resize: int | None = None
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[Float[np.ndarray, "N {size} {size} 3"], Int[np.ndarray, " N"]]]:
     """Examples as classifiers take them, a batch at a time.
 
     Args:

@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import Float, UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from jax_excite.errors import ImageError
+from jax_excite.typing import AnyArray, Bounds
 
 ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray
 
@@ -39,7 +41,9 @@ _DAMAGED = (
 )
 
 
-def load_image(source: ImageSource, size: int = 224, *, resize: int | None = None) -> np.ndarray:
+def load_image(
+    source: ImageSource, size: int = 224, *, resize: int | None = None
+) -> Float[np.ndarray, "{size} {size} 3"]:
     """Read an image as ImageNet classifiers expect it, bilinear with antialias.
 
     A square image is resized to `size`. Any other is resized to `resize` on its short side and
@@ -76,7 +80,7 @@ def load_image(source: ImageSource, size: int = 224, *, resize: int | None = Non
 
 def load_images(
     sources: Iterable[ImageSource], size: int = 224, *, resize: int | None = None
-) -> np.ndarray:
+) -> Float[np.ndarray, "N {size} {size} 3"]:
     """Read several images as `load_image` does: float32 `[N, size, size, 3]` in [-1, 1]."""
     if isinstance(sources, (str, os.PathLike)):
         raise ImageError(f"{sources} is one path: give a sequence of images, or use load_image")
@@ -86,7 +90,7 @@ def load_images(
     return np.stack(images)
 
 
-def check_images(x: Any, bounds: tuple[float, float] | None = (-1.0, 1.0)) -> None:
+def check_images(x: Any, bounds: Bounds | None = (-1.0, 1.0)) -> None:
     """Raise unless `x` is one image `[H, W, 3]` or a batch `[N, H, W, 3]` of finite floats.
 
     Args:
@@ -122,7 +126,9 @@ def check_images(x: Any, bounds: tuple[float, float] | None = (-1.0, 1.0)) -> No
             raise ImageError(f"{given} and values {low:.7g}..{high:.7g}: {wanted}{hint}")
 
 
-def to_uint8(x: np.ndarray | jax.Array, bounds: tuple[float, float] = (-1.0, 1.0)) -> np.ndarray:
+def to_uint8(
+    x: Float[AnyArray, "*N H W C"], bounds: Bounds = (-1.0, 1.0)
+) -> UInt8[np.ndarray, "*N H W C"]:
     """Images as bytes for display: `bounds` become 0 and 255, what lies outside is clipped.
 
     Args:

@@ -9,6 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 from scipy.stats import rankdata
 
 from jax_excite.callables.pytree import as_pytree
@@ -16,7 +17,7 @@ from jax_excite.gating import Gating
 from jax_excite.metrics.randomisation import layers, randomise
 from jax_excite.pullbacks.pullback import pullback
 from jax_excite.recipes import EXCITATION
-from jax_excite.typing import Images, Params
+from jax_excite.typing import AnyArray, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,9 @@ class Comparison:
     rank_correlation: float
 
 
-def compare(name: str, a: Images, b: Images) -> Comparison:
+def compare(
+    name: str, a: Float[AnyArray, "*N H W C"], b: Float[AnyArray, "*N H W C"]
+) -> Comparison:
     """Compare two fields `[H, W, 3]`; a constant one has no rank correlation (NaN)."""
     first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
     norms = np.linalg.norm(first) * np.linalg.norm(second)
@@ -47,7 +50,12 @@ def compare(name: str, a: Images, b: Images) -> Comparison:
 
 
 def randomisation_cascade(
-    params: Params, x: Images, c: int, *, gating: Gating = EXCITATION, seed: int = 0
+    params: Params,
+    x: Float[AnyArray, "H W C"],
+    c: int,
+    *,
+    gating: Gating = EXCITATION,
+    seed: int = 0,
 ) -> list[Comparison]:
     """The pullback, compared with that of the network randomised from the top down to each layer.
 
@@ -70,7 +78,7 @@ def randomisation_cascade(
 
 
 def temperature_limits(
-    params: Params, x: Images, c: int, *, gating: Gating = EXCITATION
+    params: Params, x: Float[AnyArray, "H W C"], c: int, *, gating: Gating = EXCITATION
 ) -> dict[str, float]:
     """Relative L2 distances that the limits of section 5.2 say are 0, to rounding.
 
@@ -86,7 +94,7 @@ def temperature_limits(
         that at 0, and of the pullbacks of `x` and `-x` without any gate, at T = infinity.
     """
 
-    def at(temperature: float, image: Images = x) -> jax.Array:
+    def at(temperature: float, image: Float[AnyArray, "H W C"] = x) -> jax.Array:
         at_limit = dataclasses.replace(
             gating,
             temperature=temperature,

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from jaxtyping import Float, Int
 
 from jax_excite import attributions, metrics
 from jax_excite.attributions.registry import METHODS
@@ -260,12 +261,12 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def predictions(params: Params, x: np.ndarray) -> np.ndarray:
+def predictions(params: Params, x: Float[np.ndarray, "N H W C"]) -> Int[np.ndarray, " N"]:
     """The class of greatest logit of each image `[N, H, W, 3]`."""
     return np.asarray(_logits(params, x)).argmax(axis=1)
 
 
-def number_of_classes(params: Params, x: np.ndarray) -> int:
+def number_of_classes(params: Params, x: Float[np.ndarray, "N H W C"]) -> int:
     """K, of a network that maps images `[N, H, W, 3]` to logits `[N, K]`."""
     return _logits.eval_shape(params, x).shape[1]
 

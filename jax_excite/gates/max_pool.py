@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from jax_excite.errors import GatingError
 from jax_excite.gates.gate import AtSite, Found, Gate
@@ -53,7 +54,7 @@ def surrogate_max_pool(
     dilation: Sequence[int] | None = None,
     weights: PoolWeights = "through",
     pool_padding: PoolPadding = "zero",
-) -> jax.Array:
+) -> Float[jax.Array, "*N C"]:
     """Max-pooling with the gradient of softmax-pooling (paper, section 5.3 and Listing 2).
 
     Args:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from jax_excite.gates.gate import AtSite, Found, Gate
 from jax_excite.gates.reading import Reading
@@ -37,7 +38,7 @@ def gated_relu(
     *,
     gate: GateName = "sigmoid",
     slope: ArrayLike = 0.3,
-) -> jax.Array:
+) -> Float[jax.Array, "*Z"]:
     """ReLU whose gradient is multiplied by a soft gate instead of `z > 0` (paper, Listing 1).
 
     Args:
@@ -72,11 +73,11 @@ class ReluConfig:
 
 def relu_gate(
     config: ReluConfig,
-    z: jax.Array,
+    z: Float[jax.Array, "*Z"],
     temperature: jax.Array,
     slope: jax.Array,
-    below: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array | None]:
+    below: Float[jax.Array, "*Z"] | None = None,
+) -> tuple[Float[jax.Array, "*Z"], Float[jax.Array, "*Z"] | None]:
     """The gate of a ReLU at `z`, and of a clipped one the share that its upper bound has stopped.
 
     Arguments are those of `soften_relu`; the results have the shape of `z`.
@@ -98,12 +99,12 @@ def relu_gate(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def soften_relu(
     config: ReluConfig,
-    hard: jax.Array,
-    z: jax.Array,
+    hard: Float[jax.Array, "*Z"],
+    z: Float[jax.Array, "*Z"],
     temperature: jax.Array,
     slope: jax.Array,
-    below: jax.Array | None = None,
-) -> jax.Array:
+    below: Float[jax.Array, "*Z"] | None = None,
+) -> Float[jax.Array, "*Z"]:
     """`hard`, with the derivative of a ReLU of `z` whose gate is soft.
 
     `temperature` and `slope` broadcast to `z` and have `compute_dtype(z.dtype)`. `below`, of that

@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Float
 
 from jax_excite.attributions.gradients import image_like, whole_number
 from jax_excite.errors import SettingError
 from jax_excite.metrics.faithfulness import ranked_groups
 from jax_excite.metrics.perturbation import Case, Replaced, before, responses, rest
 from jax_excite.pullbacks.targets import Target
-from jax_excite.typing import Bounds, Images, Params
+from jax_excite.typing import AnyArray, Bounds, Params
 
 Baseline = float | np.ndarray | jax.Array | Literal["blur"]
 
@@ -37,9 +38,9 @@ class Curve:
 
 def deletion(
     params: Params,
-    x: Images,
+    x: Float[AnyArray, "*N H W C"],
     c: Target,
-    maps: Images,
+    maps: Float[AnyArray, "*M H W C"],
     *,
     steps: int = 50,
     baseline: Baseline = 0.0,
@@ -78,9 +79,9 @@ def deletion(
 
 def insertion(
     params: Params,
-    x: Images,
+    x: Float[AnyArray, "*N H W C"],
     c: Target,
-    maps: Images,
+    maps: Float[AnyArray, "*M H W C"],
     *,
     steps: int = 50,
     baseline: Baseline = "blur",
@@ -116,7 +117,7 @@ def _curve(
     pixels = groups.shape[2] * groups.shape[3]
     size = -(-pixels // count)
     places = np.minimum(np.arange(copies) * size, pixels) / pixels
-    return Curve(curves, np.trapezoid(curves, places, axis=-1))
+    return Curve(curves, np.asarray(np.trapezoid(curves, places, axis=-1)))
 
 
 @jax.jit

@@ -11,13 +11,14 @@ from typing import Any, TypedDict, Unpack
 
 import jax
 import numpy as np
+from jaxtyping import Float, PRNGKeyArray
 
 from jax_excite.attributions.gradients import image_like, whole_number
 from jax_excite.errors import SettingError
 from jax_excite.metrics.perturbation import Case, Listed, drops, equal
 from jax_excite.metrics.similarity import pearson
 from jax_excite.pullbacks.targets import Target
-from jax_excite.typing import Bounds, Images, Params
+from jax_excite.typing import AnyArray, Bounds, Params
 
 
 class Options(TypedDict, total=False):
@@ -36,15 +37,15 @@ class Options(TypedDict, total=False):
 
 def faithfulness_correlation(
     params: Params,
-    x: Images,
+    x: Float[AnyArray, "*N H W C"],
     c: Target,
-    maps: Images,
+    maps: Float[AnyArray, "*M H W C"],
     *,
-    key: jax.Array,
+    key: PRNGKeyArray,
     runs: int = 100,
     subset_size: int = 224,
     **options: Unpack[Options],
-) -> np.ndarray:
+) -> Float[np.ndarray, "*M"]:
     """Correlation of a map's sum over random values with the drop when they are replaced.
 
     Bhatt et al., "Evaluating and Aggregating Feature-based Model Explanations" (2020), section 3.1.
@@ -81,7 +82,7 @@ def faithfulness_correlation(
     return case.values(pearson(sums, fallen))
 
 
-def random_subsets(key: jax.Array, runs: int, subset_size: int, size: int) -> np.ndarray:
+def random_subsets(key: PRNGKeyArray, runs: int, subset_size: int, size: int) -> np.ndarray:
     """`runs` subsets of `subset_size` different places of `size`, `[runs, subset_size]`."""
     whole_number(runs, "runs")
     if whole_number(subset_size, "subset_size") > size:
@@ -93,13 +94,13 @@ def random_subsets(key: jax.Array, runs: int, subset_size: int, size: int) -> np
 
 def faithfulness_estimate(
     params: Params,
-    x: Images,
+    x: Float[AnyArray, "*N H W C"],
     c: Target,
-    maps: Images,
+    maps: Float[AnyArray, "*M H W C"],
     *,
     steps: int = 50,
     **options: Unpack[Options],
-) -> np.ndarray:
+) -> Float[np.ndarray, "*M"]:
     """Correlation of a map's sum over groups of values with the drop when each is replaced.
 
     Alvarez-Melis & Jaakkola, "Towards Robust Interpretability with Self-Explaining Neural
@@ -125,7 +126,7 @@ def faithfulness_estimate(
     return case.values(np.where(np.ptp(flat, axis=-1) > 0, pearson(sums, fallen), np.nan))
 
 
-def ranked_groups(maps: Images, steps: int) -> np.ndarray:
+def ranked_groups(maps: Float[AnyArray, "*M H W C"], steps: int) -> np.ndarray:
     """For each value of maps `[..., H, W, C]` its group: 0 for the greatest, up to `steps` - 1.
 
     All groups have the same size but the last, which may be smaller. Of equal values the first
@@ -141,14 +142,14 @@ def ranked_groups(maps: Images, steps: int) -> np.ndarray:
 
 def infidelity(
     params: Params,
-    x: Images,
+    x: Float[AnyArray, "*N H W C"],
     c: Target,
-    maps: Images,
+    maps: Float[AnyArray, "*M H W C"],
     *,
     patch_size: int = 32,
     scaled: bool = True,
     **options: Unpack[Options],
-) -> np.ndarray:
+) -> Float[np.ndarray, "*M"]:
     """Mean squared error of the map as a linear account of what replacing squares does.
 
     Yeh et al., "On the (In)fidelity and Sensitivity of Explanations" (2019), definition 2.1. The
@@ -192,7 +193,11 @@ def squared_error(sums: np.ndarray, drops: np.ndarray, scaled: bool) -> np.ndarr
 
 
 def _prepared(
-    params: Params, x: Images, c: Target, maps: Images, options: Options
+    params: Params,
+    x: Float[AnyArray, "*N H W C"],
+    c: Target,
+    maps: Float[AnyArray, "*M H W C"],
+    options: Options,
 ) -> tuple[Case, jax.Array, dict[str, Any]]:
     case = Case.of(params, x, c, maps, options.get("bounds", (-1.0, 1.0)))
     base = image_like(options.get("baseline", 0.0), x, "baseline")

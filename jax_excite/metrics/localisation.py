@@ -5,11 +5,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
 from jax_excite.errors import ImageError
 from jax_excite.pullbacks.request import as_batch
-from jax_excite.typing import Images
+from jax_excite.typing import AnyArray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,9 @@ class Mosaics:
     parts: np.ndarray
 
 
-def mosaics(x: Images, classes: np.ndarray, *, seed: int = 0) -> Mosaics:
+def mosaics(
+    x: Float[AnyArray, "N H W C"], classes: Int[AnyArray, " N"], *, seed: int = 0
+) -> Mosaics:
     """Put each photograph into one quadrant of a mosaic, beside three of other classes.
 
     After Arias-Duart et al., "Focus! Rating XAI Methods and Finding Biases" (2022), section 3, who
@@ -77,7 +80,9 @@ def mosaics(x: Images, classes: np.ndarray, *, seed: int = 0) -> Mosaics:
     return Mosaics(whole, classes, masks, parts)
 
 
-def focus(maps: Images, masks: np.ndarray) -> np.ndarray:
+def focus(
+    maps: Float[AnyArray, "*M N H W C"], masks: Bool[np.ndarray, "N H W"]
+) -> Float[np.ndarray, "*M N"]:
     """The part of a map's positive attribution that lies inside a mask.
 
     Arias-Duart et al. (2022), equation 1. A map that ignores the class has the mask's share of the
@@ -99,7 +104,9 @@ def focus(maps: Images, masks: np.ndarray) -> np.ndarray:
     return np.divide(inside, total, out=np.full(total.shape, np.nan), where=total > 0)
 
 
-def pointing_game(maps: Images, masks: np.ndarray, *, tolerance: int = 0) -> np.ndarray:
+def pointing_game(
+    maps: Float[AnyArray, "*M N H W C"], masks: Bool[np.ndarray, "N H W"], *, tolerance: int = 0
+) -> Float[np.ndarray, "*M N"]:
     """Whether the pixel of greatest attribution lies inside a mask.
 
     Zhang et al., "Top-Down Neural Attention by Excitation Backprop" (2018), section 4.1. A pixel's
@@ -128,14 +135,14 @@ def pointing_game(maps: Images, masks: np.ndarray, *, tolerance: int = 0) -> np.
     return np.where(known, hit, np.nan)
 
 
-def boxes(corners: np.ndarray, height: int, width: int) -> np.ndarray:
+def boxes(corners: Int[np.ndarray, "N 4"], height: int, width: int) -> Bool[np.ndarray, "N H W"]:
     """Masks `[N, H, W]` of boxes `[N, 4]`: left, top, right, bottom in pixels, the last two out."""
     left, top, right, bottom = np.asarray(corners).T[:, :, None, None]
     rows, columns = np.mgrid[:height, :width]
     return (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
 
 
-def _fitting(maps: Images, masks: np.ndarray) -> np.ndarray:
+def _fitting(maps: Float[AnyArray, "*M N H W C"], masks: Bool[np.ndarray, "N H W"]) -> np.ndarray:
     found = np.asarray(maps, np.float64)
     if found.ndim not in (4, 5) or found.shape[-4:-1] != masks.shape or masks.dtype != bool:
         raise ImageError(

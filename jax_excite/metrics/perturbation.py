@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Float
 
 from jax_excite.callables.pytree import as_pytree
 from jax_excite.errors import ImageError
@@ -19,7 +20,7 @@ from jax_excite.pullbacks.request import as_batch, number_of_logits
 from jax_excite.pullbacks.softened import softened
 from jax_excite.pullbacks.targets import Target
 from jax_excite.recipes import VANILLA
-from jax_excite.typing import Bounds, Images, Params
+from jax_excite.typing import AnyArray, Bounds, Params
 
 # Forward passes alone are faster with less at a time than pullbacks are.
 _CPU_COPIES = 4
@@ -42,14 +43,20 @@ class Case:
     """
 
     params: Params
-    x: Images
+    x: Float[AnyArray, "N H W C"]
     target: Any
     maps: jax.Array
     finite: np.ndarray
     shape: tuple[int, ...]
 
     @staticmethod
-    def of(params: Params, x: Images, c: Target, maps: Images, bounds: Bounds | None) -> "Case":
+    def of(
+        params: Params,
+        x: Float[AnyArray, "*N H W C"],
+        c: Target,
+        maps: Float[AnyArray, "*M H W C"],
+        bounds: Bounds | None,
+    ) -> "Case":
         """The case that a caller gives: one image or a batch, maps of one method or of several.
 
         Raises:
@@ -71,7 +78,9 @@ class Case:
         return known.reshape((*self.shape, *found.shape[2:]))
 
 
-def grouped(x: Images, maps: Images) -> tuple[jax.Array, tuple[int, ...]]:
+def grouped(
+    x: Float[AnyArray, "..."], maps: Float[AnyArray, "..."]
+) -> tuple[jax.Array, tuple[int, ...]]:
     """Maps as `[M, N, H, W, 3]`, and the shape of their values: the leading axes of `maps`."""
     found = jnp.asarray(maps)
     if found.shape[-x.ndim :] != x.shape or found.ndim not in (x.ndim, x.ndim + 1):
@@ -114,7 +123,7 @@ class Listed:
 
 
 def drops(
-    case: Case, groups: Images, replaced: Replaced, copies: int, base: Any, **settings: Any
+    case: Case, groups: AnyArray, replaced: Replaced, copies: int, base: Any, **settings: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """How far the target's value falls in each copy, and the map's sums over what changed.
 
@@ -129,7 +138,7 @@ def drops(
 
 def responses(
     case: Case,
-    groups: Images,
+    groups: AnyArray,
     replaced: Replaced,
     copies: int,
     base: Any,

@@ -9,14 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from jax_excite.callables.pytree import is_array, is_weight, named_leaves, split_arrays
 from jax_excite.errors import ExciteError
 from jax_excite.graphs.graph import Graph, passed_on, trace
-from jax_excite.typing import Images, Params
+from jax_excite.typing import AnyArray, Params
 
 
-def layers(params: Params, x: Images) -> dict[str, list[str]]:
+def layers(params: Params, x: Float[AnyArray, "N H W C"]) -> dict[str, list[str]]:
     """The layers of a network from the top down, each with the dotted names of its weights.
 
     A layer is an attribute of the network, or an entry of a list; the order is that in which its

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Float
 from scipy.stats import rankdata
 
-from jax_excite.typing import Images
+from jax_excite.typing import AnyArray
 
 
 def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -20,13 +21,17 @@ def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.divide(product, norms, out=np.full(norms.shape, np.nan), where=varied)
 
 
-def spearman(a: Images, b: Images) -> np.ndarray:
+def spearman(
+    a: Float[AnyArray, "*N H W C"], b: Float[AnyArray, "*N H W C"]
+) -> Float[np.ndarray, "*N"]:
     """Spearman's rank correlation of maps `[N, H, W, 3]`, of all their values: `[N]`."""
     first, second = (rankdata(np.asarray(m).reshape(len(m), -1), axis=1) for m in (a, b))
     return pearson(first, second)
 
 
-def cosine(a: Images, b: Images) -> np.ndarray:
+def cosine(
+    a: Float[AnyArray, "*N H W C"], b: Float[AnyArray, "*N H W C"]
+) -> Float[np.ndarray, "*N"]:
     """Cosine of the angle between maps `[N, H, W, 3]`: `[N]`; NaN where one is 0."""
     first, second = (np.asarray(m, np.float64).reshape(len(m), -1) for m in (a, b))
     norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
@@ -34,7 +39,7 @@ def cosine(a: Images, b: Images) -> np.ndarray:
     return np.divide(product, norms, out=np.full(norms.shape, np.nan), where=norms > 0)
 
 
-def ssim(a: Images, b: Images) -> np.ndarray:
+def ssim(a: Float[AnyArray, "*N H W C"], b: Float[AnyArray, "*N H W C"]) -> Float[np.ndarray, "*N"]:
     """Structural similarity of maps `[N, H, W, 3]`, summed over channels: `[N]`, in [-1, 1].
 
     Wang et al., "Image Quality Assessment" (2004), with windows of 7 x 7 and the range of both maps
@@ -75,7 +80,7 @@ def _ssim(a: jax.Array, b: jax.Array) -> jax.Array:
     return (likeness / ((mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2))).mean()
 
 
-def total_variation(maps: Images) -> np.ndarray:
+def total_variation(maps: Float[AnyArray, "*N H W C"]) -> Float[np.ndarray, "*N"]:
     """Roughness of maps: mean absolute difference of neighbours over the mean absolute value.
 
     After Rudin, Osher & Fatemi (1992); the division makes it the same for all multiples of a map.

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int, PRNGKeyArray
 
 from jax_excite.attributions.gradients import whole_number
 from jax_excite.callables.pytree import as_pytree
@@ -13,7 +14,7 @@ from jax_excite.errors import ExciteError, SettingError
 from jax_excite.metrics.randomisation import layers, randomise
 from jax_excite.metrics.similarity import spearman, ssim
 from jax_excite.pullbacks.request import as_batch, number_of_logits
-from jax_excite.typing import Images, Method, Params
+from jax_excite.typing import AnyArray, Method, Params
 
 # Any of `attributions`, with its settings bound: (params, x, c) -> maps shaped like x.
 Similarity = Callable[[Any, Any], np.ndarray]  # of maps [N, H, W, 3]: [N]
@@ -22,14 +23,14 @@ Similarity = Callable[[Any, Any], np.ndarray]  # of maps [N, H, W, 3]: [N]
 def max_sensitivity(
     method: Method,
     params: Params,
-    x: Images,
+    x: Float[AnyArray, "*N H W C"],
     c: Any,
     *,
-    key: jax.Array,
+    key: PRNGKeyArray,
     radius: float = 0.2,
     samples: int = 10,
-    maps: Images | None = None,
-) -> np.ndarray:
+    maps: Float[AnyArray, "*N H W C"] | None = None,
+) -> Float[np.ndarray, "*N"]:
     """The most that a map changes, relative to its norm, when the image changes a little.
 
     Yeh et al., "On the (In)fidelity and Sensitivity of Explanations" (2019), definition 3.1, by
@@ -74,13 +75,13 @@ def max_sensitivity(
 def random_logit(
     method: Method,
     params: Params,
-    x: Images,
+    x: Float[AnyArray, "*N H W C"],
     c: Any,
     *,
-    key: jax.Array,
+    key: PRNGKeyArray,
     similarity: Similarity = ssim,
-    maps: Images | None = None,
-) -> np.ndarray:
+    maps: Float[AnyArray, "*N H W C"] | None = None,
+) -> Float[np.ndarray, "*N"]:
     """How alike the maps of the target and of another class, drawn at random, are.
 
     Sixt et al., "When Explanations Lie" (2020), section 5: a map that stays the same explains
@@ -113,13 +114,17 @@ def random_logit(
     return found[0] if single else found
 
 
-def other_classes(key: jax.Array, classes: np.ndarray, logits: int) -> np.ndarray:
+def other_classes(
+    key: PRNGKeyArray, classes: Int[np.ndarray, " N"], logits: int
+) -> Int[np.ndarray, " N"]:
     """For each class `[N]` another of `logits`, uniform."""
     drawn = jax.random.randint(key, classes.shape, 1, logits)
     return (classes + np.asarray(drawn)) % logits
 
 
-def randomised(params: Params, x: Images, *, seed: int = 0, down_to: str | None = None) -> Params:
+def randomised(
+    params: Params, x: Float[AnyArray, "*N H W C"], *, seed: int = 0, down_to: str | None = None
+) -> Params:
     """The network with the entries of each weight shuffled, so that their spread stays.
 
     Adebayo et al. (2018), section 3.1, where weights are drawn anew.
@@ -149,12 +154,12 @@ def parameter_randomisation(
     method: Method,
     params: Params,
     changed: Params,
-    x: Images,
+    x: Float[AnyArray, "*N H W C"],
     c: Any,
     *,
     similarity: Similarity = spearman,
-    maps: Images | None = None,
-) -> np.ndarray:
+    maps: Float[AnyArray, "*N H W C"] | None = None,
+) -> Float[np.ndarray, "*N"]:
     """How alike the maps of the network and of one with random weights are.
 
     Adebayo et al., "Sanity Checks for Saliency Maps" (2018), section 3.1. Maps that are dominated

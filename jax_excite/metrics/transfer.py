@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from jax_excite.ascent import Ascent
 from jax_excite.attributions.gradients import whole_number
@@ -13,7 +14,7 @@ from jax_excite.callables.pytree import as_floats, as_pytree
 from jax_excite.pullbacks import targets
 from jax_excite.pullbacks.request import as_batch, number_of_logits
 from jax_excite.recipes import EXCITATION_PGA
-from jax_excite.typing import Images, Method, Params
+from jax_excite.typing import AnyArray, Method, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,9 @@ class Standing:
     probability: np.ndarray
 
 
-def standing(params: Params, x: Images, c: Any, *, batch_size: int = 16) -> Standing:
+def standing(
+    params: Params, x: Float[AnyArray, "*N H W C"], c: Any, *, batch_size: int = 16
+) -> Standing:
     """How a network sees targets in images.
 
     Args:
@@ -67,10 +70,10 @@ def _logits(params: Params, x: jax.Array) -> jax.Array:
 def climb_along(
     method: Method,
     params: Params,
-    x: Images,
+    x: Float[AnyArray, "*N H W C"],
     c: Any,
     ascent: Ascent = EXCITATION_PGA,
-) -> jax.Array:
+) -> Float[jax.Array, "*N H W C"]:
     """Projected gradient ascent along any attribution, as `pga` climbs along pullbacks.
 
     Args:
@@ -105,7 +108,7 @@ def transfer(
     method: Method,
     params: Params,
     other: Params,
-    x: Images,
+    x: Float[AnyArray, "*N H W C"],
     c: Any,
     ascent: Ascent = EXCITATION_PGA,
 ) -> tuple[Standing, Standing]:

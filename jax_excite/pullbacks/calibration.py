@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Float, Real
 
 from jax_excite.callables.pytree import as_floats, as_pytree
 from jax_excite.errors import ExciteError, GatingError
@@ -29,14 +30,14 @@ from jax_excite.recipes import EXCITATION
 from jax_excite.transform.by_site import BySite
 from jax_excite.transform.plan import Plan
 from jax_excite.transform.sites import Names, Selection, SiteSelection
-from jax_excite.typing import Bounds, Images, Params
+from jax_excite.typing import AnyArray, Bounds, Params
 
 SCALE = 0.6
 
 
 def calibrate(
     params: Params,
-    batches: Images | Iterable[Images],
+    batches: Float[AnyArray, "*N H W C"] | Iterable[Float[AnyArray, "N H W C"]],
     *,
     scale: float = SCALE,
     per_channel: bool = False,
@@ -88,7 +89,7 @@ def calibrate(
     return dataclasses.replace(
         gating,
         site_temperatures={
-            name: _temperature(moments if per_channel else moments.pooled(), scale)
+            name: _temperatures(moments, scale) if per_channel else _temperature(moments, scale)
             for name, moments in found.items()
             if moments.count.any()
         },
@@ -97,16 +98,16 @@ def calibrate(
 
 def temperature_sweep(
     params: Params,
-    x: Images,
+    x: Float[AnyArray, "*N H W C"],
     c: Target,
-    temperatures: Sequence[float] | Images,
+    temperatures: Sequence[float] | Real[AnyArray, " T"],
     *,
     gating: Gating = EXCITATION,
     skip: SiteSelection = (),
     only: SiteSelection | None = None,
     enter: Names = (),
     bounds: Bounds | None = (-1.0, 1.0),
-) -> jax.Array:
+) -> Float[jax.Array, "T *N H W C"]:
     """Pullbacks over a range of temperatures, from hard gates at 0 to none at infinity.
 
     One compiled call (section 5.2 names the range 0.15 to 0.5).
@@ -145,12 +146,12 @@ def temperature_sweep(
 @functools.partial(jax.jit, static_argnames=("selection",))
 def _sweep(
     params: Params,
-    x: jax.Array,
+    x: Float[jax.Array, "N H W C"],
     target: Any,
-    temperatures: jax.Array,
+    temperatures: Float[jax.Array, " T"],
     gating: Gating,
     selection: Selection,
-) -> jax.Array:
+) -> Float[jax.Array, "T N H W C"]:
     network = softened(params, x, selection)
 
     def at(t: jax.Array) -> jax.Array:
@@ -168,7 +169,7 @@ def _sweep(
 
 
 @jax.jit
-def _statistics(params: Params, x: jax.Array) -> BySite:
+def _statistics(params: Params, x: Float[jax.Array, "N H W C"]) -> BySite:
     """Of each site: entries by channel, their mean and the sum of their squared deviations.
 
     Entries of -inf, with which some pad a max-pool by hand, do not count.
@@ -216,8 +217,8 @@ class _Moments:
         return _Moments(count, mean, squares)
 
     def pooled(self) -> "_Moments":
-        """Those of all channels together."""
-        channels = zip(self.count, self.mean, self.squares, strict=True)
+        """Those of all channels together, as of a single one."""
+        channels = zip(self.count[:, None], self.mean[:, None], self.squares[:, None], strict=True)
         return functools.reduce(_Moments.joined, (_Moments(*one) for one in channels))
 
     def deviation(self) -> np.ndarray:
@@ -225,5 +226,9 @@ class _Moments:
         return np.sqrt(self.squares / np.maximum(self.count, 1))
 
 
-def _temperature(moments: _Moments, scale: float) -> np.ndarray:
+def _temperatures(moments: _Moments, scale: float) -> np.ndarray:
     return (scale * moments.deviation()).astype(np.float32)
+
+
+def _temperature(moments: _Moments, scale: float) -> np.float32:
+    return _temperatures(moments.pooled(), scale)[0]

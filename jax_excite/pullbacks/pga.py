@@ -6,6 +6,7 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
+from jaxtyping import Float
 
 from jax_excite.ascent import Ascent
 from jax_excite.callables.pytree import as_floats
@@ -16,7 +17,7 @@ from jax_excite.pullbacks.request import Request, as_batch
 from jax_excite.pullbacks.targets import Target
 from jax_excite.recipes import EXCITATION, EXCITATION_PGA
 from jax_excite.transform.sites import Names, SiteSelection
-from jax_excite.typing import Images, Params
+from jax_excite.typing import AnyArray, Params
 
 
 class AscentOptions(TypedDict, total=False):
@@ -36,28 +37,28 @@ Classes = Sequence[int] | np.ndarray | jax.Array
 @overload
 def pga(
     params: Params,
-    x: Images,
+    x: Float[AnyArray, "*N H W C"],
     c: Target,
     ascent: Ascent = ...,
     *,
-    around: Images | None = ...,
+    around: Float[AnyArray, "*N H W C"] | None = ...,
     trajectory: Literal[False] = ...,
     **options: Unpack[AscentOptions],
 ) -> jax.Array: ...
 @overload
 def pga(
     params: Params,
-    x: Images,
+    x: Float[AnyArray, "*N H W C"],
     c: Target,
     ascent: Ascent = ...,
     *,
-    around: Images | None = ...,
+    around: Float[AnyArray, "*N H W C"] | None = ...,
     trajectory: Literal[True],
     **options: Unpack[AscentOptions],
 ) -> tuple[jax.Array, jax.Array]: ...
 def pga(
     params: Params,
-    x: Images,
+    x: Float[AnyArray, "*N H W C"],
     c: Target,
     ascent: Ascent = EXCITATION_PGA,
     *,
@@ -65,7 +66,7 @@ def pga(
     skip: SiteSelection = (),
     only: SiteSelection | None = None,
     enter: Names = (),
-    around: Images | None = None,
+    around: Float[AnyArray, "*N H W C"] | None = None,
     batch_size: int | None = None,
     sharding: NamedSharding | None = None,
     trajectory: bool = False,
@@ -127,7 +128,7 @@ def pga(
 @overload
 def pga_grid(
     params: Params,
-    x: Images,
+    x: Float[AnyArray, "*N H W C"],
     classes: Classes,
     ascent: Ascent = ...,
     *,
@@ -137,7 +138,7 @@ def pga_grid(
 @overload
 def pga_grid(
     params: Params,
-    x: Images,
+    x: Float[AnyArray, "*N H W C"],
     classes: Classes,
     ascent: Ascent = ...,
     *,
@@ -146,7 +147,7 @@ def pga_grid(
 ) -> tuple[jax.Array, jax.Array]: ...
 def pga_grid(
     params: Params,
-    x: Images,
+    x: Float[AnyArray, "*N H W C"],
     classes: Classes,
     ascent: Ascent = EXCITATION_PGA,
     *,

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import NamedSharding
+from jaxtyping import Float, Int
 
 from jax_excite.ascent import Ascent
 from jax_excite.gates.surrogates import compute_dtype
@@ -65,8 +66,8 @@ _STATIC = ("selection", "trajectory", "sharding")
 def climb(
     params: Params,
     gating: Gating,
-    images: jax.Array,
-    centres: jax.Array,
+    images: Float[jax.Array, "N H W C"],
+    centres: Float[jax.Array, "N H W C"],
     target: Any,
     *,
     ascent: Ascent,
@@ -105,8 +106,8 @@ def climb(
 def climb_grid(
     params: Params,
     gating: Gating,
-    images: jax.Array,
-    indices: jax.Array,
+    images: Float[jax.Array, "N H W C"],
+    indices: Int[jax.Array, "N K"],
     *,
     ascent: Ascent,
     selection: Selection,

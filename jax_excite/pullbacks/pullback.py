@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import NamedSharding
+from jaxtyping import Float, Int
 
 from jax_excite.gating import Gating
 from jax_excite.pullbacks.batching import AUTO, COLUMN, Cells, Grid, Rows, in_loop, tall
@@ -22,12 +22,12 @@ from jax_excite.pullbacks.softened import (
 from jax_excite.pullbacks.targets import Target
 from jax_excite.recipes import EXCITATION
 from jax_excite.transform.sites import Names, Selection, SiteSelection
-from jax_excite.typing import Bounds, Params
+from jax_excite.typing import AnyArray, Bounds, Params
 
 
 def pullback(
     params: Params,
-    x: jax.Array | np.ndarray,
+    x: Float[AnyArray, "*N H W C"],
     c: Target,
     *,
     gating: Gating = EXCITATION,
@@ -37,7 +37,7 @@ def pullback(
     bounds: Bounds | None = (-1.0, 1.0),
     batch_size: int | None = None,
     sharding: NamedSharding | None = None,
-) -> jax.Array:
+) -> Float[jax.Array, "*N H W C"]:
     """Pull a target back from the logits to the image, through soft gates (paper, section 4.2).
 
     Compiled once per shape, dtype and static setting. Changing the class, the temperature or the
@@ -85,7 +85,7 @@ def pullback(
 
 def value_and_pullback(
     params: Params,
-    x: jax.Array | np.ndarray,
+    x: Float[AnyArray, "*N H W C"],
     c: Target,
     *,
     gating: Gating = EXCITATION,
@@ -95,7 +95,7 @@ def value_and_pullback(
     bounds: Bounds | None = (-1.0, 1.0),
     batch_size: int | None = None,
     sharding: NamedSharding | None = None,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Float[jax.Array, "*N K"], Float[jax.Array, "*N H W C"]]:
     """The logits and the pullback, from one forward pass.
 
     Arguments and errors are those of `pullback`.
@@ -119,8 +119,8 @@ def value_and_pullback(
 
 def pullback_grid(
     params: Params,
-    x: jax.Array | np.ndarray,
-    classes: Sequence[int] | np.ndarray | jax.Array,
+    x: Float[AnyArray, "*N H W C"],
+    classes: Sequence[int] | Int[AnyArray, "*N K"],
     *,
     gating: Gating = EXCITATION,
     skip: SiteSelection = (),
@@ -174,13 +174,13 @@ def pullback_grid(
 def _value_and_pullback(
     params: Params,
     gating: Gating,
-    x: jax.Array,
+    x: Float[jax.Array, "N H W C"],
     target: Any,
     *,
     selection: Selection,
     rows: Rows,
     sharding: NamedSharding | None,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Float[jax.Array, "N K"], Float[jax.Array, "N H W C"]]:
     def compute(params: Params, gating: Gating, x: jax.Array, target: Any) -> Any:
         network, at_once = softened_rows(params, x, selection, rows, fold=len(x) > 1)
 
@@ -197,13 +197,13 @@ def _value_and_pullback(
 def _pullback_grid(
     params: Params,
     gating: Gating,
-    x: jax.Array,
-    indices: jax.Array,
+    x: Float[jax.Array, "N H W C"],
+    indices: Int[jax.Array, "N K"],
     *,
     selection: Selection,
     cells: Cells,
     sharding: NamedSharding | None,
-) -> tuple[jax.Array]:
+) -> tuple[Float[jax.Array, "N K H W C"]]:
     def compute(params: Params, gating: Gating, x: jax.Array, indices: jax.Array) -> Any:
         grid = Grid(len(indices), indices.shape[1], cells)
         network = None

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
+from jaxtyping import Float
 
 from jax_excite.callables.pytree import as_floats, as_pytree
 from jax_excite.data.images import check_images
@@ -28,7 +29,7 @@ from jax_excite.pullbacks.batching import (
 from jax_excite.pullbacks.sharding import gathered, sharding_of, shards_of, spread
 from jax_excite.pullbacks.softened import treats_items_alone
 from jax_excite.transform.sites import Names, Selection, SiteSelection
-from jax_excite.typing import Bounds, Images, Params
+from jax_excite.typing import AnyArray, Bounds, Params
 
 Compiled = Callable[..., Any]  # called as compiled(params, gating, *arrays, sharding=..., ...)
 
@@ -48,7 +49,7 @@ class Request:
     """
 
     params: Params
-    images: Images
+    images: Float[AnyArray, "N H W C"]
     is_single: bool
     gating: Gating
     selection: Selection
@@ -58,7 +59,7 @@ class Request:
     @staticmethod
     def of(
         params: Params,
-        x: Images,
+        x: Float[AnyArray, "*N H W C"],
         gating: Gating,
         *,
         bounds: Bounds | None,
@@ -180,13 +181,15 @@ def _check_out(out: Any, shape: tuple[int, ...], is_single: bool) -> None:
         raise SettingError(f"out has dtype {out.dtype}: the result is float, so give such an array")
 
 
-def as_batch(x: Images, bounds: Bounds | None) -> tuple[Images, bool]:
+def as_batch(
+    x: Float[AnyArray, "*N H W C"], bounds: Bounds | None
+) -> tuple[Float[AnyArray, "N H W C"], bool]:
     """Checked images `[N, H, W, 3]`, and whether `x` was a single one."""
     check_images(x, bounds)
     return (x[None], True) if x.ndim == 3 else (x, False)
 
 
-def number_of_logits(params: Params, images: Images) -> int:
+def number_of_logits(params: Params, images: Float[AnyArray, "N ..."]) -> int:
     """K, where `params` maps images `[N, H, W, 3]` to logits `[N, K]`; else `TargetError`."""
     shapes = _apply.eval_shape(params, images)
     if getattr(shapes, "ndim", None) != 2 or shapes.shape[0] != len(images):

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from jax_excite.gating import Gating
 from jax_excite.kernels.convolutions import Prepared
@@ -50,7 +51,7 @@ class Softened:
 
 def softened_rows(
     fn: Callable[[jax.Array], Any],
-    x: jax.Array,
+    x: Float[jax.Array, "N ..."],
     selection: Selection,
     rows: Rows,
     *,
@@ -101,14 +102,16 @@ def _plan_if_alone(
 GatedNetwork = Callable[[jax.Array, Gating], jax.Array]  # as `softened` gives it
 
 
-def fields(pull: Callable[[Any], jax.Array], indices: jax.Array) -> jax.Array:
+def fields(
+    pull: Callable[[Any], jax.Array], indices: Int[jax.Array, "N K"]
+) -> Float[jax.Array, "N K ..."]:
     """The pullbacks `[N, C, H, W, 3]` of classes `[N, C]`, by what `linearise` gave for images."""
     return jnp.moveaxis(jax.vmap(pull)(indices.T), 0, 1)
 
 
 def linearise(
-    network: GatedNetwork, x: jax.Array, gating: Gating
-) -> tuple[jax.Array, Callable[[Any], jax.Array]]:
+    network: GatedNetwork, x: Float[jax.Array, "N ..."], gating: Gating
+) -> tuple[Float[jax.Array, "N K"], Callable[[Any], jax.Array]]:
     """The logits of a batch, and the map from targets (of `targets.prepare`) to vector fields."""
     logits, transpose = jax.vjp(lambda x: network(x, gating), x)
     return logits, lambda target: transpose(targets.cotangents(target, logits))[0]

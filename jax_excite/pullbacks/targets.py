@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import Float
 
 from jax_excite.callables.pytree import as_pytree
 from jax_excite.errors import TargetError
@@ -94,12 +95,12 @@ def class_indices(array: Any, shape: tuple[int, ...], logits: int) -> Any:
     return broadcast(array.astype(np.int32), shape)
 
 
-def probabilities(logits: jax.Array) -> jax.Array:
+def probabilities(logits: Float[jax.Array, "*N K"]) -> Float[jax.Array, "*N K"]:
     """The probabilities of logits `[N, K]`: their softmax, or of a single logit its sigmoid."""
     return jax.nn.sigmoid(logits) if logits.shape[-1] == 1 else jax.nn.softmax(logits)
 
 
-def values(target: Any, logits: jax.Array) -> jax.Array:
+def values(target: Any, logits: Float[jax.Array, "N K"]) -> Float[jax.Array, " N"]:
     """The scalar that a target makes of each image's logits: `[N, K]` -> `[N]`."""
     if callable(target):
         return cast(jax.Array, jax.vmap(target)(logits))
@@ -108,6 +109,6 @@ def values(target: Any, logits: jax.Array) -> jax.Array:
     return jnp.sum(target.astype(logits.dtype) * logits, axis=1)
 
 
-def cotangents(target: Any, logits: jax.Array) -> jax.Array:
+def cotangents(target: Any, logits: Float[jax.Array, "N K"]) -> Float[jax.Array, "N K"]:
     """The gradient of `values` with respect to the logits: `[N, K]` -> `[N, K]`."""
     return jax.grad(lambda y: jnp.sum(values(target, y)))(logits)

@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from jax_excite.callables.pytree import as_floats, as_pytree
 from jax_excite.errors import GatingError, TargetError
@@ -32,7 +33,7 @@ from jax_excite.pullbacks.request import number_of_logits
 from jax_excite.recipes import EXCITATION
 from jax_excite.transform.by_site import BySite
 from jax_excite.transform.plan import Plan
-from jax_excite.typing import Images, Params
+from jax_excite.typing import AnyArray, Params
 
 
 @jax.tree_util.register_dataclass
@@ -52,7 +53,7 @@ class Gates:
     stopped: dict[str, jax.Array]
 
 
-def preactivations(params: Params, x: Images) -> dict[str, jax.Array]:
+def preactivations(params: Params, x: Float[AnyArray, "N ..."]) -> dict[str, jax.Array]:
     """The pre-activation function Z (equation 2).
 
     Args:
@@ -68,7 +69,7 @@ def preactivations(params: Params, x: Images) -> dict[str, jax.Array]:
     return _preactivations(as_pytree(params), x).by_name()
 
 
-def gates(params: Params, x: Images, gating: Gating = EXCITATION) -> Gates:
+def gates(params: Params, x: Float[AnyArray, "N ..."], gating: Gating = EXCITATION) -> Gates:
     """The gates at a batch: the excitation function Gamma (equation 21).
 
     With `recipes.VANILLA` they are those of the gating function G (equation 1), which make the
@@ -99,7 +100,7 @@ def gates(params: Params, x: Images, gating: Gating = EXCITATION) -> Gates:
     )
 
 
-def induced(params: Params, x: Images, gates: Gates) -> jax.Array:
+def induced(params: Params, x: Float[AnyArray, "N ..."], gates: Gates) -> Float[jax.Array, "N K"]:
     """The Lambda-induced network with head: its gates are held as given (equation 4).
 
     `f_G = f`: with the gates of `recipes.VANILLA` at `x` this is `params(x)`.
@@ -121,7 +122,9 @@ def induced(params: Params, x: Images, gates: Gates) -> jax.Array:
     return _induced(params, x, gates)
 
 
-def induced_matrix(params: Params, x: Images, gates: Gates) -> tuple[jax.Array, jax.Array]:
+def induced_matrix(
+    params: Params, x: Float[AnyArray, "N ..."], gates: Gates
+) -> tuple[Float[jax.Array, "N K ..."], Float[jax.Array, "N K"]]:
     """The matrix of the Lambda-induced network with head, for each entry of a batch (equation 5).
 
     Args:
@@ -144,8 +147,8 @@ def induced_matrix(params: Params, x: Images, gates: Gates) -> tuple[jax.Array, 
 
 
 def induced_pullback(
-    params: Params, x: Images, c: Any, gates: Gates
-) -> tuple[jax.Array, jax.Array]:
+    params: Params, x: Float[AnyArray, "N *item"], c: Any, gates: Gates
+) -> tuple[Float[jax.Array, "N *item"], Float[jax.Array, " N"]]:
     """The Lambda-pullback of a target (equation 6).
 
     With the gates of an excitation function it is what `pullback` returns.
@@ -167,7 +170,9 @@ def induced_pullback(
     return _induced_pullback(params, x, gates, _covector(params, x, c))
 
 
-def induced_value(params: Params, x: Images, c: Any, gates: Gates) -> jax.Array:
+def induced_value(
+    params: Params, x: Float[AnyArray, "N ..."], c: Any, gates: Gates
+) -> Float[jax.Array, " N"]:
     """The target's value in the Lambda-induced network, `f_Lambda` (equation 7): `[N]`.
 
     It equals the product of `x` with the field of `induced_pullback`, plus its bias coordinate.
@@ -242,7 +247,7 @@ def _induced_pullback(
     return field, jnp.sum(covector * logits, axis=1) - represented
 
 
-def _covector(params: Params, x: Images, c: Any) -> jax.Array:
+def _covector(params: Params, x: Float[AnyArray, "N ..."], c: Any) -> jax.Array:
     if callable(c):
         raise TargetError(
             "the target is an objective: f_Lambda is linear in the logits, so give a class index, "

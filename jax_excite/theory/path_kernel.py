@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Float
 
 from jax_excite.callables.pytree import as_floats, as_pytree
 from jax_excite.errors import SettingError
@@ -16,7 +17,7 @@ from jax_excite.pullbacks.batching import check_batch_size
 from jax_excite.recipes import EXCITATION
 from jax_excite.theory.induced_networks import run_network
 from jax_excite.transform.by_site import BySite
-from jax_excite.typing import Images, Params
+from jax_excite.typing import AnyArray, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +63,8 @@ class Gram:
 
 def gram(
     params: Params,
-    x: Images,
-    x2: Images | None = None,
+    x: Float[AnyArray, "N *item"],
+    x2: Float[AnyArray, "M *item"] | None = None,
     *,
     gating: Gating = EXCITATION,
     batch_size: int = 8,
@@ -104,7 +105,7 @@ def gram(
     params = as_pytree(params)
     settings = as_floats(dataclasses.replace(gating, pool_weights="detached"))
 
-    def layers(batch: Images, start: int) -> BySite:
+    def layers(batch: Float[AnyArray, "N ..."], start: int) -> BySite:
         index = np.minimum(np.arange(start, start + batch_size), len(batch) - 1)
         return _layers(params, batch[index], settings)
 

@@ -16,8 +16,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 from jax_excite.errors import ExciteError
+from jax_excite.typing import AnyArray
 
 MOST_PATHS = 1_000_000
 
@@ -76,7 +78,7 @@ class Perceptron:
         return (self.weights[0].shape[1] + 1, *(len(weight) + 1 for weight in self.weights))
 
 
-def augmented(x: jax.Array | np.ndarray) -> jax.Array:
+def augmented(x: Float[AnyArray, "N d"]) -> Float[jax.Array, "N d+1"]:
     """An input `[N, d]`, or a layer's gates, with the coordinate that is 1: `[N, d + 1]`."""
     x = jnp.asarray(x)
     return jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
@@ -93,7 +95,7 @@ def augmented_head(net: Perceptron, c: int) -> jax.Array:
     return jnp.append(net.head[c], net.head_bias[c])
 
 
-def paths(net: Perceptron, start: int = 1) -> np.ndarray:
+def paths(net: Perceptron, start: int = 1) -> Int[np.ndarray, "P layers"]:
     """The set `P_k` of all paths through layers k to L (before equation 10).
 
     Args:
@@ -118,7 +120,9 @@ def paths(net: Perceptron, start: int = 1) -> np.ndarray:
     return np.indices(widths).reshape(len(widths), -1).T
 
 
-def path_activity(gates: Sequence[jax.Array], path: np.ndarray) -> jax.Array:
+def path_activity(
+    gates: Sequence[Float[jax.Array, "N _"]], path: Int[np.ndarray, "*P L"]
+) -> Float[jax.Array, "N *P"]:
     """The product of the gates along a path, `Lambda^p` (equation 10); of all paths, (12).
 
     Args:
@@ -132,7 +136,7 @@ def path_activity(gates: Sequence[jax.Array], path: np.ndarray) -> jax.Array:
     return math.prod(along[1:], start=along[0])
 
 
-def tensor_field(gates: Sequence[jax.Array]) -> jax.Array:
+def tensor_field(gates: Sequence[Float[jax.Array, "N _"]]) -> Float[jax.Array, "N P"]:
     """The path activities as a tensor of rank 1, the product of all layers' gates (equation 13).
 
     Args:
@@ -147,7 +151,7 @@ def tensor_field(gates: Sequence[jax.Array]) -> jax.Array:
     return tensor
 
 
-def atoms(net: Perceptron, c: int) -> jax.Array:
+def atoms(net: Perceptron, c: int) -> Float[jax.Array, "P d"]:
     """The constant fields whose weighted sum each pullback is (equation 11).
 
     Args:
@@ -163,7 +167,9 @@ def atoms(net: Perceptron, c: int) -> jax.Array:
     return omega(net, c).reshape(net.widths[0], -1).T
 
 
-def tensor_pullback(net: Perceptron, c: int, tau: jax.Array) -> jax.Array:
+def tensor_pullback(
+    net: Perceptron, c: int, tau: Float[jax.Array, "N P"]
+) -> Float[jax.Array, "N d"]:
     """The tau-pullback: the sum of the atoms weighted by a tensor (equation 14).
 
     Args:
@@ -180,7 +186,9 @@ def tensor_pullback(net: Perceptron, c: int, tau: jax.Array) -> jax.Array:
     return tau @ atoms(net, c)
 
 
-def tensor_value(net: Perceptron, x: jax.Array, c: int, tau: jax.Array) -> jax.Array:
+def tensor_value(
+    net: Perceptron, x: Float[jax.Array, "N d"], c: int, tau: Float[jax.Array, "N P"]
+) -> Float[jax.Array, " N"]:
     """The tau-induced function at inputs `[N, d_0]`, as `<v_tau, x>` (equation 15): `[N]`.
 
     The other arguments and errors are those of `tensor_pullback`.
@@ -188,7 +196,7 @@ def tensor_value(net: Perceptron, x: jax.Array, c: int, tau: jax.Array) -> jax.A
     return jnp.sum(tensor_pullback(net, c, tau) * augmented(x), axis=-1)
 
 
-def omega(net: Perceptron, c: int) -> jax.Array:
+def omega(net: Perceptron, c: int) -> Float[jax.Array, " P"]:
     """The network's weights in path space: the product of those along a path (equation 16).
 
     Args:
@@ -208,7 +216,7 @@ def omega(net: Perceptron, c: int) -> jax.Array:
     return product
 
 
-def phi(tau: jax.Array, x: jax.Array) -> jax.Array:
+def phi(tau: Float[jax.Array, "N P"], x: Float[jax.Array, "N d"]) -> Float[jax.Array, "N Q"]:
     """The feature function of a tensor: the product of input and tensor (equation 17).
 
     Args:
@@ -221,7 +229,9 @@ def phi(tau: jax.Array, x: jax.Array) -> jax.Array:
     return _outer(augmented(x), tau)
 
 
-def path_space_value(net: Perceptron, x: jax.Array, c: int, tau: jax.Array) -> jax.Array:
+def path_space_value(
+    net: Perceptron, x: Float[jax.Array, "N d"], c: int, tau: Float[jax.Array, "N P"]
+) -> Float[jax.Array, " N"]:
     """The tau-induced function as the product `<phi_tau(x), omega>` (equation 18): `[N]`.
 
     Arguments and errors are those of `tensor_value`.
