@@ -11,77 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
+from experiments import output
 from experiments.curves import Row, Training
-from experiments.training import Images, NetworkName, load_digits, train
+from experiments.results import FULL, QUICK, Results, Settings
+from experiments.training import Images, load_digits, train
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What is trained and measured.
-
-    Attributes:
-        networks: architectures, by name in `experiments.training`.
-        seeds: one training of each architecture for each seed.
-        steps: updates in a training, T.
-        snapshots: how many steps are measured besides 0, evenly in the logarithm.
-        per_class: training images of each digit.
-        measured: images of the training set, and of the held-out set, that are measured.
-        temperatures: those of the final gates Gamma(T).
-        scales: the same in units of each site's spread at step T.
-        stable_times: the moments, as shares of T, whose hard gates are averaged.
-    """
-
-    networks: tuple[NetworkName, ...] = ("conv-bn", "conv", "mlp")
-    seeds: tuple[int, ...] = (0, 1, 2)
-    steps: int = 2000
-    snapshots: int = 22
-    per_class: int = 400
-    measured: int = 600
-    temperatures: tuple[float, ...] = (0.0, 0.05, 0.15, 0.3, 0.5, 1.0, 3.0, np.inf)
-    scales: tuple[float, ...] = (0.05, 0.15, 0.3, 0.6, 1.0, 3.0)
-    stable_times: tuple[float, ...] = (0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95)
-
-    def times(self) -> list[int]:
-        """The measured steps: 0, then evenly in the logarithm up to `steps`."""
-        even = np.geomspace(1, self.steps, self.snapshots)
-        return [0, *np.unique(np.round(even).astype(int)).tolist()]
-
-
-QUICK = Settings(
-    networks=("conv-bn", "mlp"),
-    seeds=(0,),
-    steps=40,
-    snapshots=4,
-    per_class=40,
-    measured=100,
-    temperatures=(0.0, 0.3, np.inf),
-    scales=(0.6,),
-    stable_times=(0.5, 0.75),
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Results:
-    """Tables of measurements, each a list of rows with the same keys."""
-
-    settings: Settings
-    learning: list[Row] = dataclasses.field(default_factory=list)
-    correlations: list[Row] = dataclasses.field(default_factory=list)
-    pairs: list[Row] = dataclasses.field(default_factory=list)
-    stability: list[Row] = dataclasses.field(default_factory=list)
-    flips: list[Row] = dataclasses.field(default_factory=list)
-    kernels: list[Row] = dataclasses.field(default_factory=list)
-    paths: list[Row] = dataclasses.field(default_factory=list)
-
-    def tables(self) -> dict[str, list[Row]]:
-        """The tables by name."""
-        return {name: rows for name, rows in vars(self).items() if isinstance(rows, list)}
-
-
-def run(settings: Settings = Settings(), report: Callable[[str], None] = print) -> Results:
+def run(settings: Settings = FULL, report: Callable[[str], None] = print) -> Results:
     """Train every network with every seed, and measure; `report` is told of the progress."""
     results = Results(settings)
     training, held_out = load_digits(settings.per_class)
@@ -133,11 +71,9 @@ def main(
     steps: Annotated[int | None, typer.Option(min=20, help="Updates in a training.")] = None,
 ) -> None:
     """Measure Hypothesis 1 on small networks, and write plots, tables and a summary."""
-    from experiments import output
-
     if out.exists() and not out.is_dir():
         raise typer.BadParameter(f"{out} is a file: give a folder", param_hint="--out")
-    settings = QUICK if quick else Settings()
+    settings = QUICK if quick else FULL
     if seeds is not None:
         settings = dataclasses.replace(settings, seeds=tuple(range(seeds)))
     if steps is not None:

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from experiments import plots, summary
-from experiments.hypothesis_1 import Results
+from experiments.results import Results
 
 VERSIONS = ("jax-excite", "jax", "flax", "optax", "numpy", "mlxtend")
 

@@ -9,7 +9,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from experiments.curves import SCALE
-from experiments.hypothesis_1 import Results
+from experiments.results import Results
 from experiments.summary import THRESHOLD, series
 
 # Name and temperature in the rows: title, colour and line style.

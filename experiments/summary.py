@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from experiments.curves import SCALE, Row
-from experiments.hypothesis_1 import Results
+from experiments.results import Results
 
 THRESHOLD = 0.9
 # Gates that time does not change: their name and temperature in the rows, and in the tables.

@@ -9,15 +9,15 @@ from jax.sharding import NamedSharding
 from jaxtyping import Float
 
 from jax_excite.gating import Gating
-from jax_excite.pullbacks.batching import AUTO, Rows, evenly, in_loop
+from jax_excite.pullbacks.batching import Rows, in_loop
 from jax_excite.pullbacks.request import Request
 from jax_excite.pullbacks.sharding import on_each
-from jax_excite.pullbacks.softened import linearise, softened, treats_items_alone
+from jax_excite.pullbacks.softened import Blockwise, linearise, softened
 from jax_excite.pullbacks.targets import Target
 from jax_excite.transform.sites import Names, Selection, SiteSelection
 from jax_excite.typing import AnyArray, Bounds, Params
 
-Block = Callable[[jax.Array, Any], jax.Array]  # images [n, H, W, 3], their targets -> maps
+Attributor = Callable[[jax.Array, Any], jax.Array]  # images [n, H, W, 3], their targets -> maps
 
 
 class Options(TypedDict, total=False):
@@ -40,7 +40,9 @@ class GatingOptions(Options, total=False):
 class Rule(Hashable, Protocol):
     """How an attribution is computed; its own settings that are no arrays are part of it."""
 
-    def __call__(self, params: Params, like: jax.Array, gating: Gating, settings: Any) -> Block:
+    def __call__(
+        self, params: Params, like: jax.Array, gating: Gating, settings: Any
+    ) -> Attributor:
         """The function of a block of images shaped like `like`, and their targets."""
         ...
 
@@ -90,15 +92,13 @@ def _attribute(
     sharding: NamedSharding | None,
 ) -> jax.Array:
     def compute(params: Params, gating: Gating, settings: Any, x: Any, target: Any) -> Any:
-        at_once = evenly(len(x), rows)
-        if rows == AUTO and at_once < len(x) and not treats_items_alone(params, x[:at_once], x):
-            at_once = len(x)
+        at_once = Blockwise(params, x).rows_at_once(rows)
         return in_loop(rule(params, x[:at_once], gating, settings), at_once, x, target)
 
     return on_each(compute, sharding, (params, gating, settings), (x, target))
 
 
-def field(params: Params, like: jax.Array, gating: Gating, selection: Selection) -> Block:
+def field(params: Params, like: jax.Array, gating: Gating, selection: Selection) -> Attributor:
     """The pullbacks of images shaped like `like`."""
     network = softened(params, like, selection)
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from jax_excite.attributions.engine import Block, Options, attribute
+from jax_excite.attributions.engine import Attributor, Options, attribute
 from jax_excite.attributions.gradients import guided_backprop
 from jax_excite.errors import GatingError
 from jax_excite.gates.gate import AtSite
@@ -97,7 +97,9 @@ class _GradCam:
     site: str | int | None
     channel_axis: int | None
 
-    def __call__(self, params: Params, like: jax.Array, gating: Gating, settings: Any) -> Block:
+    def __call__(
+        self, params: Params, like: jax.Array, gating: Gating, settings: Any
+    ) -> Attributor:
         plan = Plan(params, (like,), {})
         layer = _layer(plan, self.site, self.channel_axis, len(like))
         prepared = plan.prepare()

@@ -11,7 +11,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Float, PRNGKeyArray
 
-from jax_excite.attributions.engine import Block, GatingOptions, Options, attribute, field
+from jax_excite.attributions.engine import Attributor, GatingOptions, Options, attribute, field
 from jax_excite.callables.pytree import as_floats
 from jax_excite.errors import SettingError
 from jax_excite.gating import Gating
@@ -129,7 +129,9 @@ class _Integrated:
     selection: Selection
     steps: int
 
-    def __call__(self, params: Params, like: jax.Array, gating: Gating, settings: Any) -> Block:
+    def __call__(
+        self, params: Params, like: jax.Array, gating: Gating, settings: Any
+    ) -> Attributor:
         pull = field(params, like, gating, self.selection)
         places, weights = np.polynomial.legendre.leggauss(self.steps)
         nodes = np.stack([(places + 1) / 2, weights / 2], axis=1)
@@ -198,7 +200,9 @@ class _Smoothed:
     selection: Selection
     samples: int
 
-    def __call__(self, params: Params, like: jax.Array, gating: Gating, settings: Any) -> Block:
+    def __call__(
+        self, params: Params, like: jax.Array, gating: Gating, settings: Any
+    ) -> Attributor:
         key, std = settings
         pull = field(params, like, gating, self.selection)
 

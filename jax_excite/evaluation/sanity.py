@@ -15,6 +15,7 @@ from scipy.stats import rankdata
 from jax_excite.callables.pytree import as_pytree
 from jax_excite.gating import Gating
 from jax_excite.metrics.randomisation import layers, randomise
+from jax_excite.metrics.similarity import cosine, pearson
 from jax_excite.pullbacks.pullback import pullback
 from jax_excite.recipes import EXCITATION
 from jax_excite.typing import AnyArray, Params
@@ -39,14 +40,10 @@ def compare(
     name: str, a: Float[AnyArray, "*N H W C"], b: Float[AnyArray, "*N H W C"]
 ) -> Comparison:
     """Compare two fields `[H, W, 3]`; a constant one has no rank correlation (NaN)."""
-    first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    norms = np.linalg.norm(first) * np.linalg.norm(second)
-    cosine = float(np.sum(first * second) / norms) if norms else 0.0
-    magnitudes = [np.linalg.norm(field, axis=-1).ravel() for field in (first, second)]
-    varied = all(np.ptp(magnitude) for magnitude in magnitudes)
-    ranks = [rankdata(magnitude) for magnitude in magnitudes]
-    rank = float(np.corrcoef(*ranks)[0, 1]) if varied else float("nan")
-    return Comparison(name, cosine, rank)
+    first, second = np.asarray(a), np.asarray(b)
+    (angle,) = np.nan_to_num(cosine(first[None], second[None]))
+    ranks = (rankdata(np.linalg.norm(field, axis=-1)) for field in (first, second))
+    return Comparison(name, float(angle), float(pearson(*ranks)))
 
 
 def randomisation_cascade(

@@ -136,7 +136,7 @@ def users_frames(traceback: Any) -> list[Any]:
 
     def is_users(file: str) -> bool:
         if file.startswith(f"{OWN}{os.sep}"):
-            return file.startswith(_MODELS) and file != f"{_MODELS}blocks.py"
+            return file.startswith(_MODELS) and file != f"{_MODELS}layers.py"
         return not file.startswith(_PACKAGES)
 
     return [frame for frame in traceback.frames if is_users(frame.file_name)]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jax_excite.models.blocks import MaxPool, batch_norm, conv, global_avg_pool, halve, scoped
+from jax_excite.models.layers import MaxPool, batch_norm, conv, global_avg_pool, halve, scoped
 
 BOTTLENECK = 4  # channels between the two convolutions of a layer, per channel that it adds
 

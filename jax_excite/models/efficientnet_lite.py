@@ -11,7 +11,7 @@ import math
 import jax
 from flax import nnx
 
-from jax_excite.models.blocks import batch_norm, conv, global_avg_pool, run, scoped
+from jax_excite.models.layers import batch_norm, conv, global_avg_pool, run, scoped
 
 EPSILON = 1e-3
 STEM = 32

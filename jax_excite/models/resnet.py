@@ -11,7 +11,7 @@ import dataclasses
 import jax
 from flax import nnx
 
-from jax_excite.models.blocks import MaxPool, batch_norm, conv, global_avg_pool, run, scoped
+from jax_excite.models.layers import MaxPool, batch_norm, conv, global_avg_pool, run, scoped
 
 EXPANSION = 4  # channels that a bottleneck returns, per channel of an ungrouped one inside
 

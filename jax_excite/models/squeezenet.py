@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jax_excite.models.blocks import Block, MaxPool, conv, dropout, global_avg_pool, run
+from jax_excite.models.layers import Layer, MaxPool, conv, dropout, global_avg_pool, run
 
 # Squeeze and expand channels of the eight fire modules.
 FIRES = (
@@ -63,7 +63,7 @@ class SqueezeNet(nnx.Module):
 
     def __init__(self, config: SqueezeNetConfig, *, num_classes: int, rngs: nnx.Rngs):
         stem = conv(3, config.stem, config.kernel, stride=2, bias=True, rngs=rngs)
-        features: list[Block] = [stem, jax.nn.relu]
+        features: list[Layer] = [stem, jax.nn.relu]
         inputs = config.stem
         for i, (squeeze, expand) in enumerate(FIRES):
             if i in config.pooled:

@@ -9,7 +9,7 @@ import dataclasses
 import jax
 from flax import nnx
 
-from jax_excite.models.blocks import (
+from jax_excite.models.layers import (
     MaxPool,
     adaptive_avg_pool,
     batch_norm,

@@ -14,16 +14,9 @@ from jax_excite.ascent import Ascent
 from jax_excite.gates.surrogates import compute_dtype
 from jax_excite.gating import Gating
 from jax_excite.pullbacks import targets
-from jax_excite.pullbacks.batching import AUTO, COLUMN, Cells, Grid, Rows, in_loop
+from jax_excite.pullbacks.batching import Cells, Rows, in_loop
 from jax_excite.pullbacks.sharding import on_each
-from jax_excite.pullbacks.softened import (
-    GatedNetwork,
-    fields,
-    linearise,
-    softened,
-    softened_if_alone,
-    softened_rows,
-)
+from jax_excite.pullbacks.softened import Blockwise, GatedNetwork, fields, linearise
 from jax_excite.transform.sites import Selection
 from jax_excite.typing import Params
 
@@ -90,7 +83,9 @@ def climb(
         centres: jax.Array,
         target: Any,
     ) -> Any:
-        network, at_once = softened_rows(params, images, selection, rows)
+        blockwise = Blockwise(params, images, selection)
+        at_once = blockwise.rows_at_once(rows)
+        network = blockwise.of(at_once)
 
         def block(images: jax.Array, centres: jax.Array, target: Any) -> Any:
             start = images.astype(compute_dtype(images.dtype))
@@ -126,17 +121,10 @@ def climb_grid(
     def compute(
         params: Params, gating: Gating, ascent: Ascent, images: jax.Array, indices: jax.Array
     ) -> Any:
-        def repeated(grid: Grid) -> jax.Array:
-            return jnp.repeat(images[: grid.rows_at_once], grid.columns_at_once, 0)
-
-        grid, on_cells = Grid(len(indices), indices.shape[1], cells), None
-        if cells in (AUTO, None):
-            on_cells = softened_if_alone(params, repeated(grid), images, selection)
-            if on_cells is None:
-                grid = Grid(len(indices), indices.shape[1], COLUMN)
-        on_cells = on_cells or softened(params, repeated(grid), selection)
-        on_images = softened(params, images[: grid.rows_at_once], selection)
-
+        blockwise = Blockwise(params, images, selection)
+        grid = blockwise.grid(indices.shape[1], cells, repeats=True)
+        on_images = blockwise.of(grid.rows_at_once)
+        on_cells = blockwise.of(grid.rows_at_once * grid.columns_at_once)
         rest = dataclasses.replace(ascent, steps=max(ascent.steps - 1, 0))
 
         def begin(rows: Any) -> Any:

@@ -9,16 +9,10 @@ from jax.sharding import NamedSharding
 from jaxtyping import Float, Int
 
 from jax_excite.gating import Gating
-from jax_excite.pullbacks.batching import AUTO, COLUMN, Cells, Grid, Rows, in_loop, tall
+from jax_excite.pullbacks.batching import Cells, Rows, in_loop
 from jax_excite.pullbacks.request import Request
 from jax_excite.pullbacks.sharding import on_each
-from jax_excite.pullbacks.softened import (
-    fields,
-    linearise,
-    softened,
-    softened_if_alone,
-    softened_rows,
-)
+from jax_excite.pullbacks.softened import Blockwise, fields, linearise
 from jax_excite.pullbacks.targets import Target
 from jax_excite.recipes import EXCITATION
 from jax_excite.transform.sites import Names, Selection, SiteSelection
@@ -182,7 +176,9 @@ def _value_and_pullback(
     sharding: NamedSharding | None,
 ) -> tuple[Float[jax.Array, "N K"], Float[jax.Array, "N H W C"]]:
     def compute(params: Params, gating: Gating, x: jax.Array, target: Any) -> Any:
-        network, at_once = softened_rows(params, x, selection, rows, fold=len(x) > 1)
+        blockwise = Blockwise(params, x, selection, fold=len(x) > 1)
+        at_once = blockwise.rows_at_once(rows)
+        network = blockwise.of(at_once)
 
         def block(x: jax.Array, target: Any) -> tuple[jax.Array, jax.Array]:
             logits, pull = linearise(network, x, gating)
@@ -205,15 +201,9 @@ def _pullback_grid(
     sharding: NamedSharding | None,
 ) -> tuple[Float[jax.Array, "N K H W C"]]:
     def compute(params: Params, gating: Gating, x: jax.Array, indices: jax.Array) -> Any:
-        grid = Grid(len(indices), indices.shape[1], cells)
-        network = None
-        if cells == AUTO and grid.rows_at_once < len(x):
-            for blocks in (grid, tall(*grid.shape), Grid(*grid.shape, COLUMN)):
-                grid = blocks
-                network = softened_if_alone(params, x[: grid.rows_at_once], x, selection)
-                if network is not None:
-                    break
-        network = network or softened(params, x[: grid.rows_at_once], selection)
+        blockwise = Blockwise(params, x, selection)
+        grid = blockwise.grid(indices.shape[1], cells, repeats=False)
+        network = blockwise.of(grid.rows_at_once)
 
         def begin(rows: Any) -> Any:
             _, pull = linearise(network, x[rows], gating)

@@ -17,7 +17,6 @@ from jax_excite.errors import SettingError, TargetError
 from jax_excite.gating import Gating, check_gating
 from jax_excite.pullbacks import targets
 from jax_excite.pullbacks.batching import (
-    AUTO,
     COLUMN,
     Cells,
     Grid,
@@ -27,7 +26,7 @@ from jax_excite.pullbacks.batching import (
     tall,
 )
 from jax_excite.pullbacks.sharding import gathered, sharding_of, shards_of, spread
-from jax_excite.pullbacks.softened import treats_items_alone
+from jax_excite.pullbacks.softened import Blockwise
 from jax_excite.transform.sites import Names, Selection, SiteSelection
 from jax_excite.typing import AnyArray, Bounds, Params
 
@@ -147,20 +146,16 @@ class Request:
 
     def _written(self, shape: tuple[int, int], cells: Cells) -> tuple[Cells, Grid]:
         """Of a grid that is written as it is computed: cells at a time, and the blocks to write."""
-        x = self.images
-
-        def alike(count: int) -> np.ndarray:
-            return np.broadcast_to(x[:1], (count, *x.shape[1:]))
-
-        def may_be_cut(*sizes: Any) -> bool:
-            whole = alike(len(x))
-            return all(treats_items_alone(self.params, alike(size), whole) for size in sizes)
-
-        at_once, written = cells_a_write(cells)
-        if cells not in (AUTO, None) or may_be_cut(1, at_once):
-            return at_once, Grid(*shape, written)
+        alike = np.broadcast_to(self.images[:1], self.images.shape)
+        blockwise = Blockwise(self.params, alike)
+        block, written = cells_a_write(cells)
+        if not isinstance(block, int) or isinstance(cells, int):
+            return block, Grid(*shape, written)
+        if blockwise.treats_items_alone(1) and blockwise.treats_items_alone(block):
+            return block, Grid(*shape, written)
         grid = tall(*shape)
-        return COLUMN, grid if may_be_cut(grid.rows_at_once) else Grid(*shape, COLUMN)
+        may_be_cut = blockwise.treats_items_alone(grid.rows_at_once)
+        return COLUMN, grid if may_be_cut else Grid(*shape, COLUMN)
 
 
 class _Lifted:

@@ -6,12 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, Int
 
 from jax_excite.gating import Gating
 from jax_excite.kernels.convolutions import Prepared
 from jax_excite.pullbacks import targets
-from jax_excite.pullbacks.batching import AUTO, Rows, evenly
+from jax_excite.pullbacks.batching import AUTO, COLUMN, Cells, Grid, Rows, evenly, tall
 from jax_excite.transform.plan import Plan
 from jax_excite.transform.sites import SELECT_ALL, Selection
 
@@ -49,54 +50,81 @@ class Softened:
         )[0]
 
 
-def softened_rows(
-    fn: Callable[[jax.Array], Any],
-    x: Float[jax.Array, "N ..."],
-    selection: Selection,
-    rows: Rows,
-    *,
-    fold: bool = True,
-) -> tuple[Softened, int]:
-    """`softened` for blocks of a batch, and the number of rows of a block.
+class Blockwise:
+    """A function of a batch, softened for blocks of it; it is traced once per size of a block.
 
-    `AUTO` blocks are all rows together where `fn` may mix them.
+    Args:
+        fn: the function.
+        x: the batch.
+        selection: the sites to soften.
+        fold: as for `softened`.
     """
-    at_once = evenly(len(x), rows)
-    if rows != AUTO or at_once == len(x):
-        return softened(fn, x[:at_once], selection, fold=fold), at_once
-    network = softened_if_alone(fn, x[:at_once], x, selection, fold=fold)
-    if network is not None:
-        return network, at_once
-    return softened(fn, x, selection, fold=fold), len(x)
 
+    def __init__(
+        self,
+        fn: Callable[[jax.Array], Any],
+        x: Any,
+        selection: Selection = SELECT_ALL,
+        *,
+        fold: bool = True,
+    ):
+        self._fn = fn
+        self._x = x
+        self._selection = selection
+        self._fold = fold
+        self._plans: dict[int, Plan] = {}
 
-def softened_if_alone(
-    fn: Callable[[jax.Array], Any],
-    block: Any,
-    whole: Any,
-    selection: Selection,
-    *,
-    fold: bool = True,
-) -> Softened | None:
-    """`softened` for a block of items; None where it may differ from `fn` of the whole batch."""
-    plan = _plan_if_alone(fn, block, whole, selection)
-    return None if plan is None else Softened(plan, plan.prepare(fold=fold))
+    def of(self, rows: int) -> Softened:
+        """The softened function of a block of so many rows."""
+        plan = self._plan(rows)
+        return Softened(plan, plan.prepare(fold=self._fold))
 
+    def treats_items_alone(self, rows: int) -> bool:
+        """Whether the function computes from each item of such a block what the whole batch gives.
 
-def treats_items_alone(fn: Callable[..., Any], block: Any, whole: Any) -> bool:
-    """Whether a function makes of each item of a block what it makes of it in the whole batch."""
-    return _plan_if_alone(fn, block, whole, SELECT_ALL) is not None
+        A block of as many rows as the batch may hold other items, so it is no exception.
+        """
+        whole = self._plan(len(self._x))
+        try:
+            block = self._plan(rows)
+        except Exception:  # a function may reject batches of another size for any reason
+            return False
+        return block.treats_items_alone(whole)
 
+    def rows_at_once(self, rows: Rows) -> int:
+        """The number of rows of a block; all of them if `rows` is `AUTO` and items may be mixed."""
+        count = len(self._x)
+        at_once = evenly(count, rows)
+        cut = rows != AUTO or at_once == count or self.treats_items_alone(at_once)
+        return at_once if cut else count
 
-def _plan_if_alone(
-    fn: Callable[..., Any], block: Any, whole: Any, selection: Selection
-) -> Plan | None:
-    together = Plan(fn, (whole,), {}, selection)
-    try:
-        plan = Plan(fn, (block,), {}, selection)
-    except Exception:  # whatever keeps it from a smaller batch, the whole may do
-        return None
-    return plan if plan.treats_items_alone(together) else None
+    def grid(self, columns: int, cells: Cells, *, repeats: bool) -> Grid:
+        """The blocks of a grid with a row per item.
+
+        Without a number of cells that the caller chose, a block is as large as is fast, or narrower
+        if the function gives something else for such blocks than for the whole batch.
+
+        Args:
+            columns: the number of columns.
+            cells: what `cells_at_once` returned.
+            repeats: whether the function is computed once per cell, instead of once per row.
+        """
+        count = len(self._x)
+        grid = Grid(count, columns, cells)
+        if cells not in (AUTO, None):
+            return grid
+        for candidate in (grid, tall(count, columns)):
+            width = candidate.columns_at_once if repeats else 1
+            is_whole = candidate.rows_at_once == count and width == 1
+            if is_whole or self.treats_items_alone(candidate.rows_at_once * width):
+                return candidate
+        return Grid(count, columns, COLUMN)
+
+    def _plan(self, rows: int) -> Plan:
+        if rows not in self._plans:
+            block = self._x if rows == len(self._x) else self._x[np.arange(rows) % len(self._x)]
+            self._plans[rows] = Plan(self._fn, (block,), {}, self._selection)
+        return self._plans[rows]
 
 
 GatedNetwork = Callable[[jax.Array, Gating], jax.Array]  # as `softened` gives it

@@ -8,7 +8,8 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from experiments import hypothesis_1, measures, summary, training
-from experiments.hypothesis_1 import QUICK, run
+from experiments.hypothesis_1 import run
+from experiments.results import QUICK
 from jax_excite.theory.induced_networks import Gates
 
 

@@ -12,7 +12,7 @@ from jax import lax
 
 import jax_excite as je
 from jax_excite import attributions
-from jax_excite.pullbacks.softened import treats_items_alone
+from jax_excite.pullbacks.softened import Blockwise
 from tests.networks import Network, images, relative_error
 
 W = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5)), jnp.float32)
@@ -88,9 +88,9 @@ MIXED = {
 def test_what_treats_items_alone(name):
     x = images(8)
     fn = {**ALONE, **MIXED}[name]
-    assert treats_items_alone(fn, x[:3], x) == (name in ALONE)
+    assert Blockwise(fn, x).treats_items_alone(3) == (name in ALONE)
     # Of two matrices for one item, jnp.matmul computes another graph.
-    assert treats_items_alone(fn, x[:1], x) == (name in ALONE and name != "attention")
+    assert Blockwise(fn, x).treats_items_alone(1) == (name in ALONE and name != "attention")
     one_by_one = jnp.concatenate([fn(one[None]) for one in x])
     assert (relative_error(one_by_one, fn(x)) < 1e-5) == (name in ALONE)
 

@@ -16,7 +16,7 @@ from flax import nnx
 from jax_excite.data.class_names import CLASS_NAMES
 from jax_excite.errors import ImageError, WeightsError
 from jax_excite.models import MODELS, Classifier, model_spec
-from jax_excite.models.blocks import MaxPool, adaptive_avg_pool, halve
+from jax_excite.models.layers import MaxPool, adaptive_avg_pool, halve
 from jax_excite.weights.loading import load, named_leaves
 from tests.torch_reference import EfficientNet, original, torchvision
 from weights_converter.convert import find_rule

@@ -7,19 +7,19 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-Block = Callable[[jax.Array], jax.Array]
+Layer = Callable[[jax.Array], jax.Array]
 
 
-def scoped(scope: str, block: Block, x: jax.Array) -> jax.Array:
-    """`block(x)` under a name that profiles and gate sites show, such as `layer1.0`."""
+def scoped(scope: str, layer: Layer, x: jax.Array) -> jax.Array:
+    """`layer(x)` under a name that profiles and gate sites show, such as `layer1.0`."""
     with jax.named_scope(scope):
-        return block(x)
+        return layer(x)
 
 
-def run(scope: str, blocks: Iterable[Block], x: jax.Array) -> jax.Array:
-    """The blocks in turn, block `i` under the name `scope.i`."""
-    for i, block in enumerate(blocks):
-        x = scoped(f"{scope}.{i}", block, x)
+def run(scope: str, layers: Iterable[Layer], x: jax.Array) -> jax.Array:
+    """The layers in turn, layer `i` under the name `scope.i`."""
+    for i, layer in enumerate(layers):
+        x = scoped(f"{scope}.{i}", layer, x)
     return x
 
 
