@@ -172,8 +172,8 @@ def smooth_grad(
         c: the target.
         key: a key of `jax.random`.
         samples: the number of noisy copies, >= 1.
-        std: the standard deviation of the noise, >= 0, in units of images; 0.3 is 15 % of their range,
-            within the 10 to 20 % that the paper advises.
+        std: the standard deviation of the noise, >= 0, in units of images; 0.3 is 15 % of their
+            range, within the 10 to 20 % that the paper advises.
         gating: what to average: the plain gradient, or pullbacks.
         skip: sites to leave hard.
         only: if given, the only sites to soften.
@@ -225,7 +225,7 @@ def smoothed_pullback(
     gating: Gating = EXCITATION,
     **options: Unpack[GatingOptions],
 ) -> Float[jax.Array, "*N H W C"]:
-    """The mean excitation pullback over noisy copies of the image: `smooth_grad` with soft gates."""
+    """The mean excitation pullback over noisy image copies: `smooth_grad` with soft gates."""
     return smooth_grad(params, x, c, key=key, samples=samples, std=std, gating=gating, **options)
 
 

@@ -138,7 +138,10 @@ def pointing_game(
 
 
 def boxes(corners: Int[np.ndarray, "N 4"], height: int, width: int) -> Bool[np.ndarray, "N H W"]:
-    """Masks `[N, H, W]` of boxes `[N, 4]` in pixels: left, top, right, bottom (last two exclusive)."""
+    """Masks `[N, H, W]` of boxes `[N, 4]`: left, top, right, bottom, in pixels.
+
+    Right and bottom are exclusive.
+    """
     left, top, right, bottom = np.asarray(corners).T[:, :, None, None]
     rows, columns = np.mgrid[:height, :width]
     return (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)

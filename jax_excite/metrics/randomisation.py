@@ -72,7 +72,7 @@ def _layer(parts: Sequence[str]) -> str:
 
 
 def randomise(params: Any, names: Sequence[str], seed: int = 0) -> Any:
-    """The pytree with the entries of each named leaf shuffled, which preserves their distribution."""
+    """The pytree with the entries of each named leaf shuffled; this keeps their distribution."""
     rng = np.random.default_rng(seed)
     chosen = set(names)
     leaves, tree = jax.tree.flatten(params)

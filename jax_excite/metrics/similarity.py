@@ -42,8 +42,8 @@ def cosine(
 def ssim(a: Float[AnyArray, "*N H W C"], b: Float[AnyArray, "*N H W C"]) -> Float[np.ndarray, "*N"]:
     """Structural similarity of maps `[N, H, W, 3]`, summed over channels: `[N]`, in [-1, 1].
 
-    Wang et al., "Image Quality Assessment" (2004), with windows of 7 x 7 and the joint range of both
-    maps; NaN where this range is 0.
+    Wang et al., "Image Quality Assessment" (2004), with windows of 7 x 7 and the joint range of the
+    two maps; NaN where this range is 0.
     """
     first, second = (jnp.asarray(m).sum(axis=-1) for m in (a, b))
     return np.asarray(jax.vmap(_ssim)(first, second), np.float64)

@@ -125,7 +125,7 @@ def other_classes(
 def randomised(
     params: Params, x: Float[AnyArray, "*N H W C"], *, seed: int = 0, down_to: str | None = None
 ) -> Params:
-    """The network with the entries of each weight shuffled, which preserves their distribution.
+    """The network with the entries of each weight shuffled; this keeps their distribution.
 
     Adebayo et al. (2018), section 3.1, who draw new weights instead.
 

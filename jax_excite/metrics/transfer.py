@@ -84,7 +84,8 @@ def climb_along(
         ascent: as for `pga`.
 
     Returns:
-        The perturbed images, shaped like `x`. An image whose attribution is 0 or NaN does not change.
+        The perturbed images, shaped like `x`. Where an attribution is 0 or NaN, the image does not
+        change.
 
     Raises:
         ExciteError: as for `pga`.
