@@ -30,8 +30,7 @@ class Journal:
         """Open the journal at a path, new or existing, and lock it against other processes.
 
         Raises:
-            ExciteError: another run has locked it, it is from a run with other settings, or it is
-                not a journal.
+            ExciteError: another run has locked it, or it is from a run with other settings.
         """
         lock = filelock.FileLock(f"{path}.lock", timeout=0)
         try:

@@ -68,7 +68,7 @@ def randomisation_cascade(
         seed: the seed of the shuffling.
 
     Returns:
-        One comparison per layer, top layer first, with that layer and all layers above it randomised.
+        One comparison per layer, top layer first, with that layer and all above it randomised.
     """
     original = pullback(params, x, c, gating=gating)
     changed, comparisons = params, []

@@ -82,7 +82,7 @@ class Job:
                 groups, decoded(self.data, places, self.size, self.resize), strict=True
             ):
                 self._check(some)
-                # This starts before the previous group is written, so devices do not wait for the disk.
+                # Start before the last group is written, so devices do not wait for the disk.
                 now, explained = time.monotonic(), self.explained(some)
                 if writing is not None:
                     last, ready = ready, writing.result()
@@ -97,7 +97,7 @@ class Job:
                 yield Progress(count + images, busy, time.monotonic() - begun)
 
     def _rows(self, chunk: int) -> list[int]:
-        """The places of a chunk's images; the last chunk is filled up by repeating its last place."""
+        """The places of a chunk's images; the last chunk is filled up with its last place."""
         rows = self.layout.rows(chunk)
         return [min(rows.start + i, rows.stop - 1) for i in range(self.layout.chunk)]
 

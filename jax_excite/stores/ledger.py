@@ -58,8 +58,7 @@ def exclusive(store: Path, part: int, parts: int) -> Iterator[None]:
     """Lock part number `part` of `parts` parts of a store, so that no other run writes it.
 
     Raises:
-        DataError: another run writes this part, writes with a different number of parts, or the
-            store cannot be written to.
+        DataError: another run writes this part, or writes with a different number of parts.
     """
     folder = store / _LOCKS
     try:

@@ -122,7 +122,7 @@ class Store:
         return [self.place(each) for each in images]
 
     def place(self, image: Any) -> int:
-        """The index of an image that is given by name or by index; negative indices count from the end.
+        """The index of an image given by name or by index; negative indices count from the end.
 
         Raises:
             DataError: there is no such image.
@@ -143,7 +143,7 @@ def open_store(path: str | os.PathLike[str]) -> Store:
     """A store that `jax-excite attribute` has written or is writing.
 
     Raises:
-        DataError: there is no store at the path, or it is damaged.
+        DataError: there is no store at the path.
         ModuleNotFoundError: tensorstore is not installed.
     """
     return Store(path)
