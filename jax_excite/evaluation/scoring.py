@@ -94,7 +94,7 @@ class Chunk:
 
     @functools.cached_property
     def mosaics(self) -> tuple[metrics.Mosaics, np.ndarray] | None:
-        """The chunk's photographs in mosaics, with their maps; None for fewer than four targets."""
+        """The chunk's photographs in mosaics, with their maps; None for fewer than four classes."""
         if len(np.unique(self.target)) < 4:
             return None
         made = metrics.mosaics(self.x, self.target, seed=int(np.sum(self.seed)))

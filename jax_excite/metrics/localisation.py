@@ -111,8 +111,8 @@ def pointing_game(
     """Whether the pixel of greatest attribution lies inside a mask.
 
     Zhang et al., "Top-Down Neural Attention by Excitation Backprop" (2018), section 4.1. A pixel's
-    attribution is the greatest of its channels. The metric depends only on the greatest value of a
-    map.
+    attribution is the greatest of its channels. The metric depends only on the
+    position of that pixel.
 
     Args:
         maps: `[N, H, W, 3]`, or with a leading axis for several methods.

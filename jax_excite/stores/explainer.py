@@ -44,7 +44,7 @@ class Targets:
 
     @staticmethod
     def parse(text: str) -> "Targets":
-        """Parse `label`, `top-K` or comma-separated class indices; raise `TargetError` if invalid."""
+        """Parse `label`, `top-K` or comma-separated class indices; else raise `TargetError`."""
         kind, _, rest = text.partition("-")
         if text == "label":
             return Targets((), 0, True)
