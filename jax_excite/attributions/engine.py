@@ -41,7 +41,7 @@ class Rule(Hashable, Protocol):
     """How an attribution is computed; settings that are not arrays are part of the rule."""
 
     def __call__(self, params: Params, like: jax.Array, gating: Gating, settings: Any) -> Block:
-        """The function that takes a block of images shaped like `like` and their targets."""
+        """The function of a block of images shaped like `like`, and their targets."""
         ...
 
 
@@ -99,7 +99,7 @@ def _attribute(
 
 
 def field(params: Params, like: jax.Array, gating: Gating, selection: Selection) -> Block:
-    """The function that computes the pullbacks of images shaped like `like`."""
+    """The pullbacks of images shaped like `like`."""
     network = softened(params, like, selection)
 
     def pull(x: jax.Array, target: Any) -> jax.Array:

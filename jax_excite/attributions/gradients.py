@@ -51,8 +51,8 @@ def input_x_gradient(
 ) -> Float[jax.Array, "*N H W C"]:
     """The gradient times the image (Shrikumar et al., "Not Just a Black Box", 2016).
 
-    The image is in [-1, 1], so mid-grey pixels get 0. Arguments, result and errors are
-    those of `gradient`.
+    The image is in [-1, 1], so mid-grey pixels get 0. Arguments, result and errors are those
+    of `gradient`.
     """
     return jnp.asarray(x) * gradient(params, x, c, **options)
 

@@ -39,7 +39,7 @@ class Comparison:
 def compare(
     name: str, a: Float[AnyArray, "*N H W C"], b: Float[AnyArray, "*N H W C"]
 ) -> Comparison:
-    """Compare two fields `[H, W, 3]`; the rank correlation is NaN if a magnitude is constant."""
+    """Compare two fields `[H, W, 3]`; a constant one has no rank correlation (NaN)."""
     first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
     norms = np.linalg.norm(first) * np.linalg.norm(second)
     cosine = float(np.sum(first * second) / norms) if norms else 0.0

@@ -82,7 +82,7 @@ class Job:
                 groups, decoded(self.data, places, self.size, self.resize), strict=True
             ):
                 self._check(some)
-                # Start before the last group is written, so devices do not wait for the disk.
+                # Start before the previous group is written, so devices do not wait for the disk.
                 now, explained = time.monotonic(), self.explained(some)
                 if writing is not None:
                     last, ready = ready, writing.result()
