@@ -1,8 +1,8 @@
-"""Attributions: maps shaped like the image that say what a target depends on.
+"""Attributions: maps shaped like the image that show what a target depends on.
 
 All are called like `pullback`: `gradient(params, x, c)` with one image or a batch, any callable
-pytree and any target; they are compiled once for each shape and setting. `excitation_pullback` is
-`jax_excite.pullback`. The last three are controls, which explain nothing.
+pytree and any target. They are compiled once per shape and setting. `excitation_pullback` is
+`jax_excite.pullback`. `random_map`, `constant_map` and `edges` are controls, which explain nothing.
 """
 
 from jax_excite.attributions.controls import constant_map, edges, random_map

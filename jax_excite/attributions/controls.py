@@ -1,6 +1,6 @@
-"""Maps that explain nothing: a metric that likes them is a bad metric.
+"""Control maps that explain nothing: a metric that rates them highly is a bad metric.
 
-They have the signature of an attribution, and look neither at the network nor at the target.
+They have the signature of an attribution, but hold no information about the network or the target.
 """
 
 import jax
@@ -17,7 +17,7 @@ from jax_excite.typing import AnyArray, Params
 def random_map(
     params: Params, x: Float[AnyArray, "*N H W C"], c: Target, *, key: PRNGKeyArray
 ) -> Float[jax.Array, "*N H W C"]:
-    """Standard normal noise, shaped like `x`; a draw of its own for each network, image and target.
+    """Standard normal noise, shaped like `x`, drawn separately per network, image and target.
 
     The same key, network, image and target give the same noise.
     """
@@ -43,7 +43,7 @@ def _noise(
 
 
 def _number(value: jax.Array) -> jax.Array:
-    """A hash of 32 bits; exact, so that a batch has those of its images."""
+    """A hash of 32 bits; it is exact, so that an image has the same hash alone and in a batch."""
     bits = lax.bitcast_convert_type(value.astype(jnp.float32).ravel(), jnp.uint32)
     odd = 2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1
     mixed = (bits ^ (bits >> 15)) * (odd * jnp.uint32(2654435761))
@@ -61,7 +61,7 @@ def constant_map(
 def edges(
     params: Params, x: Float[AnyArray, "*N H W C"], c: Target
 ) -> Float[jax.Array, "*N H W C"]:
-    """The magnitude of Sobel's gradient of each channel, shaped like `x`; borders are repeated."""
+    """The magnitude of the Sobel gradient per channel, shaped like `x`; borders are replicated."""
     images, single = as_batch(x, None)
     images = jnp.asarray(images)
     padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")

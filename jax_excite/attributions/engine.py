@@ -1,4 +1,4 @@
-"""What all attributions share: checks, blocks, devices, and one compiled call."""
+"""The common part of all attributions: checks, blocks, devices, and one compiled call."""
 
 import functools
 from collections.abc import Callable, Hashable
@@ -21,7 +21,7 @@ Attributor = Callable[[jax.Array, Any], jax.Array]  # images [n, H, W, 3], their
 
 
 class Options(TypedDict, total=False):
-    """The keyword arguments that all attributions take, as `pullback` has them."""
+    """The keyword arguments that all attributions share with `pullback`."""
 
     bounds: Bounds | None
     batch_size: int | None
@@ -29,7 +29,7 @@ class Options(TypedDict, total=False):
 
 
 class GatingOptions(Options, total=False):
-    """Those and the sites of which the gating is."""
+    """The keyword arguments of `Options`, and the sites to which the gating applies."""
 
     skip: SiteSelection
     only: SiteSelection | None
@@ -38,7 +38,7 @@ class GatingOptions(Options, total=False):
 
 @runtime_checkable
 class Rule(Hashable, Protocol):
-    """How an attribution is computed; its own settings that are no arrays are part of it."""
+    """How an attribution is computed; settings that are not arrays are part of the rule."""
 
     def __call__(
         self, params: Params, like: jax.Array, gating: Gating, settings: Any
@@ -59,17 +59,17 @@ def attribute(
     batch_size: int | None = None,
     sharding: NamedSharding | None = None,
 ) -> Float[jax.Array, "*N H W C"]:
-    """The maps that a rule makes of images and targets.
+    """The maps that a rule computes from images and targets.
 
     Args:
-        rule: what is computed; compiled once for each, and for each shape.
-        params: as for `pullback`, like all that is not described here.
+        rule: what is computed; compiled once per rule and shape.
+        params: as for `pullback`, like all arguments that are not described here.
         x: one image `[H, W, 3]` or a batch `[N, H, W, 3]`.
         c: the target.
         gating: how gates are softened.
-        settings: a pytree of other arrays that the rule takes, traced.
+        settings: a pytree of further arrays that the rule takes, traced.
         bounds: the range of images.
-        batch_size: images at a time.
+        batch_size: the number of images computed at a time.
         sharding: how to spread the images.
 
     Returns:

@@ -33,24 +33,26 @@ def grad_cam(
 ) -> Float[jax.Array, "*N H W C"]:
     """Grad-CAM (Selvaraju et al., 2017, section 3): channels of a layer, weighted by the gradient.
 
-    The layer is the output of a site. Each of its channels is weighted by the mean of its gradient
-    over the layer; the positive part of their sum is resized to the image, bilinear.
+    The layer is the output of a site. Each of its channels is weighted by the spatial mean of its
+    gradient. The positive part of the weighted sum is resized to the image by bilinear
+    interpolation.
 
     Args:
-        params: as for `pullback`, like all that is not described here.
+        params: as for `pullback`, like all arguments that are not described here.
         x: one image `[H, W, 3]` or a batch `[N, H, W, 3]`.
         c: the target.
-        site: the layer, by name or index as `sites` lists them; the last with more than one place
-            if None. Of a site inside a scan it is that of the last step.
-        channel_axis: which axis of the layer holds its channels; found in the graph if None.
+        site: the site whose output is the layer, by name or index as `sites` lists them; None for
+            the last site with more than one spatial position. For a site inside a scan, the layer
+            is that of the last step.
+        channel_axis: the channel axis of the layer; None to find it in the graph.
         gating: how gates above the layer are softened; hard by default.
         **options: `bounds`, `batch_size` and `sharding`.
 
     Returns:
-        The maps, shaped like `x`: not negative, and the same in each channel.
+        The maps, shaped like `x`: non-negative, and the same in each channel.
 
     Raises:
-        GatingError: there is no such site, or it is no layer `[N, h, w, C]`.
+        GatingError: there is no such site, or its output is not a layer `[N, h, w, C]`.
         ExciteError: as for `pullback`.
     """
     return attribute(_GradCam(site, channel_axis), params, x, c, gating, **options)
@@ -67,7 +69,7 @@ def guided_grad_cam(
 ) -> Float[jax.Array, "*N H W C"]:
     """Guided backpropagation times Grad-CAM (Selvaraju et al., 2017, section 3.2).
 
-    Arguments, result and errors are those of the two.
+    Arguments, result and errors are those of the two functions.
     """
     cam = grad_cam(params, x, c, site=site, channel_axis=channel_axis, **options)
     return guided_backprop(params, x, c, **options) * cam
@@ -78,9 +80,9 @@ class _Layer:
     """A layer of a network.
 
     Attributes:
-        site: whose output it is.
-        shape: `[N, ., ., .]`, behind an axis for each scan that the site is inside of.
-        channels: which of the last four axes holds channels, 1 to 3.
+        site: the site whose output is the layer.
+        shape: `[N, ., ., .]`, preceded by one axis per enclosing scan.
+        channels: index of the channel axis among the last four axes, 1 to 3.
     """
 
     site: Site
@@ -88,7 +90,7 @@ class _Layer:
     channels: int
 
     def last(self, values: jax.Array) -> jax.Array:
-        """The layer `[N, h, w, C]` as the last step of a scan has it."""
+        """The layer `[N, h, w, C]`, at the last step of each enclosing scan."""
         return jnp.moveaxis(values[(-1,) * (values.ndim - 4)], self.channels, -1)
 
 
@@ -128,7 +130,7 @@ class _GradCam:
 
 
 def _layer(plan: Plan, wanted: str | int | None, channels: int | None, images: int) -> _Layer:
-    """The layer that is named, or the last one with several places."""
+    """The named layer, or the last one with several spatial positions."""
     for site in reversed([site for site in plan.sites if site.gated]):
         if wanted is None or str(wanted) in (site.name, str(site.index)):
             shape = _shape(plan, site)

@@ -1,4 +1,4 @@
-"""Attributions made of pullbacks: of one, of several along a line, of several with noise."""
+"""Attributions computed from pullbacks: one, several along a line, or several with noise."""
 
 import dataclasses
 import numbers
@@ -27,11 +27,12 @@ def gradient(
 ) -> Float[jax.Array, "*N H W C"]:
     """The gradient of the target (Simonyan et al., "Deep Inside Convolutional Networks", 2014).
 
-    Signed, and of all channels. Where a ReLU's pre-activation is 0 its derivative is 0, and of
-    equal cells in a max-pool the first takes the gradient, as in PyTorch.
+    The gradient is signed and has all channels. The derivative of a ReLU is 0 where its
+    pre-activation is 0. If several cells of a max-pool window are equal, the first of them receives
+    the gradient, as in PyTorch.
 
     Args:
-        params: as for `pullback`; a function without gates will do here.
+        params: as for `pullback`; a function without gates works too.
         x: one image `[H, W, 3]` or a batch `[N, H, W, 3]`.
         c: the target, as for `pullback`.
         **options: `bounds`, `batch_size` and `sharding`, as for `pullback`.
@@ -50,8 +51,8 @@ def input_x_gradient(
 ) -> Float[jax.Array, "*N H W C"]:
     """The gradient times the image (Shrikumar et al., "Not Just a Black Box", 2016).
 
-    The image is in [-1, 1], so pixels of mid grey get nothing. Arguments, result and errors are
-    those of `gradient`.
+    The image is in [-1, 1], so mid-grey pixels get 0. Arguments, result and errors are those
+    of `gradient`.
     """
     return jnp.asarray(x) * gradient(params, x, c, **options)
 
@@ -61,9 +62,9 @@ def guided_backprop(
 ) -> Float[jax.Array, "*N H W C"]:
     """Guided backpropagation (Springenberg et al., "Striving for Simplicity", 2015, section 3.4).
 
-    ReLUs pass positive cotangents alone, where they are active. Known to change little when the
-    weights above are randomised (Adebayo et al., 2018). Arguments, result and errors are those of
-    `gradient`, but the function has to have gates.
+    Active ReLUs pass positive cotangents only; inactive ones pass nothing. The map is known to
+    change little when the weights of higher layers are randomised (Adebayo et al., 2018).
+    Arguments, result and errors are those of `gradient`, except that the function must have gates.
     """
     return pullback(params, x, c, gating=GUIDED_BACKPROP, **options)
 
@@ -73,8 +74,8 @@ def deconvolution(
 ) -> Float[jax.Array, "*N H W C"]:
     """Deconvolution (Zeiler & Fergus, "Visualizing and Understanding", 2014, section 2.1).
 
-    ReLUs pass positive cotangents alone, whether they are active or not; upper bounds of clipped
-    ReLUs pass all of them. Arguments, result and errors are those of `guided_backprop`.
+    ReLUs pass positive cotangents only, whether they are active or not. The upper bounds of clipped
+    ReLUs block none of these. Arguments, result and errors are those of `guided_backprop`.
     """
     return pullback(params, x, c, gating=DECONVOLUTION, **options)
 
@@ -92,19 +93,19 @@ def integrated_gradients(
     enter: Names = (),
     **options: Unpack[Options],
 ) -> Float[jax.Array, "*N H W C"]:
-    """Gradients integrated from a baseline to the image, times the difference of the two.
+    """Gradients integrated from a baseline to the image, times the difference between the two.
 
     Sundararajan et al., "Axiomatic Attribution for Deep Networks" (2017), equation 1. The integral
-    is that of Gauss and Legendre. With the plain gradient the sum of a map approaches the
-    difference of the target's values at the image and at the baseline.
+    is computed by Gauss-Legendre quadrature. With the plain gradient, the sum of a map approaches
+    the difference between the target's values at the image and at the baseline.
 
     Args:
-        params: as for `pullback`, like all that is not described here.
+        params: as for `pullback`, like all arguments that are not described here.
         x: one image or a batch.
         c: the target.
-        steps: points of the quadrature, >= 1.
-        baseline: where to start: a number, or an array that broadcasts to one image `[H, W, 3]`;
-            0 is mid grey.
+        steps: the number of quadrature points, >= 1.
+        baseline: the start of the path: a number, or an array that broadcasts to one image
+            `[H, W, 3]`; 0 is mid grey.
         gating: what to integrate: the plain gradient, or pullbacks.
         skip: sites to leave hard.
         only: if given, the only sites to soften.
@@ -165,16 +166,16 @@ def smooth_grad(
     """The mean gradient over noisy copies of the image (Smilkov et al., "SmoothGrad", 2017).
 
     Sample `i` adds `std * jax.random.normal(jax.random.fold_in(key, i), [H, W, 3])` to each image,
-    so that the results of a batch are those of its images.
+    so an image gets the same result alone and in a batch.
 
     Args:
-        params: as for `pullback`, like all that is not described here.
+        params: as for `pullback`, like all arguments that are not described here.
         x: one image or a batch.
         c: the target.
-        key: of `jax.random`.
-        samples: noisy copies, >= 1.
-        std: standard deviation of the noise, >= 0, in units of images; 0.3 is 15 % of their range,
-            within the 10 to 20 % that the paper advises.
+        key: a key of `jax.random`.
+        samples: the number of noisy copies, >= 1.
+        std: the standard deviation of the noise, >= 0, in units of images; 0.3 is 15 % of their
+            range, within the 10 to 20 % that the paper advises.
         gating: what to average: the plain gradient, or pullbacks.
         skip: sites to leave hard.
         only: if given, the only sites to soften.
@@ -228,12 +229,12 @@ def smoothed_pullback(
     gating: Gating = EXCITATION,
     **options: Unpack[GatingOptions],
 ) -> Float[jax.Array, "*N H W C"]:
-    """The mean excitation pullback over noisy copies of the image: `smooth_grad` of soft gates."""
+    """The mean excitation pullback over noisy image copies: `smooth_grad` with soft gates."""
     return smooth_grad(params, x, c, key=key, samples=samples, std=std, gating=gating, **options)
 
 
 def whole_number(value: Any, what: str) -> int:
-    """`value` as an int; `SettingError` unless it is a whole number of at least 1."""
+    """`value` as an int; raises `SettingError` unless it is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise SettingError(f"{what} is {value!r}: give a whole number of at least 1")
     return int(value)
@@ -242,7 +243,7 @@ def whole_number(value: Any, what: str) -> int:
 def image_like(
     value: ArrayLike, x: Float[AnyArray, "*N H W C"], what: str
 ) -> Float[jax.Array, "..."]:
-    """`value` as an array that broadcasts to one image of `x`, else `SettingError`."""
+    """`value` as an array; raises `SettingError` unless it broadcasts to one image of `x`."""
     array = jnp.asarray(as_floats(value))
     shape = x.shape[-3:]
     pairs = zip(reversed(array.shape), reversed(shape), strict=False)

@@ -1,4 +1,4 @@
-"""What projected gradient ascent changes in an image, as an attribution."""
+"""The change that projected gradient ascent makes to an image, as an attribution."""
 
 from typing import Unpack
 
@@ -20,7 +20,7 @@ def pga_difference(
     ascent: Ascent = EXCITATION_PGA,
     **options: Unpack[AscentOptions],
 ) -> Float[jax.Array, "*N H W C"]:
-    """The perturbed image of `pga` less the image (paper, section 5.1): shaped like `x`, signed.
+    """The perturbed image of `pga` minus the image (paper, section 5.1): shaped like `x`, signed.
 
     Arguments and errors are those of `pga`.
     """

@@ -1,4 +1,4 @@
-"""The attribution methods by name: one table, so that a name means the same numbers everywhere.
+"""The attribution methods by name, in one table: a name gives the same numbers everywhere.
 
 `jax-excite evaluate` and `jax-excite attribute` take their methods from here. A variant with other
 settings has its own name: `smooth_grad_8` averages 8 noisy copies, `smooth_grad` 25.
@@ -34,13 +34,13 @@ class Attribution:
 
     Attributes:
         function: called as `function(params, x, c, **settings)`.
-        settings: those that the name stands for, where they are not the function's defaults.
+        settings: the settings that the name implies, where they are not the function's defaults.
         is_soft: whether it takes the gating that the caller chooses.
         is_random: whether it takes a random key.
-        gating: of a method that is one pullback at a fixed gating; several targets of such a
-            method, and of the excitation pullback, share one forward pass.
+        gating: the gating of a method that is a single pullback at a fixed gating, else None.
+            Several targets of such a method, or of the excitation pullback, share one forward pass.
         passes: the number of forward and backward passes per map.
-        is_control: whether it explains nothing, and takes no bounds.
+        is_control: whether it is a control, which explains nothing and takes no bounds.
     """
 
     function: Callable[..., jax.Array]
@@ -57,7 +57,7 @@ class Attribution:
         Args:
             gating: used if `is_soft`.
             key: used if `is_random`.
-            **options: of the function, such as `bounds`; controls take none.
+            **options: keyword arguments of the function, such as `bounds`; ignored for controls.
         """
         given = {} if self.is_control else options
         if self.is_soft:

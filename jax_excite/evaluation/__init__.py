@@ -1,1 +1,1 @@
-"""Methods compared by metrics over photographs, and sanity checks."""
+"""Comparison of methods by metrics over photographs, and sanity checks."""

@@ -1,4 +1,4 @@
-"""A file that remembers what a long run has computed, so that a killed one goes on."""
+"""A file that records what a long run has computed, so that a killed run can be resumed."""
 
 import contextlib
 import json
@@ -13,9 +13,9 @@ from jax_excite.errors import ExciteError
 
 
 class Journal:
-    """Results by key, one line of JSON each, below a line with the settings of the run.
+    """Results by key, one per line of JSON, after a first line with the settings of the run.
 
-    A line that was cut off by a kill is dropped.
+    A line that is incomplete because the run was killed is dropped.
     """
 
     def __init__(self, path: Path):
@@ -27,10 +27,10 @@ class Journal:
     @staticmethod
     @contextlib.contextmanager
     def open(path: Path, settings: dict[str, Any]) -> Iterator["Journal"]:
-        """The journal at a path, new or to go on with; no other process has it at the same time.
+        """Open the journal at a path, new or existing, and lock it against other processes.
 
         Raises:
-            ExciteError: another run has it, or it is of a run with other settings.
+            ExciteError: another run has locked it, or it is from a run with other settings.
         """
         lock = filelock.FileLock(f"{path}.lock", timeout=0)
         try:
@@ -79,7 +79,7 @@ class Journal:
         return self._results[key]
 
     def add(self, key: str, result: Any) -> None:
-        """Write a result down; once this returns a kill does not lose it."""
+        """Record a result; once this returns, the result survives a kill."""
         with self.path.open("a", encoding="utf-8") as file:
             if not self._begun:
                 file.write(json.dumps({"settings": self._settings}) + "\n")

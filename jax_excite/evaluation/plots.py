@@ -1,4 +1,4 @@
-"""Plots of summaries. Needs the `[viz]` extra."""
+"""Plots of summaries. This module needs the `[viz]` extra."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,12 @@ _ACROSS = 3
 def draw_intervals(
     path: str | os.PathLike[str], lines: Sequence[Summary], better: Mapping[str, str | None]
 ) -> None:
-    """Means with their intervals: a panel for each metric, a row for each method.
+    """Draw means with their intervals: one panel per metric, one row per method.
 
     Args:
         path: a PNG file.
-        lines: of the table; models are told apart by colour.
-        better: `higher`, `lower` or None for each metric.
+        lines: the lines of the table; each model has its own colour.
+        better: `higher`, `lower` or None per metric.
     """
     metrics = list(dict.fromkeys(line.metric for line in lines))
     models = list(dict.fromkeys(line.model for line in lines))

@@ -1,4 +1,4 @@
-"""Sanity checks of the method itself: does a map depend on the weights, on the class, on the gates?
+"""Sanity checks of the method itself: does a map depend on the weights, the class and the gates?
 
 After "Sanity Checks for Saliency Maps" (Adebayo et al., 2018), section 3: a map that stays the same
 when weights are randomised explains the image, not the network.
@@ -23,12 +23,13 @@ from jax_excite.typing import AnyArray, Params
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """How alike two vector fields are.
+    """How similar two vector fields are.
 
     Attributes:
         name: what is compared.
-        cosine: of the angle between the fields, in [-1, 1]; 0 for unrelated ones.
-        rank_correlation: Spearman's, between the fields' magnitudes at each pixel, in [-1, 1].
+        cosine: the cosine of the angle between the fields, in [-1, 1]; 0 for unrelated fields.
+        rank_correlation: Spearman's rank correlation of the fields' magnitudes per pixel, in
+            [-1, 1].
     """
 
     name: str
@@ -54,17 +55,17 @@ def randomisation_cascade(
     gating: Gating = EXCITATION,
     seed: int = 0,
 ) -> list[Comparison]:
-    """The pullback, compared with that of the network randomised from the top down to each layer.
+    """Compare the pullback with those of the network randomised from the top down to each layer.
 
     Args:
         params: a callable pytree.
         x: one image `[H, W, 3]`.
-        c: class index.
+        c: a class index.
         gating: as for `pullback`.
-        seed: of the shuffling.
+        seed: the seed of the shuffling.
 
     Returns:
-        One comparison for each layer, the top one first: with it and all above it randomised.
+        One comparison per layer, top layer first, with that layer and all above it randomised.
     """
     original = pullback(params, x, c, gating=gating)
     changed, comparisons = params, []
@@ -77,18 +78,19 @@ def randomisation_cascade(
 def temperature_limits(
     params: Params, x: Float[AnyArray, "H W C"], c: int, *, gating: Gating = EXCITATION
 ) -> dict[str, float]:
-    """Relative L2 distances that the limits of section 5.2 say are 0, to rounding.
+    """Relative L2 distances that are 0 up to rounding, by the limits of section 5.2.
 
     Args:
         params: a callable pytree.
         x: one image `[H, W, 3]`, in which not all pixels are 0.
-        c: class index.
-        gating: all but its temperatures. Upper bounds of clipped ReLUs are hard near 0 and passed
-            at infinity, as otherwise there is no limit.
+        c: a class index.
+        gating: the gating, except for its temperatures. The upper bounds of clipped ReLUs are hard
+            near T = 0 and pass the gradient at T = infinity, because otherwise there is no limit.
 
     Returns:
-        By name: of the pullback at T = 0 to the plain gradient, of that at a tiny temperature to
-        that at 0, and of the pullbacks of `x` and `-x` without any gate, at T = infinity.
+        The distances by name: between the pullback at T = 0 and the plain gradient, between the
+        pullbacks at a tiny temperature and at T = 0, and between the pullbacks of `x` and `-x` at
+        T = infinity, where gates are constant.
     """
 
     def at(temperature: float, image: Float[AnyArray, "H W C"] = x) -> jax.Array:

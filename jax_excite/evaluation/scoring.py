@@ -1,4 +1,4 @@
-"""Methods compared by metrics over photographs: what is computed for each chunk of them."""
+"""Comparison of methods by metrics over photographs: the computation for each chunk of them."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ from jax_excite.typing import Method, Params
 
 _CHANGES = 4
 _CURVE_STEPS = 15
-# Methods whose cheaper variants a table compares unless it is asked for them by name.
+# Methods that are compared only if named; the default table has their cheaper variants instead.
 _COSTLY = ("smoothed_pullback", "integrated_gradients", "smooth_grad")
 COMPARED = tuple(name for name in METHODS if name not in _COSTLY)
 
@@ -27,11 +27,11 @@ def bound_methods(gating: Gating, seed: int = 0) -> dict[str, Method]:
     """All attributions and controls by name, called as `method(params, x, c)`.
 
     Args:
-        gating: used by those that are excitation pullbacks.
-        seed: used by those that draw random numbers.
+        gating: used by the methods that are based on excitation pullbacks.
+        seed: used by the methods that draw random numbers.
     """
     key = jax.random.key(seed)
-    # Metrics move images out of [-1, 1].
+    # Metrics may move images out of [-1, 1].
     free = METHODS.keys() - {"pga_difference"}
     bound = {name: METHODS[name].bind(gating, key, bounds=None) for name in free}
     bound["pga_difference"] = functools.partial(_pga_difference, gating=gating)
@@ -39,7 +39,7 @@ def bound_methods(gating: Gating, seed: int = 0) -> dict[str, Method]:
 
 
 def _pga_difference(params: Params, x: Any, c: Any, gating: Gating) -> Any:
-    """Within [-1, 1], or within the range of images that a metric has moved out of it."""
+    """`pga_difference` in [-1, 1], or in the range of the images if a metric has exceeded that."""
     bounds = (min(-1.0, float(np.min(x))), max(1.0, float(np.max(x))))
     ascent = dataclasses.replace(EXCITATION_PGA, bounds=bounds)
     return attributions.pga_difference(params, x, c, ascent, gating=gating)
@@ -50,11 +50,11 @@ class Entrant:
     """A network with the methods that are compared on it.
 
     Attributes:
-        name: of the network.
+        name: the name of the network.
         params: the network.
-        methods: by name.
-        seed: of all that is random.
-        judge: another network with the same classes, for the metrics of transfer.
+        methods: the methods by name.
+        seed: the seed of all random numbers.
+        judge: another network with the same classes, for the transfer metrics.
     """
 
     name: str
@@ -70,8 +70,8 @@ class Chunk:
     Args:
         entrant: the network and its methods.
         x: photographs `[n, H, W, 3]`.
-        number: that of the chunk, which seeds what is random.
-        target: class index of each, `[n]`; the network's predictions if None.
+        number: the number of the chunk; with the entrant's seed, it seeds all random numbers.
+        target: class index of each photograph, `[n]`; None for the network's predictions.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Chunk:
 
     @functools.cached_property
     def maps(self) -> np.ndarray:
-        """Of all methods, `[M, n, H, W, 3]`."""
+        """The maps of all methods, `[M, n, H, W, 3]`."""
         return self._maps(self.x)
 
     def _maps(self, x: np.ndarray) -> np.ndarray:
@@ -94,7 +94,7 @@ class Chunk:
 
     @functools.cached_property
     def mosaics(self) -> tuple[metrics.Mosaics, np.ndarray] | None:
-        """The chunk's photographs in mosaics, and maps of these; None if they are too alike."""
+        """The chunk's photographs in mosaics, with their maps; None for fewer than four classes."""
         if len(np.unique(self.target)) < 4:
             return None
         made = metrics.mosaics(self.x, self.target, seed=int(np.sum(self.seed)))
@@ -102,7 +102,7 @@ class Chunk:
 
     @functools.cached_property
     def transfers(self) -> dict[str, tuple[metrics.Standing, metrics.Standing]]:
-        """How the judge sees other classes before and after climbing to them, by method."""
+        """How the judge scores other classes before and after an ascent towards them, by method."""
         judge = self.entrant.judge
         assert judge is not None
         classes = min(number_of_classes(each, self.x) for each in (self.params, judge))
@@ -116,25 +116,25 @@ class Chunk:
         return found
 
     def _quick(self) -> list[str]:
-        """The methods of one pass per map: ten steps along the others take too long."""
+        """The methods with one pass per map; ten steps along the others take too long."""
         passes = {name: each.passes for name, each in METHODS.items()}
         return [name for name in self.methods if passes.get(name, 1) == 1]
 
     def on_maps(self, metric: Callable[..., Any], **settings: Any) -> "Scores":
-        """A metric of maps, for all methods at once."""
+        """A metric of maps, computed in one call for all methods."""
         found = metric(self.params, self.x, self.target, self.maps, **settings)
         found = found.area if isinstance(found, metrics.Curve) else found
         return dict(zip(self.methods, found, strict=True))
 
     def on_methods(self, metric: Callable[..., Any], **settings: Any) -> "Scores":
-        """A metric of methods, for each of them."""
+        """A metric of methods, computed per method."""
         return {
             name: metric(method, self.params, self.x, self.target, maps=own, **settings)
             for (name, method), own in zip(self.methods.items(), self.maps, strict=True)
         }
 
     def on_mosaics(self, metric: Callable[..., Any], **settings: Any) -> "Scores":
-        """A metric of maps of mosaics; NaN where there are none."""
+        """A metric of maps of mosaics; NaN if there are no mosaics."""
         if self.mosaics is None:
             return {name: np.full(len(self.x), np.nan) for name in self.methods}
         made, maps = self.mosaics
@@ -149,9 +149,9 @@ class Metric:
     """A metric with its settings.
 
     Attributes:
-        compute: the scores of a chunk.
-        better: which scores are the better ones; None where that is for the reader to say.
-        meaning: in a few words.
+        compute: computes the scores of a chunk.
+        better: which scores are better; None if that is left to the reader.
+        meaning: the meaning in a few words.
     """
 
     compute: Callable[[Chunk], Scores]
@@ -262,12 +262,12 @@ METRICS: dict[str, Metric] = {
 
 
 def predictions(params: Params, x: Float[np.ndarray, "N H W C"]) -> Int[np.ndarray, " N"]:
-    """The class of greatest logit of each image `[N, H, W, 3]`."""
+    """The class with the greatest logit for each image `[N, H, W, 3]`."""
     return np.asarray(_logits(params, x)).argmax(axis=1)
 
 
 def number_of_classes(params: Params, x: Float[np.ndarray, "N H W C"]) -> int:
-    """K, of a network that maps images `[N, H, W, 3]` to logits `[N, K]`."""
+    """The number of classes K of a network that maps images `[N, H, W, 3]` to logits `[N, K]`."""
     return _logits.eval_shape(params, x).shape[1]
 
 
@@ -277,9 +277,10 @@ def _logits(params: Params, x: jax.Array) -> jax.Array:
 
 
 def chunks(count: int, size: int) -> list[tuple[np.ndarray, int]]:
-    """Places of the images of each chunk, the last filled up with the first ones; how many are new.
+    """The indices of the images of each chunk, and how many of them are new.
 
-    All chunks have one size, so that nothing is compiled twice.
+    The last chunk is filled up with the first images. All chunks have the same size, so nothing is
+    compiled twice.
     """
     size = min(size, count)
     starts: Sequence[int] = range(0, count, size)

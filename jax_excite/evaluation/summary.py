@@ -1,4 +1,4 @@
-"""Scores of methods over photographs, summed up: means, intervals, paired differences."""
+"""Summaries of the scores of methods over photographs: means, intervals, paired differences."""
 
 import csv
 import dataclasses
@@ -25,16 +25,16 @@ class Summary:
         model: the network.
         metric: the metric.
         method: the attribution.
-        n: photographs with a score.
-        mean: of the scores; None without any.
-        std: standard deviation, of a sample; None for fewer than two.
-        median: of the scores.
-        low: lower end of the 95 % bootstrap interval of the mean.
-        high: its upper end.
-        difference: mean of the paired differences to the reference; None for the reference.
-        difference_low: lower end of its interval.
-        difference_high: upper end of its interval.
-        pairs: photographs in which both have a score.
+        n: the number of photographs with a score.
+        mean: the mean of the scores; None if there are none.
+        std: the sample standard deviation; None for fewer than two scores.
+        median: the median of the scores.
+        low: the lower end of the 95 % bootstrap interval of the mean.
+        high: the upper end of that interval.
+        difference: the mean of the paired differences from the reference; None for the reference.
+        difference_low: the lower end of the interval of the difference.
+        difference_high: the upper end of that interval.
+        pairs: the number of photographs for which both methods have a score.
     """
 
     model: str
@@ -52,12 +52,12 @@ class Summary:
     pairs: int
 
 
-# By model, metric and method: a score for each photograph, NaN where there is none.
+# By model, metric and method: one score per photograph, NaN where there is none.
 Table = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
 
 
 def summarise(scores: Table, reference: str, *, seed: int = 0) -> list[Summary]:
-    """Sum up scores; differences are to the method `reference` on the same photographs."""
+    """Summarise scores; differences are from the method `reference` on the same photographs."""
     lines = []
     for model, by_metric in scores.items():
         for metric, by_method in by_metric.items():
@@ -94,7 +94,7 @@ def summarise(scores: Table, reference: str, *, seed: int = 0) -> list[Summary]:
 def interval(
     values: np.ndarray, statistic: Callable[..., Any], seed: int = 0
 ) -> tuple[float | None, float | None]:
-    """The 95 % percentile bootstrap interval of a statistic; nothing for fewer than two values."""
+    """The 95 % percentile bootstrap interval of a statistic; two None for fewer than two values."""
     if len(values) < 2:
         return None, None
     if np.ptp(values) == 0:
@@ -119,7 +119,7 @@ COLUMNS = [field.name for field in dataclasses.fields(Summary)]
 
 
 def write_csv(path: Path, lines: Sequence[Summary]) -> None:
-    """One line for each summary; empty cells where there is nothing."""
+    """Write one line per summary; cells without a value are empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -128,13 +128,13 @@ def write_csv(path: Path, lines: Sequence[Summary]) -> None:
 
 
 def write_json(path: Path, lines: Sequence[Summary]) -> None:
-    """A list of objects; null where there is nothing."""
+    """Write a list of objects; missing values are null."""
     text = json.dumps([dataclasses.asdict(line) for line in lines], indent=1)
     path.write_text(text + "\n", "utf-8")
 
 
 def write_parquet(path: Path, lines: Sequence[Summary]) -> None:
-    """A table of one row for each summary; needs pyarrow."""
+    """Write a table with one row per summary. Needs pyarrow."""
     import pyarrow
     import pyarrow.parquet
 
@@ -150,18 +150,18 @@ WRITERS: dict[str, Callable[[Path, Sequence[Summary]], None]] = {
 
 
 def writer_of(path: Path) -> Callable[[Path, Sequence[Summary]], None]:
-    """What writes the kind of file that a name asks for, else `ExciteError`."""
+    """The writer for the suffix of a path; raises `ExciteError` if there is none."""
     if path.suffix.lower() not in WRITERS:
         raise ExciteError(f"--out is {path}: give a name that ends in {', '.join(WRITERS)}")
     return WRITERS[path.suffix.lower()]
 
 
 def markdown(lines: Sequence[Summary], better: Mapping[str, str | None]) -> str:
-    """A table for each model and metric, the best mean first.
+    """One table per model and metric, with the best mean first.
 
     Args:
-        lines: of the table.
-        better: `higher`, `lower` or None for each metric.
+        lines: the lines of the table.
+        better: `higher`, `lower` or None per metric.
     """
     parts: list[str] = []
     for model, metric in dict.fromkeys((line.model, line.metric) for line in lines):

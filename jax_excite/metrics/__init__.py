@@ -1,8 +1,9 @@
-"""Metrics of attributions: what a map, or a method, is worth by the field's measures.
+"""Metrics of attributions: measures from the literature of the quality of a map or a method.
 
-Metrics of maps take `(params, x, c, maps)`, and maps of several methods at once. Metrics of methods
-take `(method, params, x, c)`, where a method is any of `jax_excite.attributions` with its settings
-bound, or any function that is called so. All return numpy arrays with a value for each image.
+Metrics of maps take `(params, x, c, maps)`; `maps` may hold the maps of several methods. Metrics of
+methods take `(method, params, x, c)`, where a method is any of `jax_excite.attributions` with its
+settings bound, or any function with the same signature. All return NumPy arrays with one value per
+image.
 """
 
 from jax_excite.metrics.curves import Curve, deletion, insertion

@@ -24,12 +24,13 @@ _BLUR_REACH = 15
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """How the target's value moves as pixels are replaced.
+    """How the target's value changes as pixels are replaced.
 
     Attributes:
-        values: before the first step and after each, `[..., steps + 1]`, with the axes of the maps'
-            methods and images in front.
-        area: under the curve, by the trapezoidal rule, with all pixels as 1: `[...]`.
+        values: the values before the first step and after each step, `[..., steps + 1]`; the
+            leading axes are those of the methods and images of the maps.
+        area: the area under the curve, by the trapezoidal rule, over the fraction of pixels that
+            are replaced: `[...]`.
     """
 
     values: np.ndarray
@@ -50,21 +51,22 @@ def deletion(
 ) -> Curve:
     """The target's value as pixels are replaced, those of greatest attribution first.
 
-    Petsiuk et al., "RISE" (2018), section 4.3: the sooner it falls, the better. It rewards maps
-    that find values to which the network is brittle, adversarial ones too; read it together with
-    `insertion`. A pixel's attribution is the sum over its channels.
+    Petsiuk et al., "RISE" (2018), section 4.3: the sooner the value falls, the better. The metric
+    also rewards maps that find values to which the network is brittle, including adversarial ones;
+    read it together with `insertion`. A pixel's attribution is the sum over its channels.
 
     Args:
         params: a callable pytree, as for `pullback`.
         x: one image `[H, W, 3]` or a batch `[N, H, W, 3]`.
         c: the target.
-        maps: shaped like `x`, or with an axis in front for several methods.
-        steps: number of steps, >= 1; each replaces the same number of pixels, but the last.
-        baseline: what is put there: a number, an array that broadcasts to an image, or `blur` for
-            the image blurred (Gaussian, 5 pixels); 0 is mid grey.
-        softmax: the target's value is a probability, not a logit.
+        maps: shaped like `x`, or with a leading axis for several methods.
+        steps: the number of steps, >= 1; each replaces the same number of pixels, except that the
+            last may replace fewer.
+        baseline: the replacement: a number, an array that broadcasts to an image, or `blur` for
+            the blurred image (Gaussian, standard deviation of 5 pixels); 0 is mid grey.
+        softmax: whether the target's value is a probability instead of a logit.
         bounds: as for `pullback`.
-        batch_size: copies of an image at a time.
+        batch_size: the number of copies of an image computed at a time.
 
     Returns:
         The curves.
@@ -89,10 +91,10 @@ def insertion(
     bounds: Bounds | None = (-1.0, 1.0),
     batch_size: int | None = None,
 ) -> Curve:
-    """The target's value as pixels of the image are put into a baseline, the greatest first.
+    """The target's value as pixels of the image replace a baseline, greatest attribution first.
 
-    Petsiuk et al., "RISE" (2018), section 4.3: the sooner it rises, the better. Arguments, result
-    and errors are those of `deletion`.
+    Petsiuk et al., "RISE" (2018), section 4.3: the sooner the value rises, the better. Arguments,
+    result and errors are those of `deletion`.
     """
     case = Case.of(params, x, c, maps, bounds)
     return _curve(case, rest, steps, baseline, softmax, batch_size)
@@ -122,7 +124,7 @@ def _curve(
 
 @jax.jit
 def blurred(x: jax.Array) -> jax.Array:
-    """Images `[N, H, W, 3]` blurred by a Gaussian of 5 pixels; borders are repeated."""
+    """Images `[N, H, W, 3]` blurred by a Gaussian of 5 pixels; borders are replicated."""
     reach = np.arange(-_BLUR_REACH, _BLUR_REACH + 1)
     weights = np.exp(-(reach**2) / (2 * _BLUR_STD**2))
     kernel = jnp.asarray(weights / weights.sum(), x.dtype)

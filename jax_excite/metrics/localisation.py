@@ -1,4 +1,4 @@
-"""Localisation: does a map point at the thing?"""
+"""Localisation: does a map point at the object?"""
 
 import dataclasses
 
@@ -15,13 +15,13 @@ from jax_excite.typing import AnyArray
 
 @dataclasses.dataclass(frozen=True)
 class Mosaics:
-    """Images of four photographs each.
+    """Images that are each composed of four photographs.
 
     Attributes:
-        x: `[N, H, W, 3]`, quadrants halved in size.
-        target: class index of the photograph that is looked for, `[N]`.
-        masks: where that is, `[N, H, W]` bool.
-        parts: indices of the photographs, `[N, 4]`: above left, above right, below left, right.
+        x: the mosaics, `[N, H, W, 3]`; each quadrant holds a photograph at half its size.
+        target: class index of the target photograph, `[N]`.
+        masks: the quadrant of the target photograph, `[N, H, W]` bool.
+        parts: indices of the photographs, `[N, 4]`: top left, top right, bottom left, bottom right.
     """
 
     x: np.ndarray
@@ -36,16 +36,17 @@ def mosaics(
     """Put each photograph into one quadrant of a mosaic, beside three of other classes.
 
     After Arias-Duart et al., "Focus! Rating XAI Methods and Finding Biases" (2022), section 3, who
-    use two of the class and two of others at full size; with one photograph a class there is only
-    one. A quadrant is the photograph at half its height and width.
+    use two photographs of the class and two of others, at full size. Here only one photograph is of
+    the class, so that one photograph per class is enough. A quadrant is a photograph at half its
+    height and width.
 
     Args:
         x: photographs `[N, H, W, 3]`, of even height and width.
         classes: class index of each, `[N]`, of at least four different classes.
-        seed: of the choice of the others and of the places.
+        seed: the seed for the choice of the other photographs and of the quadrants.
 
     Raises:
-        ImageError: the photographs do not suit.
+        ImageError: the photographs or classes do not meet these conditions.
     """
     images, _ = as_batch(x, None)
     count, height, width, _ = images.shape
@@ -83,17 +84,17 @@ def mosaics(
 def focus(
     maps: Float[AnyArray, "*M N H W C"], masks: Bool[np.ndarray, "N H W"]
 ) -> Float[np.ndarray, "*M N"]:
-    """The part of a map's positive attribution that lies inside a mask.
+    """The fraction of a map's positive attribution that lies inside a mask.
 
-    Arias-Duart et al. (2022), equation 1. A map that ignores the class has the mask's share of the
-    image, 1/4 for a quadrant.
+    Arias-Duart et al. (2022), equation 1. A map that ignores the class scores the fraction of the
+    image that the mask covers, 1/4 for a quadrant.
 
     Args:
-        maps: `[N, H, W, 3]`, or with an axis in front for several methods.
-        masks: `[N, H, W]` bool, as of `mosaics`; or boxes made so by `boxes`.
+        maps: `[N, H, W, 3]`, or with a leading axis for several methods.
+        masks: `[N, H, W]` bool, such as those of `mosaics` or `boxes`.
 
     Returns:
-        One value for each image (and method), in [0, 1]; NaN where nothing is positive.
+        One value per image (and method), in [0, 1]; NaN where no attribution is positive.
 
     Raises:
         ImageError: the masks do not fit the maps.
@@ -110,17 +111,18 @@ def pointing_game(
     """Whether the pixel of greatest attribution lies inside a mask.
 
     Zhang et al., "Top-Down Neural Attention by Excitation Backprop" (2018), section 4.1. A pixel's
-    attribution is the greatest of its channels. It sees one pixel of a map and no more.
+    attribution is the greatest of its channels. The metric depends only on the
+    position of that pixel.
 
     Args:
-        maps: `[N, H, W, 3]`, or with an axis in front for several methods.
-        masks: `[N, H, W]` bool, as of `mosaics`, or boxes made so by `boxes`.
-        tolerance: pixels that count as inside around a mask, >= 0; the authors take 15.
+        maps: `[N, H, W, 3]`, or with a leading axis for several methods.
+        masks: `[N, H, W]` bool, such as those of `mosaics` or `boxes`.
+        tolerance: the distance from a mask, in pixels, up to which a pixel counts as inside, >= 0;
+            the authors use 15.
 
     Returns:
-        1.0 or 0.0 for each image (and method); of several pixels with the greatest attribution one
-        inside is enough, but for a map that is the same all over. NaN for that and where a mask is
-        empty.
+        1.0 or 0.0 per image (and method). If several pixels share the greatest attribution, one of
+        them inside the mask is enough. NaN where a map is constant or a mask is empty.
 
     Raises:
         ImageError: the masks do not fit the maps.
@@ -136,7 +138,10 @@ def pointing_game(
 
 
 def boxes(corners: Int[np.ndarray, "N 4"], height: int, width: int) -> Bool[np.ndarray, "N H W"]:
-    """Masks `[N, H, W]` of boxes `[N, 4]`: left, top, right, bottom in pixels, the last two out."""
+    """Masks `[N, H, W]` of boxes `[N, 4]`: left, top, right, bottom, in pixels.
+
+    Right and bottom are exclusive.
+    """
     left, top, right, bottom = np.asarray(corners).T[:, :, None, None]
     rows, columns = np.mgrid[:height, :width]
     return (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)

@@ -1,4 +1,4 @@
-"""How a network answers when parts of an image are replaced: what faithfulness metrics share."""
+"""Responses of a network to images with replaced parts, shared by the faithfulness metrics."""
 
 import dataclasses
 import functools
@@ -22,24 +22,24 @@ from jax_excite.pullbacks.targets import Target
 from jax_excite.recipes import VANILLA
 from jax_excite.typing import AnyArray, Bounds, Params
 
-# Forward passes alone are faster with less at a time than pullbacks are.
+# Forward passes alone are fastest with smaller blocks than pullbacks.
 _CPU_COPIES = 4
 
-# Where the values of an image are replaced in its k-th copy: its groups, k -> mask [H, W, 3].
+# Which values are replaced in the k-th copy of an image: (its groups, k) -> mask [H, W, 3].
 Replaced = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Images with their maps, checked.
+    """Images with their maps, validated.
 
     Attributes:
         params: the network.
         x: images `[N, H, W, 3]`.
-        target: as `targets.prepare` makes it.
-        maps: of each method, `[M, N, H, W, 3]`; 0 where a map is not finite.
-        finite: which maps are, `[M, N]`.
-        shape: that of a metric's values for the caller.
+        target: the target, as `targets.prepare` returns it.
+        maps: the maps of each method, `[M, N, H, W, 3]`; 0 where a map is not finite.
+        finite: which maps are finite, `[M, N]`.
+        shape: the shape in which a metric's values are returned to the caller.
     """
 
     params: Params
@@ -57,10 +57,10 @@ class Case:
         maps: Float[AnyArray, "*M H W C"],
         bounds: Bounds | None,
     ) -> "Case":
-        """The case that a caller gives: one image or a batch, maps of one method or of several.
+        """The case for a caller's arguments: one image or a batch, maps of one or several methods.
 
         Raises:
-            ImageError: `x` is no image, or the maps do not have its shape.
+            ImageError: `x` is not an image or a batch, or the maps do not have its shape.
             TargetError: as for `pullback`.
         """
         images, single = as_batch(x, bounds)
@@ -109,9 +109,9 @@ def rest(groups: jax.Array, k: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Listed:
-    """Copy k has the k-th set of values replaced, listed by their places in the flat image.
+    """Copy k has the k-th set of values replaced, listed by index in the flattened image.
 
-    Places beyond the image are left out.
+    Indices beyond the image are ignored.
     """
 
     shape: tuple[int, ...]
@@ -125,12 +125,12 @@ class Listed:
 def drops(
     case: Case, groups: AnyArray, replaced: Replaced, copies: int, base: Any, **settings: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How far the target's value falls in each copy, and the map's sums over what changed.
+    """The drop of the target's value in each copy, and the map's sum over the replaced values.
 
-    Arguments are those of `responses`; in copy number `copies` nothing may be replaced.
+    Arguments are those of `responses`. `replaced` must replace nothing in copy number `copies`.
 
     Returns:
-        Drops `[M, N, K]`, or `[N, K]` where methods share groups, and sums `[M, N, K]`, in float64.
+        Drops `[M, N, K]`, or `[N, K]` if methods share groups, and sums `[M, N, K]`, in float64.
     """
     found, sums = responses(case, groups, replaced, copies + 1, base, **settings)
     return found[..., -1:] - found[..., :-1], sums[..., :-1]
@@ -148,22 +148,22 @@ def responses(
     batch_size: int | None = None,
     only_values: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The target's value at perturbed copies of each image, and the map's sum over what changed.
+    """The target's value at perturbed copies of images, and the map's sum over the replaced values.
 
     Args:
         case: images and maps.
-        groups: what `replaced` takes, with leading axes `[M or 1, N or 1]`: 1 where methods, or
-            images, share it.
-        replaced: where copies are changed.
-        copies: number of copies of each image, K.
-        base: what is put there: a number, or images `[N, H, W, 3]`.
-        weighted: sum the map times the change, not the map alone.
-        softmax: of the values: probabilities (`targets.probabilities`), not logits.
-        batch_size: copies at a time.
-        only_values: leave the sums out.
+        groups: what `replaced` takes, with leading axes `[M or 1, N or 1]`; an axis is 1 if all
+            methods, or all images, share the groups.
+        replaced: which values are replaced in each copy.
+        copies: the number of copies of each image, K.
+        base: the replacement: a number, or images `[N, H, W, 3]`.
+        weighted: sum the map times the change instead of the map alone.
+        softmax: return probabilities (`targets.probabilities`) instead of logits.
+        batch_size: the number of copies computed at a time.
+        only_values: do not compute the sums.
 
     Returns:
-        In float64: the values `[M, N, K]`, or `[N, K]` where methods share groups; and the sums
+        In float64: the values `[M, N, K]`, or `[N, K]` if methods share groups; and the sums
         `[M, N, K]`.
     """
     maps = case.maps[:, :, :0, :0] if only_values else case.maps
@@ -226,7 +226,7 @@ def _responses(
         value = targets.values(repeated, targets.probabilities(logits) if softmax else logits)
         if not summed:
             return value, jnp.zeros((0, rows), value.dtype)
-        # Shared groups: the sums of all methods at once; else those of the method whose turn it is.
+        # If methods share groups, the sums of all methods; otherwise those of the current method.
         wanted = maps[:, image] if methods == 1 else maps[method, image][None]
         change = own - copied if weighted else mask.astype(own.dtype)
         return value, jnp.einsum("mhwc,khwc->mk", wanted, change)

@@ -20,8 +20,8 @@ from jax_excite.typing import AnyArray, Params
 def layers(params: Params, x: Float[AnyArray, "N H W C"]) -> dict[str, list[str]]:
     """The layers of a network from the top down, each with the dotted names of its weights.
 
-    A layer is an attribute of the network, or an entry of a list; the order is that in which its
-    weights are used first, turned round.
+    A layer is an attribute of the network, or an entry of a list. Layers are in reverse order of
+    the first use of their weights.
 
     Args:
         params: a callable pytree.
@@ -55,7 +55,7 @@ def layers(params: Params, x: Float[AnyArray, "N H W C"]) -> dict[str, list[str]
 
 
 def _find_uses(graph: Graph, weights: dict[Any, str], first: dict[str, int]) -> None:
-    """Number the weights in `first` in the order in which they are used, in nested bodies too."""
+    """Number the weights in `first` in order of use, including their use in nested bodies."""
     for node in graph.nodes:
         for body, operands in zip(node.bodies, passed_on(node), strict=True):
             inner = zip(body.inputs, operands, strict=True)
@@ -66,13 +66,13 @@ def _find_uses(graph: Graph, weights: dict[Any, str], first: dict[str, int]) -> 
 
 
 def _layer(parts: Sequence[str]) -> str:
-    """The part of a dotted name up to its first index, or its attribute without one."""
+    """A dotted name up to its first index, or its first attribute if there is no index."""
     index = next((i for i, part in enumerate(parts) if part.isdigit()), 0)
     return ".".join(parts[: index + 1])
 
 
 def randomise(params: Any, names: Sequence[str], seed: int = 0) -> Any:
-    """The pytree with the entries of each named leaf shuffled, so that their spread stays."""
+    """The pytree with the entries of each named leaf shuffled; this keeps their distribution."""
     rng = np.random.default_rng(seed)
     chosen = set(names)
     leaves, tree = jax.tree.flatten(params)

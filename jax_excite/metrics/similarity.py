@@ -1,4 +1,4 @@
-"""How alike two maps or two series are, and how rough a map is."""
+"""Similarity of two maps or two series, and roughness of a map."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def spearman(
     a: Float[AnyArray, "*N H W C"], b: Float[AnyArray, "*N H W C"]
 ) -> Float[np.ndarray, "*N"]:
-    """Spearman's rank correlation of maps `[N, H, W, 3]`, of all their values: `[N]`."""
+    """Spearman's rank correlation of maps `[N, H, W, 3]`, over all their values: `[N]`."""
     first, second = (rankdata(np.asarray(m).reshape(len(m), -1), axis=1) for m in (a, b))
     return pearson(first, second)
 
@@ -42,8 +42,8 @@ def cosine(
 def ssim(a: Float[AnyArray, "*N H W C"], b: Float[AnyArray, "*N H W C"]) -> Float[np.ndarray, "*N"]:
     """Structural similarity of maps `[N, H, W, 3]`, summed over channels: `[N]`, in [-1, 1].
 
-    Wang et al., "Image Quality Assessment" (2004), with windows of 7 x 7 and the range of both maps
-    together; NaN where that is 0.
+    Wang et al., "Image Quality Assessment" (2004), with windows of 7 x 7 and the joint range of the
+    two maps; NaN where this range is 0.
     """
     first, second = (jnp.asarray(m).sum(axis=-1) for m in (a, b))
     return np.asarray(jax.vmap(_ssim)(first, second), np.float64)
@@ -54,7 +54,7 @@ _WINDOW = 7
 
 @jax.jit
 def _ssim(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Of one pair of arrays of any rank."""
+    """The structural similarity of one pair of arrays of any rank."""
     size = _WINDOW**a.ndim
 
     def mean(value: jax.Array) -> jax.Array:
@@ -66,7 +66,7 @@ def _ssim(a: jax.Array, b: jax.Array) -> jax.Array:
 
     both = jnp.stack([a, b])
     span = both.max() - both.min()
-    # In units of the range, and around one value: variances are differences of large numbers else.
+    # Centred and scaled by the range, as variances would be differences of large numbers otherwise.
     a, b = ((value - both.mean()) / span for value in (a, b))
     low = both.mean() / span
     mean_a, mean_b = mean(a), mean(b)
@@ -83,14 +83,15 @@ def _ssim(a: jax.Array, b: jax.Array) -> jax.Array:
 def total_variation(maps: Float[AnyArray, "*N H W C"]) -> Float[np.ndarray, "*N"]:
     """Roughness of maps: mean absolute difference of neighbours over the mean absolute value.
 
-    After Rudin, Osher & Fatemi (1992); the division makes it the same for all multiples of a map.
-    About sqrt(2) for white noise, near 0 for a smooth map; of a constant map 0.
+    After Rudin, Osher & Fatemi (1992). The division makes the value the same for all multiples of a
+    map. The value is about sqrt(2) for white noise, near 0 for a smooth map, and 0 for a constant
+    map.
 
     Args:
-        maps: `[H, W, 3]`, or with any axes in front.
+        maps: `[H, W, 3]`, or with any leading axes.
 
     Returns:
-        One value a map, shaped like the axes in front; NaN where a map is 0.
+        One value per map, shaped like the leading axes; NaN where a map is 0.
     """
     found = np.asarray(maps, np.float64)
     down = np.abs(np.diff(found, axis=-3)).mean(axis=(-3, -2, -1))

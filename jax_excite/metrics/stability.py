@@ -1,4 +1,4 @@
-"""Metrics of a method, not of a map: how it answers noise, another class, other weights."""
+"""Metrics of a method, not of a map: its response to noise, another class or other weights."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,8 +16,8 @@ from jax_excite.metrics.similarity import spearman, ssim
 from jax_excite.pullbacks.request import as_batch, number_of_logits
 from jax_excite.typing import AnyArray, Method, Params
 
-# Any of `attributions`, with its settings bound: (params, x, c) -> maps shaped like x.
-Similarity = Callable[[Any, Any], np.ndarray]  # of maps [N, H, W, 3]: [N]
+# A method is any of `attributions` with its settings bound: (params, x, c) -> maps shaped like x.
+Similarity = Callable[[Any, Any], np.ndarray]  # two batches of maps [N, H, W, 3] -> [N]
 
 
 def max_sensitivity(
@@ -34,7 +34,7 @@ def max_sensitivity(
     """The most that a map changes, relative to its norm, when the image changes a little.
 
     Yeh et al., "On the (In)fidelity and Sensitivity of Explanations" (2019), definition 3.1, by
-    random search: a lower bound that rises with `samples`. A map that ignores the image has 0,
+    random search: a lower bound that rises with `samples`. A map that ignores the image scores 0,
     however bad it is.
 
     Args:
@@ -42,15 +42,15 @@ def max_sensitivity(
         params: a callable pytree, as for `pullback`.
         x: one image `[H, W, 3]` or a batch `[N, H, W, 3]`.
         c: the target.
-        key: of `jax.random`; sample `i` adds `jax.random.uniform(jax.random.fold_in(key, i),
+        key: a key of `jax.random`; sample `i` adds `jax.random.uniform(jax.random.fold_in(key, i),
             [H, W, 3], minval=-radius, maxval=radius)` to each image. The sum may leave the bounds
             of images, so bind `bounds=None` to the method.
         radius: the greatest change of a value, > 0, in units of images.
-        samples: number of changes, >= 1.
-        maps: what `method` makes of `x`, if it is known.
+        samples: the number of random changes, >= 1.
+        maps: the maps of `method` at `x`, if already computed.
 
     Returns:
-        The greatest relative change, in L2, for each image; NaN where the map is 0.
+        The greatest relative change per image, in the L2 norm; NaN where the map is 0.
 
     Raises:
         SettingError: `samples` or `radius` is out of its range.
@@ -82,22 +82,22 @@ def random_logit(
     similarity: Similarity = ssim,
     maps: Float[AnyArray, "*N H W C"] | None = None,
 ) -> Float[np.ndarray, "*N"]:
-    """How alike the maps of the target and of another class, drawn at random, are.
+    """Similarity between the maps of the target and of another class that is drawn at random.
 
     Sixt et al., "When Explanations Lie" (2020), section 5: a map that stays the same explains
-    the image, not the class. Neighbouring classes may well share evidence.
+    the image, not the class. Similar classes may well share evidence.
 
     Args:
         method: an attribution with its settings bound, called as `method(params, x, c)`.
         params: a callable pytree, as for `pullback`.
         x: one image `[H, W, 3]` or a batch `[N, H, W, 3]`.
-        c: a class index, or one for each image.
-        key: of `jax.random`; the classes are `other_classes(key, c, number of logits)`.
-        similarity: of two batches of maps.
-        maps: what `method` makes of `x`, if it is known.
+        c: a class index, or one per image.
+        key: a key of `jax.random`; the classes are `other_classes(key, c, number of logits)`.
+        similarity: the similarity of two batches of maps.
+        maps: the maps of `method` at `x`, if already computed.
 
     Returns:
-        The similarity for each image.
+        The similarity per image.
 
     Raises:
         ExciteError: there are fewer than two classes.
@@ -117,7 +117,7 @@ def random_logit(
 def other_classes(
     key: PRNGKeyArray, classes: Int[np.ndarray, " N"], logits: int
 ) -> Int[np.ndarray, " N"]:
-    """For each class `[N]` another of `logits`, uniform."""
+    """For each class `[N]`, a different one, drawn uniformly from `logits` classes."""
     drawn = jax.random.randint(key, classes.shape, 1, logits)
     return (classes + np.asarray(drawn)) % logits
 
@@ -125,16 +125,16 @@ def other_classes(
 def randomised(
     params: Params, x: Float[AnyArray, "*N H W C"], *, seed: int = 0, down_to: str | None = None
 ) -> Params:
-    """The network with the entries of each weight shuffled, so that their spread stays.
+    """The network with the entries of each weight shuffled; this keeps their distribution.
 
-    Adebayo et al. (2018), section 3.1, where weights are drawn anew.
+    Adebayo et al. (2018), section 3.1, who draw new weights instead.
 
     Args:
         params: a callable pytree whose leaves are its weights.
         x: one image `[H, W, 3]` or a batch, from which the order of the layers is found.
-        seed: of the shuffling.
-        down_to: the lowest layer to shuffle, with all above it, as `randomisation.layers` names
-            it; None for all.
+        seed: the seed of the shuffling.
+        down_to: the lowest layer to shuffle, together with all layers above it, by its name in
+            `randomisation.layers`; None for all layers.
 
     Raises:
         ExciteError: there is no such layer, or `params` has no weights.
@@ -160,23 +160,23 @@ def parameter_randomisation(
     similarity: Similarity = spearman,
     maps: Float[AnyArray, "*N H W C"] | None = None,
 ) -> Float[np.ndarray, "*N"]:
-    """How alike the maps of the network and of one with random weights are.
+    """Similarity between the maps of the network and of one with random weights.
 
     Adebayo et al., "Sanity Checks for Saliency Maps" (2018), section 3.1. Maps that are dominated
-    by edges of the image correlate in any case, and signs by chance; `evaluation.sanity` compares
-    magnitudes.
+    by edges of the image correlate in any case, and signs agree by chance; `evaluation.sanity`
+    compares magnitudes.
 
     Args:
         method: an attribution with its settings bound, called as `method(params, x, c)`.
         params: a callable pytree whose leaves are its weights.
-        changed: the same with random weights, as `randomised` makes it.
+        changed: the same network with random weights, as `randomised` returns it.
         x: one image `[H, W, 3]` or a batch `[N, H, W, 3]`.
         c: the target.
-        similarity: of two batches of maps.
-        maps: what `method` makes of `x`, if it is known.
+        similarity: the similarity of two batches of maps.
+        maps: the maps of `method` at `x`, if already computed.
 
     Returns:
-        The similarity for each image.
+        The similarity per image.
     """
     images, single = as_batch(x, None)
     before = method(params, x, c) if maps is None else maps

@@ -1,4 +1,4 @@
-"""Transfer: does what one network's attributions draw mean the target to another network?"""
+"""Transfer: do changes along one network's attributions raise the target in another network?"""
 
 import dataclasses
 from typing import Any
@@ -19,11 +19,11 @@ from jax_excite.typing import AnyArray, Method, Params
 
 @dataclasses.dataclass(frozen=True)
 class Standing:
-    """How a network sees targets.
+    """How a network scores targets.
 
     Attributes:
-        rank: how many classes it puts above each target, `[N]`; 0 is the best.
-        probability: softmax probability of each, `[N]`.
+        rank: the number of classes that the network ranks above each target, `[N]`; 0 is the best.
+        probability: softmax probability of each target, `[N]`.
     """
 
     rank: np.ndarray
@@ -33,17 +33,17 @@ class Standing:
 def standing(
     params: Params, x: Float[AnyArray, "*N H W C"], c: Any, *, batch_size: int = 16
 ) -> Standing:
-    """How a network sees targets in images.
+    """How a network scores targets in images.
 
     Args:
         params: a callable pytree.
-        x: one image `[H, W, 3]` (N is 1 then), or images `[N, H, W, 3]`.
-        c: class index, or one for each image `[N]`.
-        batch_size: images at a time, >= 1.
+        x: one image `[H, W, 3]` (then N is 1), or images `[N, H, W, 3]`.
+        c: a class index, or one per image `[N]`.
+        batch_size: the number of images computed at a time, >= 1.
 
     Raises:
         SettingError: `batch_size` is out of its range.
-        ExciteError: `x` is no image, or `c` no class of the network.
+        ExciteError: `x` is not an image or a batch, or `c` is not a class of the network.
     """
     whole_number(batch_size, "batch_size")
     images, _ = as_batch(x, None)
@@ -84,7 +84,8 @@ def climb_along(
         ascent: as for `pga`.
 
     Returns:
-        The perturbed images, shaped like `x`. Where an attribution is 0, or NaN, the image stays.
+        The perturbed images, shaped like `x`. Where an attribution is 0 or NaN, the image does not
+        change.
 
     Raises:
         ExciteError: as for `pga`.
@@ -112,17 +113,18 @@ def transfer(
     c: Any,
     ascent: Ascent = EXCITATION_PGA,
 ) -> tuple[Standing, Standing]:
-    """How another network sees targets before and after images climb along one's attributions.
+    """How another network scores targets before and after an ascent along attributions.
 
-    What is fitted to the first network's noise does not show in the second, whose gradients were
-    never asked for.
+    Changes that are fitted to the noise of the first network do not show in the second, because its
+    gradients are never computed.
 
     Args:
         method: an attribution with its settings bound.
         params: the network that is followed.
-        other: the network that judges, with the same classes.
-        x: one image or a batch; the other network gets them as they are, at the size of the first.
-        c: class index, or one for each image.
+        other: the network that scores the images, with the same classes.
+        x: one image or a batch; the other network gets the images unchanged, at the size that the
+            first network takes.
+        c: a class index, or one per image.
         ascent: as for `pga`.
     """
     after = climb_along(method, params, x, c, ascent)

@@ -1,6 +1,6 @@
-"""Stores: attributions of whole data sets, on disk, written by runs that may be killed.
+"""Stores: attributions of whole data sets on disk, written by runs that may be killed.
 
-Needs the `[store]` extra, but for reading only tensorstore.
+Writing needs the `[store]` extra; reading needs only tensorstore.
 """
 
 from jax_excite.stores.reading import Store, open_store

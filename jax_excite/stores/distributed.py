@@ -1,4 +1,4 @@
-"""Several processes of one run, on one host or on many, by JAX's own runtime."""
+"""Several processes of one run, on one or several hosts, through the distributed runtime of JAX."""
 
 import time
 
@@ -11,16 +11,16 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """Join the other processes; has to come before any computation.
+    """Join the other processes. Call this before any computation.
 
     Args:
-        coordinator: `HOST:PORT` of process 0; without it the scheduler (SLURM, Open MPI) or the
-            cloud tells all three.
-        processes: how many there are.
-        process: which one this is, from 0.
+        coordinator: `HOST:PORT` of process 0. If None, all three values come from the scheduler
+            (SLURM, Open MPI) or the cloud.
+        processes: the number of processes.
+        process: the index of this process, from 0.
 
     Raises:
-        ExciteError: some of the three are missing, or do not fit.
+        ExciteError: only some of the three are given, or `process` is out of its range.
     """
     given = (coordinator, processes, process)
     if any(each is None for each in given) and any(each is not None for each in given):
@@ -31,15 +31,15 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
 
 
 def part_of_process(shard: int, shards: int) -> tuple[int, int]:
-    """The part of a store that is this process's, of how many: a shard is cut once more."""
+    """This process's part of a store, and the number of parts: each shard is split by process."""
     count = jax.process_count()
     return (shard - 1) + jax.process_index() * shards + 1, shards * count
 
 
 def wait_for_others(job: Job, shard: int, shards: int) -> None:
-    """Wait until all processes of a shard are done: JAX ends them all where one ends early.
+    """Wait until all processes of a shard are done, because JAX ends all if one ends early.
 
-    A process that is lost ends this one too, by JAX's own heartbeat.
+    If a process is lost, the heartbeat of JAX ends this process too.
     """
     while jax.process_count() > 1 and job.left(shard, shards):
         time.sleep(_SECONDS_BETWEEN_LOOKS)

@@ -1,4 +1,4 @@
-"""What is computed of each group of images: logits, targets, attributions."""
+"""The computation for each group of images: logits, targets, attributions."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,8 @@ _Method = Callable[..., jax.Array]
 def methods_by_name(gating: Gating, seed: int) -> dict[str, Gating | _Method]:
     """The attributions that a store can hold.
 
-    Those that are one pullback are given as its gating: several targets share a forward pass.
+    A method that is a single pullback is represented by its gating, so that several targets can
+    share a forward pass.
     """
     key = jax.random.key(seed)
     found: dict[str, Gating | _Method] = {}
@@ -35,7 +36,7 @@ def methods_by_name(gating: Gating, seed: int) -> dict[str, Gating | _Method]:
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """Which classes are explained: given ones, the label, or those of greatest logits."""
+    """Which classes are explained: given classes, the label, or those with the greatest logits."""
 
     classes: tuple[int, ...]
     top: int
@@ -43,7 +44,7 @@ class Targets:
 
     @staticmethod
     def parse(text: str) -> "Targets":
-        """`label`, `top-K`, or class indices by commas; else `TargetError`."""
+        """Parse `label`, `top-K` or comma-separated class indices; else raise `TargetError`."""
         kind, _, rest = text.partition("-")
         if text == "label":
             return Targets((), 0, True)
@@ -59,12 +60,12 @@ class Targets:
 
     @property
     def count(self) -> int:
-        """Targets of each image."""
+        """The number of targets per image."""
         return len(self.classes) or self.top or 1
 
 
 class Explained(NamedTuple):
-    """Of images: logits `[n, K]`, classes `[n, T]`, attributions `[n, M, T, H, W, 3]`."""
+    """Results for images: logits `[n, K]`, classes `[n, T]`, maps `[n, M, T, H, W, 3]`."""
 
     logits: Any
     classes: np.ndarray
@@ -74,19 +75,19 @@ class Explained(NamedTuple):
 class Explainer:
     """Computes what a store holds.
 
-    Each device gets the same number of images at a time and the same program, which knows nothing
-    of the others: so results do not depend on how many there are.
+    Each device gets the same number of images at a time and runs the same program, independently of
+    the other devices. Therefore, results do not depend on the number of devices.
 
     Args:
         network: the network.
-        methods: by name, of `methods_by_name`.
-        targets: which classes.
-        devices: those of JAX that share a group of images.
-        chunk: images of each device.
-        size: pixels of a side of an image.
+        methods: methods by name, from `methods_by_name`.
+        targets: the classes to explain.
+        devices: the JAX devices that share a group of images.
+        chunk: the number of images per device.
+        size: the side of an image in pixels.
 
     Raises:
-        TargetError: a class does not exist, or more are wanted than there are.
+        TargetError: a class does not exist, or more classes are requested than there are.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class Explainer:
             raise TargetError(f"targets are top-{targets.top}: there are {self.classes} classes")
 
     def __call__(self, x: np.ndarray, labels: np.ndarray) -> list[Explained]:
-        """Explain `images` images `[n, H, W, 3]` with labels `[n]`: a result for each device."""
+        """Explain `self.images` images `[n, H, W, 3]` with labels `[n]`; one result per device."""
         parts = zip(self._networks, np.split(x, len(self._networks)), strict=True)
         placed = [(own, jax.device_put(part, device)) for (device, own), part in parts]
         known = np.split(labels, len(placed))
@@ -126,7 +127,7 @@ class Explainer:
     def _begin(
         self, network: Params, x: jax.Array, labels: np.ndarray
     ) -> tuple[jax.Array, jax.Array | None]:
-        """Logits, and the first method's attributions `[n, T, H, W, 3]` if they come with them."""
+        """Logits, and the first method's attributions `[n, T, H, W, 3]` if one call gives both."""
         first = next(iter(self.methods.values()))
         if self.targets.count > 1 or not isinstance(first, Gating):
             return _logits(network, x), None
@@ -163,7 +164,7 @@ class Explainer:
 
 
 def _greatest(logits: jax.Array) -> jax.Array:
-    """The greatest logit, of equal ones the first."""
+    """The greatest logit; the first if several are equal."""
     return logits[jnp.argmax(logits)]
 
 

@@ -20,12 +20,12 @@ from jax_excite.stores.source import Decoded, decoded
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
-        images: done by this run.
-        busy: seconds in which the devices computed.
-        seconds: since the run began.
+        images: the number of images done by this run.
+        busy: the seconds in which the devices computed.
+        seconds: the seconds since the run began.
     """
 
     images: int
@@ -35,16 +35,16 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What a run computes, and where it puts it.
+    """What a run computes, and where it is stored.
 
     Attributes:
         path: the store.
-        layout: its sizes.
+        layout: the sizes of the store.
         data: the images.
         explainer: computes the attributions.
-        size: pixels of a side of an image.
-        resize: pixels of the short side before the crop.
-        strict: stop at an image that cannot be decoded.
+        size: the side of an image in pixels.
+        resize: the short side before the crop, in pixels.
+        strict: whether to stop at an image that cannot be decoded.
     """
 
     path: Path
@@ -56,16 +56,16 @@ class Job:
     strict: bool = False
 
     def left(self, part: int = 1, parts: int = 1) -> list[int]:
-        """The chunks of a part that no run has done."""
+        """The chunks of a part that no run has completed."""
         done = Ledger(self.path).done()
         mine = range(part - 1, self.layout.chunks, parts)
         return [chunk for chunk in mine if chunk not in done]
 
     def fill(self, chunks: list[int]) -> Iterator[Progress]:
-        """Compute chunks and write them, and say how far it is after each group of them.
+        """Compute and write chunks, and yield the progress after each group of them.
 
         Raises:
-            DataError: the store cannot be written to, or with `strict` an image not decoded.
+            DataError: the store cannot be written to or, with `strict`, an image cannot be decoded.
             OSError: an image's file cannot be read.
         """
         arrays = open_arrays(self.path, self.layout, write=True)
@@ -82,7 +82,7 @@ class Job:
                 groups, decoded(self.data, places, self.size, self.resize), strict=True
             ):
                 self._check(some)
-                # Begun before the last group is written: the devices do not wait for the disk.
+                # Start before the previous group is written, so devices do not wait for the disk.
                 now, explained = time.monotonic(), self.explained(some)
                 if writing is not None:
                     last, ready = ready, writing.result()
@@ -97,7 +97,7 @@ class Job:
                 yield Progress(count + images, busy, time.monotonic() - begun)
 
     def _rows(self, chunk: int) -> list[int]:
-        """A chunk's places, the last chunk filled up with its last."""
+        """The places of a chunk's images; the last chunk is filled up with its last place."""
         rows = self.layout.rows(chunk)
         return [min(rows.start + i, rows.stop - 1) for i in range(self.layout.chunk)]
 
@@ -109,7 +109,7 @@ class Job:
                 raise DataError(f"{self.data.names[each.place]}: {each.reason}")
 
     def explained(self, some: list[Decoded]) -> list[Explained]:
-        """Chunk by chunk, of a full group; grey takes the place of what is missing."""
+        """The results of a full group, one per chunk; missing images are replaced by grey."""
         count = self.explainer.images
         x = np.zeros((count, self.size, self.size, 3), np.float32)
         labels = np.zeros(count, np.int32)
@@ -128,7 +128,7 @@ class Job:
         some: list[Decoded],
         explained: list[Explained],
     ) -> float:
-        """Write a group as soon as it is computed; returns when it was."""
+        """Write a group as soon as it is computed; returns the time at which it was computed."""
         jax.block_until_ready(explained)
         ready = time.monotonic()
         for number, (chunk, found) in enumerate(zip(group, explained, strict=False)):
@@ -165,9 +165,10 @@ class Job:
 
 
 def scaled(maps: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """Attributions `[..., H, W, 3]` in a dtype, and what to multiply them by, `[...]`, float32.
+    """Attributions `[..., H, W, 3]` in a dtype, and the float32 scales `[...]` to multiply them by.
 
-    In float16 that is the power of two below the greatest magnitude, which loses nothing; else 1.
+    For float16, a scale is the power of two below the greatest magnitude, so that scaling loses no
+    precision. Otherwise it is 1.
     """
     plane = (-3, -2, -1)
     if dtype != "float16":

@@ -14,8 +14,8 @@ import numpy as np
 from jax_excite.errors import DataError
 
 MANIFEST = "manifest.json"
-ARRAYS = "arrays"  # a Zarr group, beside which are the manifest, the journal and the locks
-DONE, SKIPPED = 1, 2  # values of the array `status`; 0 is not yet computed
+ARRAYS = "arrays"  # a Zarr group, next to the manifest, the journal and the locks
+DONE, SKIPPED = 1, 2  # values of the array `status`; 0 means not yet computed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,14 +23,14 @@ class Layout:
     """The sizes of a store.
 
     Attributes:
-        images: number of images.
-        methods: number of attribution methods.
-        targets: number of targets of each image.
-        height: of an attribution, in pixels.
-        width: of an attribution, in pixels.
-        logits: of the network.
-        dtype: of attributions, `float16` or `float32`.
-        chunk: images in a chunk, which is what is written at a time.
+        images: the number of images.
+        methods: the number of attribution methods.
+        targets: the number of targets per image.
+        height: the height of an attribution, in pixels.
+        width: the width of an attribution, in pixels.
+        logits: the number of logits of the network.
+        dtype: the dtype of attributions, `float16` or `float32`.
+        chunk: the number of images per chunk; each write is one chunk.
     """
 
     images: int
@@ -44,7 +44,7 @@ class Layout:
 
     @property
     def chunks(self) -> int:
-        """Number of chunks; the last may be smaller."""
+        """The number of chunks; the last may be smaller."""
         return -(-self.images // self.chunk)
 
     def rows(self, chunk: int) -> range:
@@ -52,15 +52,15 @@ class Layout:
         return range(chunk * self.chunk, min((chunk + 1) * self.chunk, self.images))
 
     def bytes_of_attributions(self) -> int:
-        """On disk, if nothing could be compressed."""
+        """The size of the attributions on disk without compression."""
         cells = self.images * self.methods * self.targets
         return cells * self.height * self.width * 3 * np.dtype(self.dtype).itemsize
 
     def arrays(self) -> dict[str, dict[str, Any]]:
-        """What Zarr has to know of each array, by name.
+        """The Zarr metadata of each array, by name.
 
-        An attribution is that of `attributions` times that of `scales`, a power of two, so that
-        float16 has eleven bits of small attributions too.
+        An attribution is the product of its values in `attributions` and in `scales`. A scale is a
+        power of two, so that float16 has eleven bits for small attributions too.
         """
         n, of = self.images, self.chunk
         plane = (self.height, self.width, 3)
@@ -98,11 +98,11 @@ def _array(
 
 
 def create(path: Path, layout: Layout, manifest: dict[str, Any]) -> None:
-    """Make an empty store; it appears whole or not at all.
+    """Create an empty store; it appears complete or not at all.
 
     Raises:
         DataError: the folder cannot be written to.
-        FileExistsError: another run was faster.
+        FileExistsError: another run has created the store first.
     """
     import tensorstore
 
@@ -128,10 +128,10 @@ def create(path: Path, layout: Layout, manifest: dict[str, Any]) -> None:
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
-    """What a store was made with; None if nothing is at the path.
+    """The manifest of a store: what it was made with; None if there is nothing at the path.
 
     Raises:
-        DataError: what is there is no store.
+        DataError: the path exists but is not a store.
     """
     if not path.exists():
         return None
@@ -145,12 +145,12 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
 
 
 def layout_of(manifest: dict[str, Any]) -> Layout:
-    """The sizes that a manifest tells."""
+    """The sizes that a manifest records."""
     return Layout(**manifest["layout"])
 
 
 def open_arrays(path: Path, layout: Layout, *, write: bool = False) -> dict[str, Any]:
-    """The arrays of a store by name, of tensorstore; nothing is read yet."""
+    """The tensorstore arrays of a store by name; nothing is read yet."""
     import tensorstore
 
     names = layout.arrays()
@@ -162,10 +162,10 @@ def open_arrays(path: Path, layout: Layout, *, write: bool = False) -> dict[str,
 
 
 def write_rows(path: Path, arrays: dict[str, Any], rows: range, values: dict[str, Any]) -> None:
-    """Write images of all arrays; once this returns they are on disk.
+    """Write the values of images to their arrays; once this returns, they are on disk.
 
     Raises:
-        DataError: they cannot be written; the message says why.
+        DataError: they cannot be written; the message gives the reason.
     """
     with _what_fails_named(path):
         written = [arrays[n][rows.start : rows.stop].write(each) for n, each in values.items()]
@@ -180,7 +180,7 @@ def _spec(store: Path, name: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _what_fails_named(path: Path) -> Iterator[None]:
-    """Tensorstore raises `ValueError`s where the file system fails."""
+    """Raise `DataError` if the file system fails, where tensorstore raises `ValueError`."""
     try:
         yield
     except FileExistsError:

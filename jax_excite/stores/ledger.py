@@ -1,4 +1,4 @@
-"""What is done: a line for each chunk, written once the chunk is on disk; and who may write."""
+"""The record of completed chunks, one line per chunk on disk, and the locks for writing."""
 
 import contextlib
 import json
@@ -17,10 +17,10 @@ _JOURNAL, _LOCKS = "journal", "locks"
 
 
 class Ledger:
-    """The chunks of a store that are done, of all runs.
+    """The chunks of a store that any run has completed.
 
-    Every run adds lines to a file of its own, so that none touches what another wrote; a line that
-    a kill cut off counts for nothing.
+    Each run adds lines to its own file, so that no run changes what another wrote. A line that is
+    incomplete because the run was killed is ignored.
     """
 
     def __init__(self, store: Path):
@@ -28,7 +28,7 @@ class Ledger:
         self._own: Path | None = None
 
     def done(self) -> dict[int, dict[str, Any]]:
-        """What was written down of each chunk."""
+        """The record of each completed chunk, by chunk."""
         found = {}
         for file in sorted(self._folder.glob("*.jsonl")):
             whole, _, _ = file.read_text("utf-8", "replace").rpartition("\n")
@@ -38,7 +38,7 @@ class Ledger:
         return found
 
     def add(self, chunk: int, **facts: Any) -> None:
-        """Write down that a chunk is on disk; once this returns a kill does not lose it."""
+        """Record that a chunk is on disk; once this returns, the record survives a kill."""
         if self._own is None:
             self._folder.mkdir(exist_ok=True)
             self._own = self._folder / f"{secrets.token_hex(8)}.jsonl"
@@ -48,17 +48,17 @@ class Ledger:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError:
-            # What is after a line cut off would be lost with it.
+            # A line that is appended to an incomplete line would be lost with it.
             self._own = None
             raise
 
 
 @contextlib.contextmanager
 def exclusive(store: Path, part: int, parts: int) -> Iterator[None]:
-    """Be the only run that writes one of some parts of a store.
+    """Lock part number `part` of `parts` parts of a store, so that no other run writes it.
 
     Raises:
-        DataError: another run writes this part, or writes parts of another number.
+        DataError: another run writes this part, or writes with a different number of parts.
     """
     folder = store / _LOCKS
     try:

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 class Store:
-    """Attributions of many images; nothing is read before it is asked for.
+    """Attributions of many images; data are read only on request.
 
     Attributes:
-        path: its folder.
-        manifest: what it was made with.
-        layout: its sizes.
-        names: of the images.
-        labels: class index of each image, `[N]`; -1 where unknown.
-        methods: names of the attribution methods.
+        path: the folder of the store.
+        manifest: what the store was made with.
+        layout: the sizes of the store.
+        names: the names of the images.
+        labels: the class index of each image, `[N]`; -1 where unknown.
+        methods: the names of the attribution methods.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -46,7 +46,7 @@ class Store:
 
     @property
     def done(self) -> np.ndarray:
-        """Which images are computed and written, skipped ones too: bool `[N]`."""
+        """Which images are computed and written, including skipped ones: bool `[N]`."""
         found = np.zeros(len(self), bool)
         for chunk in Ledger(self.path).done():
             rows = self.layout.rows(chunk)
@@ -55,20 +55,20 @@ class Store:
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Images that could not be decoded, by name, with the reason."""
+        """The reason for each image that could not be decoded, by image name."""
         records = Ledger(self.path).done().values()
         return {self.names[int(i)]: why for each in records for i, why in each["skipped"].items()}
 
     def logits(self, images: Any = slice(None)) -> np.ndarray:
-        """`[n, K]`; NaN where an image was skipped or is not done."""
+        """Logits `[n, K]`; NaN where an image was skipped or is not done."""
         return self._read("logits", self._rows(images))
 
     def predictions(self, images: Any = slice(None)) -> np.ndarray:
-        """Class index of the greatest logit, `[n]`; -1 where there is none."""
+        """The class index of the greatest logit, `[n]`; -1 where there is none."""
         return self._read("predictions", self._rows(images))
 
     def targets(self, images: Any = slice(None)) -> np.ndarray:
-        """Class indices that are explained, `[n, T]`; -1 where there are none."""
+        """The class indices that are explained, `[n, T]`; -1 where there are none."""
         return self._read("targets", self._rows(images))
 
     def attributions(
@@ -77,9 +77,9 @@ class Store:
         """Attributions of some images.
 
         Args:
-            images: an index, a slice, a list of them, or a name or names.
-            method: by name; the first if None.
-            target: which of the `T` targets of each image, by place.
+            images: an index, a name, a list of these, or a slice.
+            method: the name of the method; None for the first.
+            target: which of the `T` targets of each image, as an index from 0.
 
         Returns:
             float32 `[n, H, W, 3]`, or `[H, W, 3]` for one image; NaN where there is none.
@@ -101,11 +101,11 @@ class Store:
         return self._read("attributions", rows, *place) * scales[..., None, None, None]
 
     def of_class(self, index: int) -> list[tuple[int, int]]:
-        """The images that have a class among their targets: pairs of image and place of target."""
+        """The images with a class among their targets, as pairs of image and target indices."""
         return [(int(i), int(t)) for i, t in np.argwhere(self.targets() == index)]
 
     def to_xarray(self) -> "xarray.Dataset":
-        """The arrays as a dataset, read lazily, with names as coordinates; needs xarray and zarr.
+        """The arrays as a lazily read dataset, with names as coordinates; needs xarray and zarr.
 
         An attribution is `attributions * scales`.
         """
@@ -122,7 +122,7 @@ class Store:
         return [self.place(each) for each in images]
 
     def place(self, image: Any) -> int:
-        """The index of an image that is given by index, also from the end, or by name.
+        """The index of an image given by name or by index; negative indices count from the end.
 
         Raises:
             DataError: there is no such image.
@@ -140,10 +140,10 @@ class Store:
 
 
 def open_store(path: str | os.PathLike[str]) -> Store:
-    """A store that `jax-excite attribute` has written, or is writing.
+    """A store that `jax-excite attribute` has written or is writing.
 
     Raises:
-        DataError: there is none.
+        DataError: there is no store at the path.
         ModuleNotFoundError: tensorstore is not installed.
     """
     return Store(path)

@@ -1,4 +1,4 @@
-"""Where images come from: named, counted, and decoded ahead of the device."""
+"""Sources of images: opened by name, fingerprinted, and decoded ahead of the device."""
 
 import dataclasses
 import hashlib
@@ -16,7 +16,7 @@ _THREADS = 4
 
 @dataclasses.dataclass(frozen=True)
 class Decoded:
-    """An image as the network takes it, or why there is none."""
+    """An image in the form that the network takes, or the reason why there is none."""
 
     place: int
     image: np.ndarray | None
@@ -25,14 +25,14 @@ class Decoded:
 
 
 def open_source(text: str) -> ImageData:
-    """The images that a user names.
+    """The images of a source that is given as text.
 
     Args:
         text: a folder, a text file with a path on each line, or `imagenette/SIZE/SPLIT` with a size
             and a split of `jax_excite.data.datasets.imagenette`.
 
     Raises:
-        DataError: there is nothing of the kind, or it holds no images.
+        DataError: there is no such source, or it holds no images.
     """
     path = Path(text)
     if path.is_dir():
@@ -49,7 +49,7 @@ def open_source(text: str) -> ImageData:
 
 
 def fingerprint(data: ImageData) -> str:
-    """SHA-256 of the names, labels and, where they are files, sizes of all images."""
+    """SHA-256 of the names, labels and, for files, sizes of all images."""
     digest = hashlib.sha256()
     for place, (name, label) in enumerate(zip(data.names, data.labels, strict=True)):
         digest.update(f"{name}\0{label}\0{data.size(place)}\n".encode("utf-8", "surrogateescape"))
@@ -59,7 +59,7 @@ def fingerprint(data: ImageData) -> str:
 def decoded(
     data: ImageData, groups: Sequence[Sequence[int]], size: int, resize: int | None
 ) -> Iterator[list[Decoded]]:
-    """The images of each group of places, read and resized by threads ahead of their use."""
+    """The images of each group of places, read and resized by threads before they are needed."""
     import grain
 
     def read(place: int) -> Decoded:
