@@ -101,7 +101,7 @@ def _prepare(builder: Any, downloads: Path) -> None:
     _say(f"Preparing {builder.info.full_name} in {builder.data_path}")
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()):  # tfds prints about a download that is not made
+    with contextlib.redirect_stdout(io.StringIO()):  # tfds reports a download that does not happen
         builder.download_and_prepare(
             download_dir=downloads,
             download_config=tfds.download.DownloadConfig(

@@ -99,7 +99,7 @@ def download(url: str, path: Path, sha256_prefix: str) -> None:
     except requests.RequestException as error:
         raise _unavailable(shown, path, _reason(error, url)) from None
     except OSError as error:
-        if error.errno is None:  # not the disk: REQUESTS_CA_BUNDLE names no file
+        if error.errno is None:  # not a disk error: REQUESTS_CA_BUNDLE names a missing file
             raise _unavailable(shown, path, str(error)) from error
         raise _unwritable(path.parent, error) from error
     finally:
