@@ -1,4 +1,4 @@
-"""The zip archive that `torch.save` writes, read strictly."""
+"""A strict reader of the zip archives that `torch.save` writes."""
 
 import struct
 
@@ -26,8 +26,9 @@ class Archive:
         file: the whole file.
 
     Raises:
-        CheckpointError: a damaged directory, or members that are too many, duplicate, overlapping,
-            encrypted, compressed other than by deflate, or that inflate beyond all proportion.
+        CheckpointError: the directory is damaged; there are too many members; or members are
+            duplicate, overlapping, encrypted, compressed by a method other than deflate, or too
+            large when inflated.
     """
 
     def __init__(self, file: File):
@@ -60,7 +61,7 @@ class Archive:
             )
 
     def find(self, name: str) -> Record:
-        """A member's record.
+        """The record of a member.
 
         Raises:
             CheckpointError: there is no such member.
@@ -70,11 +71,11 @@ class Archive:
         return self.records[name]
 
     def read(self, name: str) -> bytes:
-        """A member's bytes, inflated.
+        """The inflated bytes of a member.
 
         Raises:
-            CheckpointError: there is no such member, or a deflated one is damaged or not of the
-                size it declares.
+            CheckpointError: there is no such member, or a deflated member is damaged or does not
+                have the size that it declares.
         """
         record = self.find(name)
         if record.deflated:
@@ -89,7 +90,7 @@ def _unpack(form: struct.Struct, magic: bytes, data: bytes, what: str) -> tuple:
 
 
 def _find_directory(file: File) -> tuple[int, int, int]:
-    """Where the central directory starts and ends, and how many members it lists."""
+    """The start and end of the central directory, and the number of members it lists."""
     end = file.size - _END.size
     found = file.read(max(end, 0), _END.size)
     _, *disks, here, count, size, start, comment = _unpack(
@@ -118,9 +119,10 @@ def _find_directory(file: File) -> tuple[int, int, int]:
 
 
 def _read_member(file: File, directory: bytes, place: int) -> tuple[int, Record, int]:
-    """The member that the directory describes at `place`: its header's place, its record.
+    """Read the member that the directory describes at `place`.
 
-    The last of the three is the place of the next entry.
+    Returns:
+        The place of the member's header, its record, and the place of the next directory entry.
     """
     entry = directory[place : place + _CENTRAL.size]
     fields = _unpack(_CENTRAL, b"PK\1\2", entry, f"directory entry at its byte {place}")
@@ -153,7 +155,7 @@ def _read_member(file: File, directory: bytes, place: int) -> tuple[int, Record,
 
 
 def _widen(narrow: tuple[int, int, int], extra: bytes, name: str) -> list[int]:
-    """Replace the 32-bit fields that are all ones by those of the zip64 extra field."""
+    """Replace the 32-bit fields whose bits are all ones by those of the zip64 extra field."""
     wide: bytes | None = None
     while len(extra) >= 4:
         kind, length = struct.unpack_from("<2H", extra)

@@ -1,7 +1,8 @@
 """The command line `weights-converter`.
 
-Exit codes: 0 done; 2 wrong input (a file that is missing, refused or does not fit), said in one
-line on standard error; 3 `verify` found a difference; 130 interrupted; 1 anything else, a bug.
+Exit codes: 0 success; 2 wrong input (a file that is missing, refused or does not fit), reported in
+one line on standard error; 3 `verify` found a difference; 130 interrupted; 1 any other error, which
+is a bug.
 """
 
 import dataclasses
@@ -48,7 +49,7 @@ def convert_command(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Convert a checkpoint of a supported network, whatever the number of its classes."""
+    """Convert a checkpoint of a supported network with any number of classes."""
     with errors_in_one_line():
         _check_out(out, source, force)
         names = None if class_names is None else _read_names(class_names)
@@ -67,7 +68,7 @@ def inspect_command(
     file: Annotated[Path, typer.Argument(help="A checkpoint or safetensors file, of any kind.")],
     as_json: Json = False,
 ) -> None:
-    """Say what a file holds: tensors, metadata, and every global that its pickles mention."""
+    """Show what a file holds: tensors, metadata, and every global that its pickles mention."""
     with errors_in_one_line():
         found = inspect_file(file)
         if as_json:
@@ -125,7 +126,7 @@ def download_command(
     model: Annotated[str, typer.Argument(help="A name that `list` shows.")],
     weights: Annotated[str, typer.Option(help="Which of its weights.")] = "pretrained",
 ) -> None:
-    """Download and convert published weights into the cache, and print the file."""
+    """Download and convert published weights into the cache, and print the path of the file."""
     with errors_in_one_line():
         spec = model_spec(model)
         if find_published(spec, weights) is None:
@@ -202,7 +203,7 @@ def _print_inspection(found: Inspection) -> None:
 
 
 def _shown(text: str) -> str:
-    """Text of a stranger's file, escaped if it could disturb the terminal or forge a line."""
+    """Text from an untrusted file, escaped if it could disturb the terminal or forge a line."""
     return text if text.isprintable() else ascii(text)
 
 

@@ -1,4 +1,4 @@
-"""From a PyTorch checkpoint to the names and layouts of `jax_excite.models`."""
+"""Conversion of a PyTorch checkpoint to the names and layouts of `jax_excite.models`."""
 
 import functools
 import os
@@ -22,14 +22,15 @@ from weights_converter.recognise import count_classes, recognise
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a state dict becomes.
+    """The result of converting a state dict.
 
     Attributes:
         spec: the model.
-        num_classes: number of logits.
-        tensors: by our dotted names, in our layouts; made, and checked to be finite, when wanted.
-        ignored: names in the state dict that have no counterpart with us.
-        renamed: names in the state dict that are legacy, each with its present form.
+        num_classes: the number of logits.
+        tensors: the weights in our layouts by our dotted names; each is made, and checked to be
+            finite, on demand.
+        ignored: the names in the state dict that have no counterpart in our models.
+        renamed: the legacy names in the state dict, each with its present form.
     """
 
     spec: ModelSpec
@@ -42,7 +43,7 @@ class Conversion:
 def convert(
     path: str | os.PathLike[str], model: str
 ) -> tuple[dict[str, LazyTensor], dict[str, str]]:
-    """Read a PyTorch checkpoint, as `jax_excite.load` wants it.
+    """Read a PyTorch checkpoint in the form that `jax_excite.load` expects.
 
     Args:
         path: a state dict as `torch.save` writes it, or a safetensors file with PyTorch's names.
@@ -52,7 +53,7 @@ def convert(
         The model's weights by dotted name in our layouts, and the metadata of a weights file.
 
     Raises:
-        WeightsError: the file is no checkpoint, or does not fit the model exactly.
+        WeightsError: the file is not a checkpoint, or does not fit the model exactly.
     """
     found = fit(read_checkpoint(path), model_spec(model), str(path))
     return found.tensors, describe(
@@ -71,13 +72,14 @@ def convert_file(
 
     Args:
         path: as for `convert`.
-        out: the file to write; it appears whole or not at all.
-        model: a key of `jax_excite.models.MODELS`; recognised from names and sizes if None.
-        class_names: a name for each logit; ImageNet's if None and there are 1000.
+        out: the file to write; it appears only when it is complete.
+        model: a key of `jax_excite.models.MODELS`; if None, the model is recognised from the names
+            and shapes.
+        class_names: a name for each logit; if None, ImageNet's names where there are 1000 logits.
 
     Raises:
-        WeightsError: as for `convert`, no model is recognised, a weight is not finite, or the
-            class names are of another number.
+        WeightsError: as for `convert`, or no model is recognised, a weight is not finite, or the
+            number of class names is wrong.
         OSError: `out` cannot be written.
     """
     state_dict = read_checkpoint(path)
@@ -89,7 +91,7 @@ def convert_file(
 
 
 def name_classes(number: int, given: Sequence[str] | None = None) -> Sequence[str] | None:
-    """The names of a network's classes: those given, else ImageNet's if the number is its 1000.
+    """The names of a network's classes: those given, else ImageNet's if there are 1000 classes.
 
     Raises:
         WeightsError: names are given, but not one for each class.
@@ -108,12 +110,12 @@ def fit(
 
     Args:
         state_dict: arrays by their PyTorch names.
-        spec: the model; the number of its classes is the state dict's.
-        what: where the arrays come from, for the error.
+        spec: the model; the number of classes is taken from the state dict.
+        what: where the arrays come from, for the error message.
 
     Raises:
-        WeightsError: names are missing, unexpected or there twice, or tensors have another shape.
-            All of them are listed.
+        WeightsError: names are missing, unexpected or duplicate, or tensors have a different shape.
+            The message covers every kind of problem.
     """
     table = TABLES[spec.family]
     keys: dict[str, str] = {}
@@ -159,7 +161,7 @@ def fit(
 
 
 def find_rule(target: str, rank: int, rules: tuple[Rule, ...]) -> tuple[Rule, str]:
-    """The one rule for a weight of ours, and the weight's PyTorch name."""
+    """The only rule that matches one of our weights, and the weight's PyTorch name."""
     ((rule, match),) = [
         (rule, match)
         for rule in rules
@@ -169,7 +171,7 @@ def find_rule(target: str, rank: int, rules: tuple[Rule, ...]) -> tuple[Rule, st
 
 
 def _describe(state_dict: Mapping[str, np.ndarray], key: str) -> tuple[tuple[int, ...], np.dtype]:
-    """The shape and dtype of an array, which a checkpoint need not make for that."""
+    """The shape and dtype of an array, which are known without making an array of a checkpoint."""
     if isinstance(state_dict, Checkpoint):
         return state_dict.shapes[key], state_dict.dtypes[key]
     return state_dict[key].shape, state_dict[key].dtype
@@ -180,7 +182,7 @@ def _source_shape(rule: Rule, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _blocks(state_dict: Mapping[str, np.ndarray], key: str, rule: Rule) -> Iterator[np.ndarray]:
-    """The weight in our layout, part by part, each checked to be finite."""
+    """Yield the weight in our layout, part by part, after checking that each part is finite."""
     for block in map(np.ascontiguousarray, split(_arrange(rule, state_dict[key]))):
         if not np.isfinite(block).all():
             raise WeightsError(f"{key} holds NaN or infinity")

@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from weights_converter.errors import CheckpointError
 
 MAPPED_BYTES = 64 << 10
-MAPPED_SHARE = 256  # as few mappings, and so file descriptors, at most
-MAX_INFLATED_BYTES = 64 << 20  # or MAX_INFLATION times the file, whichever is more
+MAPPED_SHARE = 256  # the maximum number of mappings, and therefore of file descriptors
+MAX_INFLATED_BYTES = 64 << 20  # or MAX_INFLATION times the file's size, whichever is larger
 MAX_INFLATION = 16
 _STEP = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The piece of a file that holds a storage: its bytes `start` to `end`, perhaps deflated."""
+    """The piece of a file that holds a storage: bytes `start` to `end`, which may be deflated."""
 
     name: str
     start: int
@@ -41,19 +41,19 @@ class Record:
 
 
 class File:
-    """A file open for reading until the last reference to it goes.
+    """A file that stays open for reading until the last reference to it is gone.
 
     Args:
         path: an existing file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: it is no regular file; on each use, where it no longer has the size that
-            it had.
+        CheckpointError: it is not a regular file. Methods that read also raise this error if the
+            size of the file has changed.
     """
 
     def __init__(self, path: Path):
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never open
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe could block forever
             raise CheckpointError(f"{path} is no regular file")
         self._file = path.open("rb", buffering=0)
         weakref.finalize(self, self._file.close)
@@ -61,7 +61,7 @@ class File:
         self.size = os.fstat(self._file.fileno()).st_size
 
     def read(self, start: int, length: int) -> bytes:
-        """At most `length` bytes from `start` on; fewer where the file ends."""
+        """At most `length` bytes from `start` on; fewer if the file ends before."""
         start = min(start, self.size)
         length = min(length, self.size - start)
         with self._lock:
@@ -73,7 +73,7 @@ class File:
         return found
 
     def copy(self, start: int, length: int) -> NDArray[np.uint8]:
-        """The `length` bytes from `start` on, which lie within the file, in memory of their own."""
+        """A copy of the `length` bytes from `start` on, which must lie within the file."""
         copied = np.empty(length, np.uint8)
         rest = copied.data
         with self._lock:
@@ -87,9 +87,9 @@ class File:
         return copied
 
     def view(self, start: int, length: int) -> NDArray[np.uint8]:
-        """As `copy`, but a mapping of the file where they are many enough to be worth one.
+        """As `copy`, but a mapping of the file if there are enough bytes to justify a mapping.
 
-        The mapping, which is read-only, goes with the array.
+        The mapping is read-only, and is released together with the array.
         """
         self._check_size()
         if length < max(MAPPED_BYTES, self.size // MAPPED_SHARE):
@@ -102,9 +102,9 @@ class File:
                 access=mmap.ACCESS_READ,
                 offset=start - before,
             )
-        except OSError:  # no descriptor left, or a file system that maps nothing
+        except OSError:  # no descriptor is left, or the file system does not support mappings
             return self.copy(start, length)
-        except ValueError:  # the file has become shorter in this very moment
+        except ValueError:  # the file has become shorter since its size was checked
             self._refuse_change()
         return np.ndarray(length, np.uint8, mapping, before)
 
@@ -112,7 +112,7 @@ class File:
         """The bytes of a deflated record.
 
         Raises:
-            CheckpointError: the record is damaged or not of the size that it declares.
+            CheckpointError: the record is damaged or does not have the size that it declares.
         """
         stream = zlib.decompressobj(-zlib.MAX_WBITS)
         inflated = np.empty(record.size, np.uint8)
@@ -143,5 +143,5 @@ class File:
 
 
 def inflation_limit(file: File) -> int:
-    """Bytes that may be made of a file."""
+    """The maximum number of bytes that may be produced from a file."""
     return max(MAX_INFLATED_BYTES, MAX_INFLATION * file.size)

@@ -1,6 +1,6 @@
-"""The globals that the pickle of a state dict may mention, and what becomes of each.
+"""The globals that the pickle of a state dict may mention, and how each is handled.
 
-None of them is imported: a call of one runs the function given here, or is refused.
+None of them is imported: a call of a global runs the function given here, or is refused.
 """
 
 from collections import OrderedDict
@@ -18,7 +18,7 @@ _DTYPES = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool"
 
 @dataclass(frozen=True, slots=True)
 class Global:
-    """A name that pickles may mention, and what may be done with it."""
+    """A name that pickles may mention, and how it may be used."""
 
     name: str
     build: Callable[[tuple[Any, ...]], object] | None = None

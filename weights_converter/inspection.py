@@ -1,4 +1,4 @@
-"""The globals that a checkpoint's pickles mention, found without building anything."""
+"""The globals that a checkpoint's pickles mention, found without building any object."""
 
 import io
 import math
@@ -37,7 +37,7 @@ class Mention(NamedTuple):
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor of a file; `nbytes` is what it takes as an array."""
+    """A tensor of a file; `nbytes` is its size as an array in memory."""
 
     name: str
     shape: tuple[int, ...]
@@ -51,10 +51,10 @@ class Inspection:
 
     Attributes:
         format: "zip", "legacy", "tar" or "safetensors".
-        tensors: in the file's order; empty if the file is refused.
-        metadata: that of a safetensors file, else empty.
-        globals: what its pickles mention.
-        refusal: why the file is refused; empty if it is not.
+        tensors: the tensors in the file's order; empty if the file is refused.
+        metadata: the metadata of a safetensors file, else empty.
+        globals: the globals that its pickles mention.
+        refusal: the reason why the file is refused; empty if it is not refused.
     """
 
     format: str
@@ -65,11 +65,11 @@ class Inspection:
 
 
 def inspect_file(path: str | os.PathLike[str]) -> Inspection:
-    """Look into a checkpoint, a refused one too, or into a safetensors file.
+    """Inspect a checkpoint, even one that the reader refuses, or a safetensors file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: no checkpoint, or one too damaged to find its pickles.
+        CheckpointError: the file is not a checkpoint, or is too damaged to find its pickles.
     """
     kind, mentions = format_of(File(Path(path))), mentioned_globals(path)
     try:
@@ -89,15 +89,15 @@ def mentioned_globals(path: str | os.PathLike[str]) -> list[Mention]:
     """Every global that a checkpoint mentions, in the order of first mention.
 
     Args:
-        path: a checkpoint, however hostile.
+        path: a checkpoint, which may be hostile.
 
     Returns:
-        The globals up to where the pickles end or break off; none for a safetensors file.
+        The globals up to the point where the pickles end or break off; none for a safetensors file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: no checkpoint, an archive too damaged to find its pickles, or more opcodes
-            than the reader would follow.
+        CheckpointError: the file is not a checkpoint, its archive is too damaged to find its
+            pickles, or there are more opcodes than the reader's limit.
     """
     path = Path(path)
     file = File(path)
@@ -125,9 +125,10 @@ class _Walker:
         self.steps = 0
 
     def walk(self, stream: io.BytesIO) -> bool:
-        """Note the globals of the next pickle, and tell whether its STOP was reached."""
+        """Record the globals of the next pickle, and return whether its STOP was reached."""
         memo: dict[int, str | None] = {}
-        texts: tuple[str | None, str | None] = (None, None)  # on the stack, None where not known
+        # The two topmost strings on the stack, None where unknown.
+        texts: tuple[str | None, str | None] = (None, None)
         self.last = None
         while (opcode := _OPCODES.get(stream.read(1))) is not None:
             self.steps += 1
@@ -166,7 +167,7 @@ class _Walker:
 def _read_argument(opcode: pickletools.OpcodeInfo, stream: io.BytesIO) -> Any:
     if opcode.name in ("GLOBAL", "INST"):
         return read_global(stream)
-    if opcode.name == "STRING":  # pickletools warns of escapes that Python does not know
+    if opcode.name == "STRING":  # pickletools warns of escapes that are invalid in Python
         line = stream.readline()
         return None if b"\\" in line else line[1:-2].decode("latin-1")
     return opcode.arg.reader(stream) if opcode.arg else None
@@ -179,7 +180,7 @@ def _walk_all(walker: _Walker, data: bytes) -> None:
 
 
 def _walk_next(walker: _Walker, file: File, start: int, end: int) -> int:
-    """Walk the pickle at `start`, and return where it ends; 0 where it breaks off."""
+    """Walk the pickle at `start`, and return the place of its end, or 0 if it breaks off."""
     for limit in _WINDOWS:
         stream = io.BytesIO(file.read(start, min(limit, end - start)))
         if walker.walk(stream):

@@ -10,10 +10,10 @@ PROTOCOL_VERSION = 1001
 
 
 def open_legacy(file: File) -> Contents:
-    """Read the five pickles of a legacy file, and find every storage behind them.
+    """Read the five pickles of a legacy file, and find every storage after them.
 
-    The third pickle tells the byte order of the machine that wrote the file. It says nothing of the
-    storages: PyTorch writes those, and their counts, in little-endian order on every machine.
+    The third pickle records the byte order of the machine that wrote the file. It does not apply to
+    the storages: PyTorch writes them, and their counts, in little-endian order on every machine.
 
     Args:
         file: the whole file.
@@ -33,7 +33,7 @@ def open_legacy(file: File) -> Contents:
 
 
 def _find_records(stream: Stream, keys: object, storages: dict[str, Storage]) -> dict[str, Record]:
-    """The record of each storage, which lie in the order of `keys`."""
+    """The record of each storage; the storages lie in the order of `keys`."""
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise CheckpointError("the keys of the storages are no list of strings")
     if len(keys) != len(storages) or set(keys) != storages.keys():

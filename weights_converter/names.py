@@ -1,4 +1,4 @@
-"""How our weights are named and laid out in PyTorch checkpoints, as data."""
+"""Tables of the names and layouts that our weights have in PyTorch checkpoints."""
 
 import dataclasses
 import re
@@ -6,15 +6,15 @@ import re
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Where the weights of one kind come from.
+    """The source of the weights of one kind.
 
     Attributes:
-        pattern: regular expression that matches the whole of our name.
-        rank: number of dimensions of such a weight.
-        source: PyTorch's name, with groups of the pattern.
+        pattern: a regular expression that matches the whole of our name.
+        rank: the number of dimensions of such a weight.
+        source: PyTorch's name, which may refer to groups of the pattern.
         order: our axis `i` is PyTorch's axis `order[i]`.
-        flattened: channels, height and width of the image that the columns of PyTorch's matrix
-            walk through in this order; ours walk through height, width, channels.
+        flattened: the channels, height and width of the image whose flattening, in this order,
+            indexes the columns of PyTorch's matrix; ours is flattened as height, width, channels.
     """
 
     pattern: str
@@ -26,26 +26,26 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The map of one family of architectures.
+    """The mapping of names for one family of architectures.
 
     Attributes:
-        rules: each weight matches exactly one.
-        renames: replacements (pattern, replacement) made in a checkpoint's names beforehand.
+        rules: the rules, exactly one of which matches each weight.
+        renames: pairs (pattern, replacement) that are applied to a checkpoint's names beforehand.
     """
 
     rules: tuple[Rule, ...]
     renames: tuple[tuple[str, str], ...] = ()
 
     def rename(self, name: str) -> str:
-        """A checkpoint's name in its present form."""
+        """The present form of a checkpoint's name."""
         for pattern, replacement in self.renames:
             name = re.sub(pattern, replacement, name)
         return name
 
 
-# How many times the weights of `torch.optim.swa_utils.AveragedModel` have been averaged.
+# The number of times the weights of `torch.optim.swa_utils.AveragedModel` have been averaged.
 AVERAGED = "n_averaged"
-# Dropped: that, and how many batches a BatchNorm layer has seen in training.
+# Dropped: this number, and the number of batches that a BatchNorm layer has processed in training.
 IGNORED = rf"{AVERAGED}|.+\.num_batches_tracked"
 UNTRAINED = rf"{AVERAGED}|.+\.(num_batches_tracked|running_mean|running_var)"
 
@@ -68,12 +68,12 @@ VGG = (
     *NORM,
 )
 
-# The published files have `norm.1` for `norm1`, names that torchvision itself no longer takes.
+# The published files have `norm.1` for `norm1`; torchvision itself no longer accepts such names.
 LEGACY_DENSENET = (r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.")
 
 UNDERSCORES = (r"(^|\.)_", r"\1")
 
-# By family, as in `jax_excite.models.ModelSpec`.
+# The keys are families, as in `jax_excite.models.ModelSpec`.
 TABLES: dict[str, Table] = {
     "resnet": Table(COMMON),
     "vgg": Table(VGG),

@@ -1,4 +1,4 @@
-"""Logits of a converted network beside PyTorch's. The only file here that needs torch."""
+"""Comparison of the logits with PyTorch's. This is the only file here that needs torch."""
 
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,13 @@ def compare_logits(spec: ModelSpec, converted: Path, checkpoint: Path) -> float:
     Args:
         spec: the model of both.
         converted: a safetensors file of this library.
-        checkpoint: the PyTorch checkpoint, which our own reader has accepted.
+        checkpoint: the PyTorch checkpoint, which our own reader has already accepted.
 
     Returns:
-        The L2 norm of the difference of the logits, relative to PyTorch's.
+        The L2 norm of the difference of the logits, relative to that of PyTorch's logits.
 
     Raises:
-        ImportError: torch, or the package that has the original network, is not installed.
+        ImportError: torch, or the package that contains the original network, is not installed.
     """
     import torch
 
@@ -51,21 +51,21 @@ def _state_dict(value: Any) -> dict[str, Any]:
 
 
 def _original(spec: ModelSpec, state_dict: dict[str, Any]) -> Any:
-    """The original network with a state dict, whose names may be legacy ones."""
+    """The original network with the weights of a state dict, which may have legacy names."""
     rename = TABLES[spec.family].rename
     renamed = {rename(name): tensor for name, tensor in state_dict.items()}
     classes = count_classes({name: tuple(t.shape) for name, t in renamed.items()}, spec)
     if spec.family == "efficientnet_lite":
         from efficientnet_lite_pytorch import EfficientNet
 
-        # No image size: padding is computed from the input.
+        # Without an image size, padding is computed from the input.
         network = EfficientNet.from_name(
             spec.name.replace("_", "-"), image_size=None, num_classes=classes
         )
     else:
         try:
             import torchvision
-        except RuntimeError as error:  # its operators are not there
+        except RuntimeError as error:  # its operators are missing
             raise ImportError(str(error)) from error
         network = torchvision.models.get_model(spec.name, weights=None, num_classes=classes)
     names = {rename(name): name for name in network.state_dict()}

@@ -1,8 +1,8 @@
 """A pickle machine for state dicts: it builds plain values, imports nothing and calls nothing.
 
 The pickles of `torch.save` need few opcodes and few globals. This machine has a handler for each
-of those opcodes and an entry in a table for each of those globals; everything else is refused by
-name, before its argument is read. Tensors and storages become descriptions, see `tensors`.
+of these opcodes and a table entry for each of these globals. Everything else is refused by name,
+before its argument is read. Tensors and storages become descriptions, see `tensors`.
 """
 
 import io
@@ -18,8 +18,8 @@ from weights_converter.globals import GLOBALS, PARAMETER, Global, checked_key
 from weights_converter.tensors import Storage, Tensor
 
 MAX_PICKLE_BYTES = 8 << 20
-MAX_STEPS = 500_000  # opcodes, and the lengths of what calls are given
-MAX_MARKS = 64  # nesting
+MAX_STEPS = 500_000  # opcodes, plus the lengths of the arguments of calls
+MAX_MARKS = 64  # the depth of nesting
 
 
 class Pickle(NamedTuple):
@@ -32,15 +32,15 @@ class Pickle(NamedTuple):
 
 
 def load_pickle(data: bytes, objects: Mapping[str, object] | None = None) -> Pickle:
-    """Read one pickle from the start of `data`; bytes after its STOP are left alone.
+    """Read one pickle from the start of `data`; bytes after its STOP are ignored.
 
     Args:
-        data: at most `MAX_PICKLE_BYTES` of them are read.
-        objects: what a persistent id that is a string stands for.
+        data: the bytes, of which at most the first `MAX_PICKLE_BYTES` are read.
+        objects: the objects that persistent ids stand for, where these ids are strings.
 
     Raises:
-        CheckpointError: an opcode or global outside the tables, a limit passed, or a damaged
-            pickle. The message names the opcode and its place.
+        CheckpointError: an opcode or global is not in the tables, a limit is exceeded, or the
+            pickle is damaged. The message names the opcode and its place.
     """
     return _Machine(data[:MAX_PICKLE_BYTES], objects or {}).run()
 
@@ -69,7 +69,7 @@ class _Machine:
                 handle(self, read(self.stream) if read else None)
             except IndexError:
                 raise CheckpointError(f"opcode {name} at byte {place}: empty stack") from None
-            except ValueError as error:  # of pickletools, or a refusal of ours
+            except ValueError as error:  # raised by pickletools or by a handler
                 raise CheckpointError(f"opcode {name} at byte {place}: {error}") from None
 
     def spend(self, steps: int) -> None:
@@ -168,7 +168,7 @@ class _Machine:
         state, target = self.stack.pop(), self.stack[-1]
         metadata = isinstance(target, OrderedDict) and isinstance(state, dict)
         if metadata and state.keys() == {"_metadata"}:
-            return  # version numbers of the modules, which the state dict does not need
+            return  # version numbers of modules, which are not needed to read the state dict
         if isinstance(target, Tensor) and isinstance(state, tuple) and len(state) == 3:
             return  # requires_grad, volatile and hooks of a Parameter, before PyTorch 0.4
         raise CheckpointError(f"a state for a {type(target).__name__} is refused")
@@ -205,7 +205,7 @@ def _name_of(code: bytes) -> str:
 
 
 def read_global(stream: io.BytesIO) -> tuple[str, str]:
-    """The module and name behind a GLOBAL or INST opcode."""
+    """The module and name that follow a GLOBAL or INST opcode."""
     module, name = stream.readline(), stream.readline()
     if not name.endswith(b"\n"):
         raise CheckpointError("the name breaks off")
@@ -217,7 +217,7 @@ def _push(machine: _Machine, value: object) -> None:
 
 
 def _push_text(machine: _Machine, value: str) -> None:
-    """Push a string of Python 2, which pickletools takes for Latin-1."""
+    """Push a string of Python 2, which pickletools decodes as Latin-1."""
     machine.push(value.encode("latin-1").decode())
 
 

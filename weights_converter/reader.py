@@ -1,7 +1,8 @@
-"""Checkpoints read without PyTorch, and without running anything they contain.
+"""Reading of checkpoints without PyTorch, and without running anything that they contain.
 
-Four formats, told apart by their first bytes and never by name: the zip archive of PyTorch 1.6 and
-later, the stream of pickles before it, the tar archive of PyTorch 0.1, and safetensors.
+There are four formats: the zip archive of PyTorch 1.6 and later, the stream of pickles before it,
+the tar archive of PyTorch 0.1, and safetensors. They are recognised by their first bytes, never by
+the file's name.
 """
 
 import os
@@ -21,9 +22,9 @@ from weights_converter.tensors import Contents, Tensor, make_array
 from weights_converter.zipped import open_zip
 
 NESTED_IN = ("state_dict", "model_state_dict", "model")
-# Parts of names that wrappers add: DataParallel and AveragedModel, torch.compile.
+# Parts of names that wrappers add: DataParallel and AveragedModel, and torch.compile.
 WRAPPERS = ("module", "_orig_mod")
-# Of Lightning and others, where all names begin with it.
+# The prefix that Lightning and others add; it is removed only where all names begin with it.
 PREFIX = "model."
 _LFS = b"version https://git-lfs.github.com/spec/"
 MAX_NAME = 512  # characters
@@ -36,18 +37,18 @@ _OPENERS: dict[str, Callable[[File], Contents]] = {
 
 
 class Checkpoint(Mapping[str, NDArray]):
-    """The arrays of a state dict by name, each made when it is asked for and then forgotten.
+    """The arrays of a state dict by name; each is made on access and is not kept.
 
-    Arrays are read-only. Large ones are views of the file, which must not change while they live;
-    one at a time, they need no more memory than the largest of them. The file is closed when the
-    checkpoint is no longer referenced, and its arrays outlive it.
+    Arrays are read-only. Large arrays are views of the file, which must not change while they
+    exist. If you read one array at a time, you need no more memory than the largest array. The
+    file is closed when the checkpoint is no longer referenced; arrays remain valid after that.
 
-    Indexing raises `CheckpointError` where a deflated record is damaged, a bool is neither 0 nor 1,
-    or the file is no longer of the size that it had.
+    Indexing raises `CheckpointError` if a deflated record is damaged, a bool is neither 0 nor 1, or
+    the size of the file has changed.
 
     Attributes:
         format: "zip", "legacy", "tar" or "safetensors".
-        metadata: that of a safetensors file, else empty.
+        metadata: the metadata of a safetensors file, else empty.
         shapes: the arrays' shapes by name.
         dtypes: the arrays' dtypes by name.
     """
@@ -82,20 +83,20 @@ class Checkpoint(Mapping[str, NDArray]):
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Read the state dict of a PyTorch checkpoint, or the tensors of a safetensors file.
 
-    A state dict inside a dict, under `state_dict`, `model_state_dict` or `model`, is found there.
-    What wrappers add to names is taken off: `module` and `_orig_mod` wherever they are, and `model`
-    where all names begin with it, unless two names would be the same.
+    A state dict may be inside another dict, under `state_dict`, `model_state_dict` or `model`.
+    Parts of names that wrappers add are removed: `module` and `_orig_mod` anywhere in a name, and
+    `model` where all names begin with it. They are kept if two names would become the same.
 
     Args:
         path: a file that `torch.save` wrote, in any of its formats, or a safetensors file.
 
     Returns:
         The arrays by name, in the file's order and with its shapes and dtypes, in this machine's
-        byte order. None of them has been made, but all are known to lie in the file.
+        byte order. None of them has been made yet, but all have been checked to lie in the file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: the file is no such checkpoint, is damaged, or holds something else than
+        CheckpointError: the file is not such a checkpoint, is damaged, or holds anything other than
             tensors. The message names the global, opcode, record or tensor at fault.
     """
     path = Path(path)
@@ -113,10 +114,10 @@ def format_of(file: File) -> str:
     """The format of a checkpoint, by its first bytes.
 
     Raises:
-        CheckpointError: they are those of no checkpoint.
+        CheckpointError: the bytes are not those of any of the formats.
     """
     start = file.read(0, 512)
-    if start[5:9] == b"\0\0\0{":  # the end of the header's length, and its start
+    if start[5:9] == b"\0\0\0{":  # the end of the header's length, and the start of the header
         return "safetensors"
     if start[:4] == b"PK\3\4":
         return "zip"
@@ -134,7 +135,7 @@ def format_of(file: File) -> str:
 
 
 def _check_total(file: File, contents: Contents, tensors: dict[str, Tensor]) -> None:
-    """Bound the memory and time that all arrays together can take, however they share records."""
+    """Bound the total memory and time that the arrays can take, even if they share records."""
     total = 0
     for tensor in tensors.values():
         record = contents.records[tensor.storage.key]

@@ -1,4 +1,4 @@
-"""Which model a state dict is of, by its names and the number of its trained parameters."""
+"""Recognition of a state dict's model by names and by the number of trained parameters."""
 
 import math
 import re
@@ -13,16 +13,16 @@ IMAGENET_CLASSES = 1000
 
 
 def recognise(shapes: Mapping[str, Shape], what: str = "the state dict") -> str:
-    """The model of `jax_excite.models.MODELS` that a state dict is of.
+    """The name of the model in `jax_excite.models.MODELS` to which a state dict belongs.
 
-    Names are not compared one by one: `fit` does that.
+    This function does not compare names one by one; `fit` does that.
 
     Args:
         shapes: the shape of each array by its PyTorch name.
-        what: where they come from, for the error.
+        what: where the arrays come from, for the error message.
 
     Raises:
-        WeightsError: no model has such a head and as many trained parameters.
+        WeightsError: no model has such a head and the same number of trained parameters.
     """
     renamed = {
         family: {table.rename(name): shape for name, shape in shapes.items()}
@@ -38,7 +38,7 @@ def recognise(shapes: Mapping[str, Shape], what: str = "the state dict") -> str:
 
 
 def count_classes(shapes: Mapping[str, Shape], spec: ModelSpec) -> int:
-    """The number of a network's classes, by its head; ImageNet's if that is missing."""
+    """The number of a network's classes, from its head; that of ImageNet if the head is missing."""
     shape = shapes.get(f"{spec.head}.bias", ())
     return shape[0] if len(shape) == 1 else IMAGENET_CLASSES
 

@@ -1,4 +1,4 @@
-"""Safetensors files, whose header is checked before anything is believed.
+"""A strict reader of safetensors files, which checks the header before using it.
 
 The layout is that of https://huggingface.co/docs/safetensors: the header's length, the header, and
 the tensors without gaps.
@@ -25,7 +25,7 @@ from weights_converter.tensors import (
 
 MAX_HEADER_BYTES = 4 << 20
 MAX_TENSORS = 20_000
-MAX_BRACKETS = 100_000  # three for each tensor, and those in the metadata's texts
+MAX_BRACKETS = 100_000  # three per tensor, and those in the texts of the metadata
 _DTYPES = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -125,7 +125,7 @@ def _read_entry(name: str, entry: object, start: int) -> tuple[Tensor, Record]:
 
 
 def _check_ranges(records: Iterable[Record], start: int, size: int) -> None:
-    """Refuse records that do not follow each other from `start` to the end of the file."""
+    """Refuse records that do not fill the file from `start` to its end, one after the other."""
     free = start
     for record in sorted(records, key=lambda record: (record.start, record.end)):
         if record.start != free:

@@ -1,4 +1,4 @@
-"""Pickles and raw bytes that follow each other in a file, as PyTorch wrote them before 1.6."""
+"""Consecutive pickles and raw bytes in a file, as PyTorch wrote them before version 1.6."""
 
 import struct
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ MAX_SMALL_BYTES = 4 << 10
 
 
 class Stream:
-    """Bytes `place` to `end` of a file, read one thing after the other.
+    """Bytes `place` to `end` of a file, read item by item.
 
-    Its methods raise `CheckpointError` where there are too few of them.
+    The methods raise `CheckpointError` if too few bytes are left.
     """
 
     def __init__(self, file: File, place: int, end: int):
@@ -26,7 +26,7 @@ class Stream:
 
     @property
     def left(self) -> int:
-        """Bytes that have not been read yet."""
+        """The number of bytes that have not been read yet."""
         return self.end - self.place
 
     def pickle(self, objects: Mapping[str, object] | None = None) -> Pickle:
@@ -34,7 +34,7 @@ class Stream:
         return self._pickle(MAX_PICKLE_BYTES, objects)
 
     def small_pickle(self) -> object:
-        """The value of the next pickle, of at most `MAX_SMALL_BYTES`."""
+        """The value of the next pickle, which has at most `MAX_SMALL_BYTES` bytes."""
         return self._pickle(MAX_SMALL_BYTES, None).value
 
     def _pickle(self, limit: int, objects: Mapping[str, object] | None) -> Pickle:
@@ -43,7 +43,7 @@ class Stream:
         return pickle
 
     def integers(self, form: str) -> tuple[int, ...]:
-        """The next integers, of a form for `struct`."""
+        """The next integers, in the format `form` of the module `struct`."""
         length = struct.calcsize(form)
         if length > self.left:
             raise CheckpointError(f"{length} bytes are wanted where {self.left} are left")
@@ -51,12 +51,12 @@ class Stream:
         return struct.unpack(form, self.file.read(self.place - length, length))
 
     def record(self, key: str, dtype: np.dtype, count: int | None = None) -> tuple[Storage, Record]:
-        """The next storage and its record: how many elements it has, and the elements.
+        """The next storage and its record, which hold the number of elements and the elements.
 
         Args:
-            key: the storage's name.
-            dtype: the elements'.
-            count: how many they must be, where that is known.
+            key: the name of the storage.
+            dtype: the dtype of the elements.
+            count: the required number of elements, or None if it is not known.
         """
         needs = f"storage {key!a:.80} needs {'some' if count is None else count} elements"
         if self.left < 8:

@@ -1,4 +1,4 @@
-"""The tar archive that PyTorch 0.1 wrote, read strictly."""
+"""A strict reader of the tar archives that PyTorch 0.1 wrote."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ MEMBERS = {"sys_info", "pickle", "tensors", "storages"}
 MAX_OBJECTS = 20_000
 MAX_ATTRIBUTES_BYTES = 4 << 10
 _BLOCK = 512
-_TAPE = 20 * _BLOCK  # the file's size is a multiple
+_TAPE = 20 * _BLOCK  # the file's size is a multiple of this
 _ATTRIBUTES = {"atime", "ctime", "mtime", "gname", "uname", "gid", "uid"}
 
 
@@ -42,8 +42,8 @@ def list_members(file: File) -> Iterator[tuple[str, int, int]]:
     """Yield the name, start and end of each of the four members.
 
     Raises:
-        CheckpointError: a damaged header, or members that are others than those four, are no
-            plain files, or reach outside the file.
+        CheckpointError: a header is damaged, or there is a member that is not one of these four, is
+            not a plain file, or reaches outside the file.
     """
     wanted = set(MEMBERS)
     place = 0
@@ -70,7 +70,7 @@ def list_members(file: File) -> Iterator[tuple[str, int, int]]:
 
 
 def _read_header(header: bytes, place: int) -> tuple[str, bytes, int]:
-    """The name, kind and size in a header, whose fields are those of POSIX.1-1988 "ustar"."""
+    """The name, kind and size in a header, which has the fields of POSIX.1-1988 "ustar"."""
     plain = header[:148] + b" " * 8 + header[156:]
     try:
         checksum, size = (int(_text(header[a:b]).strip(), 8) for a, b in ((148, 156), (124, 136)))
@@ -109,7 +109,7 @@ def _count(value: object, what: str) -> int:
 
 
 def _read_storages(stream: Stream) -> tuple[dict[str, object], dict[str, Record]]:
-    """The storages, and the views of them, by what the pickle calls them; and their records."""
+    """The storages and their views, by their keys in the pickle, and the storages' records."""
     storages: dict[str, Storage] = {}
     records = {}
     for _ in range(_count(stream.small_pickle(), "storages")):
@@ -146,7 +146,7 @@ def _read_tensors(stream: Stream, storages: dict[str, object]) -> dict[str, obje
                 key = str(number)
             case _:
                 raise CheckpointError("a tensor that is no key, storage and type")
-        axes, _ = stream.integers("<2i")  # the second was once the upper half of the first
+        axes, _ = stream.integers("<2i")  # formerly the lower and upper halves of one integer
         if not 0 <= axes <= MAX_AXES:
             raise CheckpointError(f"tensor {key!a:.80} has {axes} axes")
         shape, strides = stream.integers(f"<{axes}q"), stream.integers(f"<{axes}q")

@@ -1,4 +1,4 @@
-"""What a checkpoint says of its storages and tensors, and the arrays that are made of it."""
+"""Descriptions of the storages and tensors of a checkpoint, and the arrays made from them."""
 
 import math
 import sys
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from weights_converter.errors import CheckpointError
 from weights_converter.files import File, Record
 
-MAX_AXES = 64  # as many as NumPy has
+MAX_AXES = 64  # NumPy's limit
 MAX_ELEMENTS = 2**40
 _NATIVE = "<" if sys.byteorder == "little" else ">"
 
@@ -34,7 +34,7 @@ STORAGE_DTYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """`count` elements, from element `start` on, of the record that the file calls `key`."""
+    """`count` elements, from element `start` on, of the record with the name `key` in the file."""
 
     key: str
     dtype: np.dtype
@@ -43,11 +43,11 @@ class Storage:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the elements."""
+        """The size of the elements in bytes."""
         return self.count * self.dtype.itemsize
 
     def part(self, start: int, count: int) -> "Storage":
-        """A storage that is a view of this one, as PyTorch had before version 0.4.
+        """A storage that is a view of this storage, as in PyTorch before version 0.4.
 
         Raises:
             CheckpointError: the part reaches outside the storage.
@@ -71,12 +71,12 @@ class Tensor:
 
     @property
     def size(self) -> int:
-        """Number of entries."""
+        """The number of entries."""
         return math.prod(self.shape)
 
     @property
     def extent(self) -> int:
-        """Elements of the storage from the tensor's first to its last."""
+        """The number of elements of the storage from the tensor's first to its last, inclusive."""
         if 0 in self.shape:
             return 0
         return 1 + sum(
@@ -101,8 +101,8 @@ def describe_tensor(storage: object, offset: object, shape: object, strides: obj
     """The tensor that a pickle describes, if it lies inside its storage.
 
     Raises:
-        CheckpointError: a part of the wrong type, negative or beyond its limit, or a tensor that
-            reaches outside its storage or has more elements than the storage.
+        CheckpointError: an argument has the wrong type, is negative or exceeds its limit, or the
+            tensor reaches outside its storage or has more elements than the storage.
     """
     if not isinstance(storage, Storage):
         raise CheckpointError(f"a tensor needs a storage, not a {type(storage).__name__}")
@@ -115,7 +115,7 @@ def describe_tensor(storage: object, offset: object, shape: object, strides: obj
     if math.prod(max(size, 1) for size in shape) > MAX_ELEMENTS:
         raise CheckpointError(f"{where} has sizes whose product overflows")
     tensor = Tensor(storage, offset, shape, strides)
-    # Along an axis of stride 0, as `torch.Tensor.expand` makes it, all entries are one element.
+    # Along an axis of stride 0, as made by `torch.Tensor.expand`, all entries are the same element.
     distinct = math.prod(size for size, step in zip(shape, strides, strict=True) if step)
     end = offset + tensor.extent
     if end > storage.count or (0 not in shape and distinct > storage.count):
@@ -139,16 +139,16 @@ def make_array(file: File, tensor: Tensor, record: Record, byteorder: str) -> ND
 
     Args:
         file: the checkpoint.
-        tensor: lies inside its storage.
-        record: that of its storage, and of its size.
-        byteorder: of the record, "<" or ">".
+        tensor: the tensor, which lies inside its storage.
+        record: the record of its storage, which has the storage's size.
+        byteorder: the byte order of the record, "<" or ">".
 
     Returns:
-        A view of the file where it is large, stored as it is and of this machine's byte order.
+        The array, which is a view of the file if it is large, not deflated, and stored in this
+        machine's byte order.
 
     Raises:
-        CheckpointError: a damaged record, a bool that is neither 0 nor 1, or a file that has
-            changed.
+        CheckpointError: the record is damaged, a bool is neither 0 nor 1, or the file has changed.
     """
     dtype = tensor.storage.dtype
     width = dtype.itemsize
@@ -165,7 +165,8 @@ def make_array(file: File, tensor: Tensor, record: Record, byteorder: str) -> ND
         raw.view(f"u{width}").byteswap(inplace=True)
     if dtype == np.bool_ and raw.max(initial=0) > 1:
         raise CheckpointError(f"storage {tensor.storage.key!a:.80} has bools that are not 0 or 1")
-    # Along an axis that takes no step, a file may give any stride, and NumPy does not take any.
+    # For an axis of length 1 or an empty tensor, a file may give any stride, but NumPy does not
+    # accept every stride.
     steps = zip(tensor.shape, tensor.strides, strict=True)
     strides = tuple(step * width if size > 1 and length else 0 for size, step in steps)
     array = np.ndarray(tensor.shape, dtype, raw, strides=strides)

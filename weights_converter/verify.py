@@ -1,4 +1,4 @@
-"""Whether a converted file is what it says, and does what the checkpoint does in PyTorch."""
+"""Checks that a converted file is intact and agrees with the checkpoint and with PyTorch."""
 
 import os
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ from weights_converter.recognise import count_classes
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        what: in a few words.
-        passed: whether it is as it should be; None if it could not be looked at.
+        what: what was checked, in a few words.
+        passed: whether the check passed; None if it could not be made.
         detail: what was found.
     """
 
@@ -35,18 +35,18 @@ class Check:
 def verify(
     path: str | os.PathLike[str], against: str | os.PathLike[str] | None = None
 ) -> list[Check]:
-    """Look a converted file over.
+    """Check a converted file.
 
     Args:
         path: a safetensors file that `weights_converter.convert_file` wrote.
-        against: a PyTorch checkpoint, to compare the tensors with and, where these are equal and
-            torch is installed, the logits.
+        against: a PyTorch checkpoint. The tensors are compared with it. If all checks have passed
+            and torch is installed, the logits are compared too.
 
     Returns:
-        The checks made, passed or not.
+        The checks that were made, whether or not they passed.
 
     Raises:
-        WeightsError: `path` is no such file, or `against` is no checkpoint of its model.
+        WeightsError: `path` is not such a file, or `against` is not a checkpoint of its model.
     """
     metadata = read_metadata(path)
     tensors = read_checkpoint(path)

@@ -1,4 +1,4 @@
-"""The checkpoint inside the zip archive that PyTorch writes since version 1.6."""
+"""The checkpoint inside the zip archive that PyTorch has written since version 1.6."""
 
 from weights_converter.archive import Archive
 from weights_converter.errors import CheckpointError
@@ -38,7 +38,7 @@ def open_zip(file: File) -> Contents:
 
 
 def _refuse_programs(archive: Archive) -> None:
-    """Raise `CheckpointError` for an archive of a program, not of a state dict."""
+    """Raise `CheckpointError` if the archive holds a program instead of a state dict."""
     files = {name.partition("/")[2] for name in archive.records}
     if "constants.pkl" in files or any(name.startswith("code/") for name in files):
         kind = "TorchScript (torch.jit.save)"
@@ -53,15 +53,15 @@ def _refuse_programs(archive: Archive) -> None:
 
 
 def pickles_of(archive: Archive) -> list[str]:
-    """The names of an archive's pickles."""
+    """The names of the pickles in an archive."""
     return [name for name in archive.records if name.endswith(".pkl")]
 
 
 def read_pickle(archive: Archive, name: str) -> bytes:
-    """The bytes of one of an archive's pickles.
+    """The bytes of one of the pickles in an archive.
 
     Raises:
-        CheckpointError: they are too many, or damaged.
+        CheckpointError: there are too many bytes, or they are damaged.
     """
     if archive.find(name).size > MAX_PICKLE_BYTES:
         raise CheckpointError(f"record {name!a:.200} is larger than {MAX_PICKLE_BYTES} bytes")

@@ -1,7 +1,7 @@
 """The command line `jax-excite`.
 
-Exit codes: 0 done; 2 wrong input, or an extra is not installed, said in one line on standard error;
-3 a check of `sanity` failed; 130 interrupted; 1 anything else, a bug.
+Exit codes: 0 success; 2 wrong input or a missing extra, reported in one line on standard error;
+3 a check of `sanity` failed; 130 interrupted; 1 any other error, which is a bug.
 """
 
 import typer

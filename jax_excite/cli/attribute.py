@@ -1,4 +1,4 @@
-"""`jax-excite attribute`: attributions of a whole data set, into a store."""
+"""`jax-excite attribute`: write attributions of a whole data set to a store."""
 
 import dataclasses
 import signal
@@ -65,7 +65,7 @@ def attribute(
     processes: Annotated[int | None, typer.Option(help="How many there are.", min=1)] = None,
     process: Annotated[int | None, typer.Option(help="Which this is, from 0.", min=0)] = None,
 ) -> None:
-    """Compute attributions of all images of a source; goes on where a killed run stopped."""
+    """Compute attributions of all images of a source; resumes where a killed run stopped."""
     with errors_in_one_line():
         from jax_excite.stores import distributed as together
         from jax_excite.stores.explainer import Explainer, Targets, methods_by_name
@@ -144,7 +144,7 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def _plain(gating: Gating) -> dict[str, Any]:
-    """A gating as JSON has it."""
+    """The gating as values that JSON can represent."""
     found = {field.name: getattr(gating, field.name) for field in dataclasses.fields(gating)}
     found["site_temperatures"] = {
         site: np.asarray(own).tolist() for site, own in gating.site_temperatures.items()
@@ -153,7 +153,7 @@ def _plain(gating: Gating) -> dict[str, Any]:
 
 
 def _begin(out: Path, layout: Any, settings: dict[str, Any], data: ImageData, source: str) -> None:
-    """Make the store, or see that what is there was made with the same settings."""
+    """Create the store, or check that the existing store was made with the same settings."""
     from jax_excite.stores.layout import create, layout_of, read_manifest
 
     found = read_manifest(out)
@@ -208,7 +208,7 @@ def _fill(job: Any, chunks: list[int]) -> None:
 
 
 def _say_what_it_takes(job: Any) -> None:
-    """Disk by the sizes, time and memory by one group of images."""
+    """Print the disk space, computed from sizes, and time and memory, measured on some images."""
     import resource
 
     from jax_excite.stores.source import decoded

@@ -30,7 +30,7 @@ def calibrate(
         bool, typer.Option(help="A temperature for each channel, not only for each site.")
     ] = False,
 ) -> None:
-    """Measure each site's spread; write weights with the temperatures that follow from it."""
+    """Measure the spread of each site, and write weights with temperatures derived from it."""
     with errors_in_one_line():
         if out.suffix != ".safetensors":
             raise ExciteError(f"--out is {out}: give a file name that ends in .safetensors")

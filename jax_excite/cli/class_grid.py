@@ -1,4 +1,4 @@
-"""A class grid of section 5.1: pullbacks, and ascents that go on where they stopped."""
+"""A class grid of section 5.1: pullbacks, and ascents that continue from earlier results."""
 
 import dataclasses
 import enum
@@ -31,13 +31,14 @@ class _Climbed(NamedTuple):
 class ClassGrid:
     """Photographs (rows) and target classes (columns) of a network.
 
-    Ascents are kept, and go on where they stopped: five steps are the first half of ten.
+    The results of ascents are kept, and longer ascents continue from them: after an ascent of five
+    steps, an ascent of ten steps computes only the last five.
 
     Attributes:
         network: the network.
         photographs: `[N, H, W, 3]` in [-1, 1].
         targets: C class indices.
-        gatings: how gates are softened, by what the figures compare.
+        gatings: the gating of each vector field that the figures compare.
         skip: sites to leave hard.
     """
 
@@ -58,7 +59,7 @@ class ClassGrid:
         self._climbed = {along: {0: _Climbed(cells, 0.0)} for along in gatings}
 
     def pull_back(self, along: Along) -> tuple[np.ndarray, float]:
-        """The vector fields `[N, C, H, W, 3]`, and the seconds that they took."""
+        """The vector fields `[N, C, H, W, 3]`, and the time to compute them in seconds."""
         began = time.perf_counter()
         fields = [
             np.asarray(
@@ -75,7 +76,7 @@ class ClassGrid:
         return np.stack(fields), time.perf_counter() - began
 
     def climb(self, along: Along, steps: int) -> tuple[np.ndarray, float]:
-        """The perturbed images `[N, C, H, W, 3]` after so many steps, and the seconds they took."""
+        """The perturbed images `[N, C, H, W, 3]` after `steps` steps, and the time in seconds."""
         climbed = self._climbed[along]
         if steps in climbed:
             return climbed[steps]

@@ -1,4 +1,4 @@
-"""What the commands tell their user: errors in one line, and progress, both on standard error."""
+"""Messages of the commands: errors in one line, and progress, both on standard error."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ from jax_excite.weights.downloads import cache_folder
 
 Item = TypeVar("Item")
 
-# The modules of extras that commands need, with the extra that brings each.
+# The optional modules that commands need, with the extra that installs each.
 _EXTRAS = {
     "array_record": "data",
     "importlib_resources": "data",
@@ -34,23 +34,23 @@ _SECONDS_BETWEEN_LINES = 2
 
 
 def keep_compiled_programs() -> None:
-    """Keep what JAX compiles in the cache folder, unless it has been told to keep it elsewhere.
+    """Keep JAX's compiled programs in the cache folder, unless JAX is configured otherwise.
 
-    Has to come before the first array: JAX looks where to keep programs once.
+    Call this before the first array is made, because JAX reads this setting only once.
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
 
 
 def run(app: typer.Typer) -> None:
-    """Run a command line; where nothing can be printed, say so in one line and exit with 2."""
+    """Run a command line; if output cannot be written, report that in one line and exit with 2."""
     try:
         try:
             app()
         finally:
             sys.stdout.flush()
     except OSError as error:
-        # What is left in the buffer is written once more at exit, to nowhere.
+        # At exit, Python writes the rest of the buffer once more; send it to the null device.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         typer.echo(f"error: standard output cannot be written: {error}", err=True)
         sys.exit(2)
@@ -58,7 +58,7 @@ def run(app: typer.Typer) -> None:
 
 @contextlib.contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """Print what is wrong with the input, or which extra is missing, and exit with 2."""
+    """Report an error of the input, or a missing extra, in one line, and exit with 2."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -76,12 +76,12 @@ def _fail(message: str) -> None:
 
 
 def announce(what: str) -> None:
-    """Say what begins."""
+    """Print a line about the work that begins."""
     typer.echo(f"{what} ...", err=True)
 
 
 def with_progress(items: Sequence[Item], what: str) -> Iterator[Item]:
-    """The items, with a bar that says how far it is; lines now and then where no one watches."""
+    """Yield the items with a progress bar on a terminal, and with occasional lines elsewhere."""
     console = Console(stderr=True)
     if console.is_terminal:
         yield from track(items, f"{what} ...", console=console)

@@ -1,4 +1,4 @@
-"""`jax-excite demo`: the embedded default on photographs that come with scikit-image."""
+"""`jax-excite demo`: the default network on photographs that come with scikit-image."""
 
 import importlib.resources
 from pathlib import Path
@@ -63,7 +63,7 @@ def demo(
 
 
 def _photographs() -> list[Path]:
-    """Files in the wheel of scikit-image; its own loaders might look for them on the network."""
+    """Files in the wheel of scikit-image, whose own loaders might try to download them."""
     data = importlib.resources.files("skimage") / "data"
     return [Path(str(data / file)) for file in PHOTOGRAPHS.values()]
 

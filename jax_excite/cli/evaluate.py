@@ -1,4 +1,4 @@
-"""`jax-excite evaluate`: models x methods x metrics over photographs, to one table."""
+"""`jax-excite evaluate`: models x methods x metrics over photographs, in one table."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ _AT_ONCE = 12
 
 
 class TargetChoice(StrEnum):
-    """Whose class is explained."""
+    """The class that is explained."""
 
     PREDICTED = "predicted"
     LABEL = "label"
@@ -73,7 +73,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="Maximum number of photographs.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of noise, subsets and other classes.", min=0)] = 0,
 ) -> None:
-    """Compare attribution methods by several metrics; goes on where a killed run stopped."""
+    """Compare attribution methods by several metrics; resumes where a killed run stopped."""
     with errors_in_one_line():
         from jax_excite.evaluation import plots
 
@@ -124,7 +124,7 @@ def evaluate(
         settings = {
             "seed": seed,
             "version": importlib.metadata.version("jax-excite"),
-            "models": list(files.items()),  # in turn: each is judged by the next
+            "models": list(files.items()),  # in order: each model is judged by the next
             "methods": compared,
             "temperature": temperature,
             "gate": gate,
@@ -146,7 +146,7 @@ def evaluate(
 
 
 def _chosen(what: str, names: Sequence[str] | None, known: Mapping[str, Any]) -> list[str]:
-    """The names that the user gives, or all, in their own order."""
+    """The names that the user gives, or all names, in the order of `known`."""
     for name in names or ():
         if name not in known:
             raise ExciteError(f"there is no {what} {name!r}: choose one of {', '.join(known)}")
@@ -154,7 +154,7 @@ def _chosen(what: str, names: Sequence[str] | None, known: Mapping[str, Any]) ->
 
 
 def _in_random_order(photographs: ImageData, seed: int, limit: int | None) -> ImageData:
-    """A random sample, so that a chunk has several classes; all of it can be decoded."""
+    """A random sample, so that a chunk has several classes; checks that all can be decoded."""
     order = np.random.default_rng(seed).permutation(len(photographs))[:limit].tolist()
     for place in order:
         photographs[place]
@@ -166,7 +166,7 @@ def _in_random_order(photographs: ImageData, seed: int, limit: int | None) -> Im
 
 
 def _ablation(gating: Gating, text: str | None) -> dict[str, Method]:
-    """Excitation pullbacks at the temperatures that a user lists, by name."""
+    """Excitation pullbacks, by name, at the temperatures in a comma-separated list."""
     found: dict[str, Method] = {}
     for each in text.split(",") if text else ():
         try:
@@ -189,7 +189,7 @@ def _fill(
     photographs: ImageData,
     target: TargetChoice,
 ) -> None:
-    """Compute what the journal does not have, chunk after chunk."""
+    """Compute the scores that are missing from the journal, chunk by chunk."""
     parts = chunks(len(photographs), _AT_ONCE)
     work = [
         (place, number)
@@ -215,7 +215,7 @@ def _key(model: str, chunk: int, metric: str) -> str:
 
 
 def _plain(scores: np.ndarray) -> list[float | None]:
-    """Scores as JSON has them: null for NaN."""
+    """Scores as JSON can represent them, with None in place of NaN and infinity."""
     return [float(score) if np.isfinite(score) else None for score in scores]
 
 

@@ -1,7 +1,8 @@
 """`jax-excite figures`: the class grids of the paper's Figures 1 to 4, for any of the networks.
 
 Section 5.1: one photograph of each of five classes (rows), pulled towards these classes and one
-more (columns). As the authors do, every cell is scaled on its own, photographs too.
+more (columns). As in the authors' figures, each cell is scaled separately, including the
+photographs.
 """
 
 import dataclasses
@@ -30,20 +31,21 @@ from jax_excite.weights.published import PRETRAINED, find_weights
 TARGETS = ("tench", "cassette player", "church", "garbage truck", "golf ball", "ostrich")
 PHOTOGRAPHED = TARGETS[:5]
 
-# Published figures keep these sites hard: torchvision's DenseNet writes its last ReLU as a function
-# call, which the authors' replacement of modules does not see.
+# The published figures keep these sites hard: torchvision's DenseNet applies its last ReLU by a
+# function call, which the authors' replacement of modules does not affect.
 HARD_AS_PUBLISHED = {"densenet": ("final/relu",)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A figure of the paper, as it is for one network.
+    """A figure of the paper, for one network.
 
     Attributes:
         shows: what the cells are.
         along: the vector fields, from top to bottom.
-        steps: steps of projected gradient ascent along them; None for the fields themselves.
-        perturbed: the perturbed images stand to the left of what was added.
+        steps: the number of steps of projected gradient ascent along them; None to show the fields
+            themselves.
+        perturbed: whether the perturbed images are shown, to the left of the differences.
     """
 
     shows: str
@@ -93,7 +95,7 @@ def figures(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for pictures and manifests.")] = Path("out"),
 ) -> None:
-    """Draw the paper's Figures 1 to 4 for a network, each with a manifest beside it."""
+    """Draw the paper's Figures 1 to 4 for a network, and write a manifest beside each."""
     with errors_in_one_line():
         from jax_excite import pictures
 
@@ -168,12 +170,13 @@ def _class_grid(
 
 
 def figure_cells(figure: Figure, grid: ClassGrid) -> tuple[np.ndarray, float]:
-    """The cells of a figure, not scaled yet.
+    """The cells of a figure, before scaling.
 
     Returns:
-        An array `[R, K, H, W, 3]`: for each vector field a row for each photograph, which comes
-        first, then the targets (perturbed images first, then differences, where both are shown).
-        And the seconds that computing it took, compilation included.
+        An array `[R, K, H, W, 3]`, and the time to compute it in seconds, including compilation.
+        There is one row per vector field and photograph. A row begins with the photograph, and the
+        targets follow: where perturbed images and differences are both shown, all perturbed images
+        come first.
     """
     photographs = grid.photographs[:, None]
     blocks, total = [], 0.0
@@ -201,7 +204,7 @@ def _titles(figure: Figure) -> tuple[list[str], list[str]]:
 
 
 def _describe(example: Example) -> dict[str, Any]:
-    """A photograph as it came: its bytes are those of `[H, W, 3]`, before any resizing."""
+    """The original photograph: its digest covers the pixels `[H, W, 3]` before any resizing."""
     return {
         "name": example.name,
         "class": example.label,

@@ -1,4 +1,4 @@
-"""The gating that commands use where the user does not say."""
+"""The gating that commands use where the user does not choose one."""
 
 import dataclasses
 from typing import Any
@@ -9,11 +9,11 @@ from jax_excite.models import Classifier, ModelSpec
 
 
 def excitation_gating(spec: ModelSpec, **given: Any) -> Gating:
-    """The paper's gating at the temperatures that suit a network.
+    """The paper's gating at the temperatures that are recommended for a network.
 
     Args:
         spec: the network.
-        **given: fields of `Gating` that the user sets; None for one left to the network.
+        **given: fields of `Gating` that the user sets; None keeps the default of a field.
     """
     suited = {"temperature": spec.temperature, "pool_temperature": spec.temperature}
     settings = {name: value for name, value in given.items() if value is not None}

@@ -1,4 +1,4 @@
-"""`jax-excite grid`: a class grid of any photographs, as a picture and as arrays."""
+"""`jax-excite grid`: a class grid of photographs, as a picture and as arrays."""
 
 import dataclasses
 import enum
@@ -78,7 +78,7 @@ def grid(
         int | None, typer.Option(help="Cells at a time, to bound memory.")
     ] = None,
 ) -> None:
-    """Draw photographs (rows) and what draws them towards classes (columns)."""
+    """Draw ascents or pullbacks of photographs (rows) towards classes (columns)."""
     with errors_in_one_line():
         from jax_excite import pictures
 
@@ -184,7 +184,7 @@ def _climb(
 ) -> dict[str, np.ndarray]:
     """Arrays: images `[N, H, W, 3]`, perturbed `[N, C, H, W, 3]`, logits before and after.
 
-    Cell by cell, so that progress can be seen, unless the caller wants more at a time.
+    Cells are computed one at a time, so that progress is visible, unless `batch_size` is given.
     """
     at_once = [[index] for index in indices] if batch_size is None else [indices]
     jobs = [(image, columns) for image in photographs for columns in at_once]
@@ -222,7 +222,7 @@ def _apply(network: Classifier, x: jax.Array) -> jax.Array:
 
 
 def _logits(network: Classifier, images: np.ndarray) -> np.ndarray:
-    """One image at a time, `[N, H, W, 3]` to `[N, K]`."""
+    """The logits `[N, K]` of images `[N, H, W, 3]`, computed one image at a time."""
     return np.concatenate([_apply(network, image[None]) for image in images])
 
 

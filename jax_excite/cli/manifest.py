@@ -1,4 +1,4 @@
-"""What a run leaves behind: files that appear together or not at all, and where they came from."""
+"""The output files of a run, which appear together or not at all, and a record of their origin."""
 
 import contextlib
 import hashlib
@@ -19,7 +19,7 @@ _PACKAGES = ("jax-excite", "jax", "jaxlib", "flax", "numpy", "pillow")
 
 @contextlib.contextmanager
 def appear_together(*paths: Path) -> Iterator[list[Path]]:
-    """Paths to write to; if all goes well the files move to `paths`, else nothing is left.
+    """Yield temporary paths; on success the files move to `paths`, otherwise they are removed.
 
     Raises:
         OSError: the folder of the first path cannot be written to.
@@ -33,7 +33,7 @@ def appear_together(*paths: Path) -> Iterator[list[Path]]:
 
 
 def describe_run() -> dict[str, Any]:
-    """The command, the versions of what computes, and on what kind of device."""
+    """The command, the versions of the packages involved, and the kind of device."""
     return {
         "command": shlex.join(["jax-excite", *sys.argv[1:]]),
         "versions": {package: importlib.metadata.version(package) for package in _PACKAGES},
@@ -48,13 +48,13 @@ def describe_file(path: Path) -> dict[str, str]:
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], manifest: dict[str, Any]) -> None:
-    """Write arrays as `.npz`, and with them the manifest: JSON text, under `manifest`."""
+    """Write arrays and the manifest, which is JSON text under `manifest`, to an `.npz` file."""
     everything: dict[str, Any] = {"manifest": np.asarray(_json(manifest)), **arrays}
     np.savez_compressed(path, **everything)
 
 
 def save_manifest(path: Path, manifest: dict[str, Any]) -> None:
-    """Write a manifest as a JSON file of its own."""
+    """Write a manifest as a separate JSON file."""
     path.write_text(_json(manifest, indent=2) + "\n", "utf-8")
 
 
@@ -63,5 +63,5 @@ def _json(manifest: dict[str, Any], indent: int | None = None) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A mapping or an array, as JSON has them."""
+    """A mapping or an array, as a value that JSON can represent."""
     return dict(value) if isinstance(value, Mapping) else np.asarray(value).tolist()

@@ -1,4 +1,4 @@
-"""`jax-excite models`: which networks there are, and whether their weights are at hand."""
+"""`jax-excite models`: the supported networks, and whether their weights are on this machine."""
 
 import typer
 

@@ -1,4 +1,4 @@
-"""The options that commands share, and the network and images that they stand for."""
+"""The options that commands share, and the network and images that they specify."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ DEFAULT_MODEL = "efficientnet_lite0"
 
 
 def open_network(spec: ModelSpec, weights: str | None) -> tuple[Path, Classifier]:
-    """The file that the user's weights are in, and the network with them."""
+    """The file that holds the user's weights, and the network with these weights."""
     announce(f"Loading {spec.name}")
     path = find_weights(spec, weights or PRETRAINED)
     return path, load(spec.name, weights=path)

@@ -1,4 +1,4 @@
-"""`jax-excite status` and `jax-excite view`: what is in a store."""
+"""`jax-excite status` and `jax-excite view`: the contents of a store."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ StorePath = Annotated[Path, typer.Argument(help="A store that `attribute` has wr
 
 
 def status(store: StorePath) -> None:
-    """How far a store is, what was skipped, and who is writing it."""
+    """Show the progress of a store, the skipped images, and the parts that are being written."""
     with errors_in_one_line():
         from jax_excite.stores import open_store
         from jax_excite.stores.ledger import active
@@ -49,7 +49,7 @@ def view(
         int | None, typer.Option("--class", help="Only images that have this target.")
     ] = None,
 ) -> None:
-    """Draw a selection of a store: a row for each image, a column for each method and target."""
+    """Draw a selection of a store: one row per image, one column per method and target."""
     with errors_in_one_line():
         from jax_excite import pictures
         from jax_excite.stores import open_store
@@ -84,7 +84,7 @@ def view(
 
 
 def _cells(found: "Store", images: str, class_index: int | None) -> list[tuple[int, list[int]]]:
-    """Images by place, with the places of their targets."""
+    """The index of each image, with the positions of its targets."""
     if class_index is not None:
         return [(image, [target]) for image, target in found.of_class(class_index)]
     first, colon, last = images.partition(":")
@@ -98,7 +98,7 @@ def _cells(found: "Store", images: str, class_index: int | None) -> list[tuple[i
 
 
 def _listed(parts: list[str], names: set[str]) -> Iterator[int | str]:
-    """Indices and names out of a list by commas, which the names may contain too."""
+    """Indices and names in a comma-separated list; the names may contain commas."""
     while parts:
         ends = range(len(parts), 0, -1)
         end = next((end for end in ends if ",".join(parts[:end]) in names), 1)

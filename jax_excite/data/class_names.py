@@ -1,8 +1,8 @@
 """The classes of ImageNet-1k, and how to find one by name.
 
 The names are the short forms that torchvision 0.28.0 lists in `torchvision.models._meta` and
-attaches to its weights, in the order of the logits. They are facts of the data set, in turn
-shortened from the WordNet synsets of ILSVRC 2012.
+attaches to its weights, in the order of the logits. They are facts about the data set, and are
+themselves shortened from the WordNet synsets of ILSVRC 2012.
 """
 
 import difflib
@@ -21,7 +21,7 @@ CLASS_NAMES: tuple[str, ...] = tuple(
     .splitlines()
 )
 
-# Words that ImageNet gives to two classes; torchvision lengthens the name of one of them.
+# Words that name two ImageNet classes each; torchvision lengthens the name of one of the two.
 _HOMONYMS = {"crane": "crane bird", "maillot": "maillot tank suit"}
 
 
@@ -31,8 +31,8 @@ def class_index(
     """Find the index of a class.
 
     Args:
-        name_or_index: a class name, in which case does not matter nor whether words are separated
-            by blanks, hyphens or underscores; or an index, as an integer or in digits.
+        name_or_index: a class name or an index. Case is ignored in a name, and blanks, hyphens and
+            underscores between words are equivalent. An index is an integer or a string of digits.
         class_names: the name of each class, in the order of the logits.
 
     Returns:

@@ -1,6 +1,6 @@
-"""Photographs with labels: Imagenette through tensorflow-datasets, or a folder of one's own.
+"""Photographs with labels: Imagenette through tensorflow-datasets, or a folder of your own.
 
-tensorflow-datasets is imported where it is used, and TensorFlow nowhere.
+tensorflow-datasets is imported only where it is used. TensorFlow is never imported.
 """
 
 import functools
@@ -33,7 +33,8 @@ class Example(NamedTuple):
     Attributes:
         image: uint8 `[H, W, 3]`, RGB.
         label: its ImageNet-1k class index; None if unknown.
-        name: its file, below the folder; or data set, split and place in the split.
+        name: the path of its file relative to the folder; or the data set, the split and the index
+            in the split.
     """
 
     image: np.ndarray
@@ -42,16 +43,16 @@ class Example(NamedTuple):
 
 
 class ImageData(Sequence[Example]):
-    """Photographs that are read and decoded when they are asked for.
+    """Photographs that are read and decoded on access.
 
     Attributes:
-        names: of the examples.
+        names: the names of the examples.
 
     Args:
-        names: of the examples.
+        names: the names of the examples.
         image: reads the image of the example at an index.
-        label: reads its label.
-        size: tells the bytes of its file, if it is one.
+        label: reads the label of the example at an index.
+        size: returns the size of its file in bytes, or None if it has no file.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class ImageData(Sequence[Example]):
         return tuple(map(self._label, range(len(self))))
 
     def size(self, place: int) -> int | None:
-        """The bytes of an image's file; None where it is no file."""
+        """The size of an image's file in bytes; None if the image has no file."""
         return self._size(place)
 
     def __len__(self) -> int:
@@ -101,24 +102,24 @@ def imagenette(
     *,
     data_dir: str | os.PathLike[str] | None = None,
 ) -> ImageData:
-    """Imagenette's second version: ten classes of ImageNet, 9469 photographs and 3925 to validate.
+    """Version 2 of Imagenette: ten ImageNet classes, 9469 photographs to train, 3925 to validate.
 
-    It is the data set `imagenette/160px-v2` (or `320px-v2`, `full-size-v2`) of
-    tensorflow-datasets. At first use its archive is downloaded, which is said on standard error,
-    unless it is in `downloads/manual` already; from then on no network is needed.
+    This is the data set `imagenette/160px-v2` (or `320px-v2`, `full-size-v2`) of
+    tensorflow-datasets. On first use, its archive is downloaded, with a message on standard error,
+    unless the archive is already in `downloads/manual`. After that, no network is needed.
 
     Args:
         size: pixels of the short side: "160px", "320px" or "full-size" (99 MB, 342 MB, 1.6 GB).
         split: "train" or "validation".
-        data_dir: where tensorflow-datasets keeps its data; its own choice if None.
+        data_dir: the folder in which tensorflow-datasets keeps its data; its default if None.
 
     Returns:
         The examples in the order of tensorflow-datasets, labelled with ImageNet-1k indices.
 
     Raises:
         DataError: there is no such size or split; the archive cannot be downloaded (the message
-            names it, and where to put it by hand) or is not the published one; or the data was
-            prepared elsewhere in a format that only TensorFlow reads.
+            names it, and the folder where you can put it by hand) or is not the published one; or
+            the data was prepared elsewhere in a format that only TensorFlow reads.
         ModuleNotFoundError: the extra `data` is not installed.
     """
     if size not in SIZES:
@@ -145,16 +146,16 @@ def imagenette(
 
 
 def image_folder(path: str | os.PathLike[str]) -> ImageData:
-    """The photographs in a folder and its subfolders, sorted by name, hidden ones left out.
+    """The photographs in a folder and its subfolders, sorted by name, without hidden files.
 
-    The label of a file is that of the nearest folder that has one: a WordNet id of Imagenette, a
-    class name or an index.
-    Otherwise it is the class index in four digits that its name begins with, before an underscore,
-    as in `0497_church.jpg`; names with other numbers, as `12_05_2024.jpg` or `497.jpg`, tell no
-    label, which is then None.
+    The label of a file is that of its nearest parent folder whose name is a label: a WordNet id of
+    Imagenette, a class name or an index. If there is no such folder, the label is the class index
+    in four digits at the start of the file's name, before an underscore, as in `0497_church.jpg`.
+    Names with other numbers, such as `12_05_2024.jpg` or `497.jpg`, contain no label. The label is
+    then None.
 
     Raises:
-        DataError: it is no folder, or holds no images.
+        DataError: the path is not a folder, or the folder holds no images.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -172,12 +173,12 @@ def image_folder(path: str | os.PathLike[str]) -> ImageData:
 
 
 def listed_images(path: str | os.PathLike[str]) -> ImageData:
-    """The photographs whose paths a text file lists, one on each line, labelled as in a folder.
+    """The photographs that a text file lists, one path per line, labelled as by `image_folder`.
 
-    Paths are relative to the text file's folder, or absolute; empty lines do not count.
+    Paths are absolute, or relative to the folder of the text file. Empty lines are ignored.
 
     Raises:
-        DataError: the file lists none.
+        DataError: the file lists no paths, or is not a text file.
     """
     text = Path(path)
     try:
@@ -192,7 +193,8 @@ def listed_images(path: str | os.PathLike[str]) -> ImageData:
 def _of_files(names: list[str], files: list[Path]) -> ImageData:
     return ImageData(
         names,
-        # Read first: that a file cannot be read says nothing of what is in it.
+        # The bytes are read before decoding, so that an error of reading is not reported as a
+        # damaged image.
         lambda place: _decoded(io.BytesIO(files[place].read_bytes()), str(files[place])),
         lambda place: _label(PurePath(names[place])),
         lambda place: files[place].stat().st_size,
@@ -210,15 +212,15 @@ def select(
     per_class: int = 1,
     seed: int = SEED,
 ) -> list[Example]:
-    """Random examples of some classes.
+    """Random examples of the given classes.
 
-    Which are drawn of a class depends on the seed and that class, not on the others.
+    The examples drawn from a class depend on the seed and on that class, not on the other classes.
 
     Args:
-        data: the examples to choose from; the images of an `ImageData` stay unread but the chosen.
+        data: the examples to choose from; of an `ImageData`, only the chosen images are read.
         classes: class indices or names.
-        per_class: how many different examples of each.
-        seed: not negative.
+        per_class: the number of different examples per class.
+        seed: the random seed, >= 0.
 
     Returns:
         `per_class` examples of the first class, then of the second, and so on.
@@ -252,11 +254,11 @@ def select(
 def batches(
     data: Iterable[Example], batch_size: int, *, size: int = 224, resize: int | None = None
 ) -> Iterator[tuple[Float[np.ndarray, "N {size} {size} 3"], Int[np.ndarray, " N"]]]:
-    """Examples as classifiers take them, a batch at a time.
+    """Batches of examples, in the form that classifiers take.
 
     Args:
         data: the examples; each is read once.
-        batch_size: examples a batch; the last one may have fewer.
+        batch_size: the number of examples per batch; the last batch may have fewer.
         size: height and width in pixels.
         resize: pixels of the short side before the crop, as for `load_image`.
 

@@ -29,9 +29,9 @@ class ImagenetteClass:
     """A class of Imagenette.
 
     Attributes:
-        index: in the logits of an ImageNet-1k classifier.
-        name: as in `CLASS_NAMES`.
-        wordnet: the WordNet id, which names its folder in the archives.
+        index: the index in the logits of an ImageNet-1k classifier.
+        name: the name in `CLASS_NAMES`.
+        wordnet: the WordNet id, which is the name of its folder in the archives.
     """
 
     index: int
@@ -39,7 +39,7 @@ class ImagenetteClass:
     wordnet: str
 
 
-# By Imagenette's own label, 0 to 9, which is the order of the WordNet ids.
+# The keys are Imagenette's own labels, 0 to 9, in the order of the WordNet ids.
 IMAGENETTE: Mapping[int, ImagenetteClass] = MappingProxyType(
     {
         label: ImagenetteClass(index, CLASS_NAMES[index], wordnet)
@@ -62,11 +62,11 @@ IMAGENETTE: Mapping[int, ImagenetteClass] = MappingProxyType(
 
 
 def prepared(config: str, data_dir: str | os.PathLike[str] | None) -> Any:
-    """The builder of tensorflow-datasets for data that is on the disk, now if it was not before.
+    """The tensorflow-datasets builder, after preparing its data if that is not yet on the disk.
 
     Args:
-        config: such as "160px-v2".
-        data_dir: where tensorflow-datasets keeps its data; its own choice if None.
+        config: the configuration of the data set, such as "160px-v2".
+        data_dir: the folder in which tensorflow-datasets keeps its data; its default if None.
 
     Raises:
         DataError: the archive cannot be downloaded, or is not the published one.
@@ -101,7 +101,7 @@ def _prepare(builder: Any, downloads: Path) -> None:
     _say(f"Preparing {builder.info.full_name} in {builder.data_path}")
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()):  # tfds speaks of a download there is not
+    with contextlib.redirect_stdout(io.StringIO()):  # tfds reports a download that does not happen
         builder.download_and_prepare(
             download_dir=downloads,
             download_config=tfds.download.DownloadConfig(
@@ -112,7 +112,7 @@ def _prepare(builder: Any, downloads: Path) -> None:
 
 
 def _download(url: str, path: Path, published: Any) -> None:
-    """Fetch a file, which appears whole and checked or not at all."""
+    """Fetch a file; it appears only when it is complete and its checksum is verified."""
     import pooch
     import requests
 
@@ -138,7 +138,7 @@ def _download(url: str, path: Path, published: Any) -> None:
 
 
 def _mismatch(path: Path, sha256: str) -> str:
-    """What is wrong with the file's SHA-256; empty if it is as published."""
+    """A description of a wrong SHA-256; empty if the file is the published one."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return "" if digest == sha256 else f"its SHA-256 is {digest}, which should be {sha256}"
@@ -146,18 +146,18 @@ def _mismatch(path: Path, sha256: str) -> str:
 
 @functools.cache
 def _builder_class() -> Any:
-    """The builder of tensorflow-datasets, but for the two methods that need TensorFlow's files."""
+    """tensorflow-datasets' builder, with the two methods that need TensorFlow's files replaced."""
     import tensorflow_datasets as tfds
 
     published: Any = tfds.builder_cls("imagenette")
 
     class Imagenette(published, skip_registration=True):  # pyright: ignore[reportGeneralTypeIssues, reportCallIssue]
-        """Reads the archive as it is; names, features, versions and records are tfds' own."""
+        """Reads the archive directly; names, features, versions and records are those of tfds."""
 
-        url_infos = published.url_infos  # would be looked for beside this file
+        url_infos = published.url_infos  # otherwise tfds looks for them beside this file
 
         def archive(self) -> tuple[str, Any]:
-            """Its address, and its size and checksum."""
+            """The address of the archive, and its size and checksum."""
             name = f"{self.builder_config.dirname}.tgz"
             return next(each for each in self.url_infos.items() if each[1].filename == name)
 

@@ -1,4 +1,4 @@
-"""Images in [-1, 1]: read from files, checked on the way in, turned to bytes for display."""
+"""Images in [-1, 1]: reading from files, checking inputs, and converting to bytes for display."""
 
 import contextlib
 import os
@@ -21,10 +21,10 @@ from jax_excite.typing import AnyArray, Bounds
 
 ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray
 
-# Pillow knows more, among them formats that start another program.
+# Pillow supports more formats; for some of them it starts another program.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
-# What Pillow raises on a file that is damaged, is no image, or unpacks to too many pixels.
+# What Pillow raises on a file that is damaged, is not an image, or decodes to too many pixels.
 _DAMAGED = (
     OSError,
     SyntaxError,
@@ -44,10 +44,10 @@ _DAMAGED = (
 def load_image(
     source: ImageSource, size: int = 224, *, resize: int | None = None
 ) -> Float[np.ndarray, "{size} {size} 3"]:
-    """Read an image as ImageNet classifiers expect it, bilinear with antialias.
+    """Read an image as ImageNet classifiers expect it, with antialiased bilinear resizing.
 
-    A square image is resized to `size`. Any other is resized to `resize` on its short side and
-    cropped to `size` in the centre, with torchvision's rounding.
+    A square image is resized to `size`. Any other image is resized so that its short side is
+    `resize`, and cropped to `size` in the centre, with torchvision's rounding.
 
     Args:
         source: a path, a PIL image of 8-bit channels, or a uint8 array `[H, W, 3]`. Grey, palette
@@ -61,7 +61,7 @@ def load_image(
 
     Raises:
         FileNotFoundError: there is no file at the path.
-        ImageError: the file or array is no image, or has too many pixels.
+        ImageError: the file or array is not an image, or has too many pixels.
     """
     short = round(size * 256 / 224) if resize is None else resize
     if size < 1:
@@ -94,11 +94,12 @@ def check_images(x: Any, bounds: Bounds | None = (-1.0, 1.0)) -> None:
     """Raise unless `x` is one image `[H, W, 3]` or a batch `[N, H, W, 3]` of finite floats.
 
     Args:
-        x: a numpy or jax array. Of a traced one only the shape and dtype can be checked.
-        bounds: the range its values must lie in, to a relative 1e-6; None for any finite values.
+        x: a NumPy or JAX array. Only the shape and dtype of a traced array can be checked.
+        bounds: the range in which its values must lie, with a relative tolerance of 1e-6; None for
+            any finite values.
 
     Raises:
-        ImageError: it is something else. The message says what it is and what is wanted.
+        ImageError: `x` is anything else. The message describes `x` and what is expected.
     """
     wanted = "images are float arrays [H, W, 3] or [N, H, W, 3]"
     if bounds is not None:
@@ -129,7 +130,7 @@ def check_images(x: Any, bounds: Bounds | None = (-1.0, 1.0)) -> None:
 def to_uint8(
     x: Float[AnyArray, "*N H W C"], bounds: Bounds = (-1.0, 1.0)
 ) -> UInt8[np.ndarray, "*N H W C"]:
-    """Images as bytes for display: `bounds` become 0 and 255, what lies outside is clipped.
+    """Images as bytes for display: `bounds` map to 0 and 255, and values outside are clipped.
 
     Args:
         x: images `[H, W, 3]` or `[N, H, W, 3]`, finite.
@@ -139,7 +140,7 @@ def to_uint8(
         A uint8 array of the same shape.
 
     Raises:
-        ImageError: `x` is no such array.
+        ImageError: `x` is not such an array.
     """
     check_images(x, bounds=None)
     unit = (np.asarray(x, np.float64) - bounds[0]) / (bounds[1] - bounds[0])
@@ -171,7 +172,7 @@ def _from_array(array: Any) -> Image.Image:
 
 
 def to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """The image in RGB and upright, its transparency dropped; `ImageError` if it has no 8 bits."""
+    """The image upright, in RGB, without transparency; `ImageError` if channels are not 8-bit."""
     if 0 in image.size or image.mode[0] in "IF":
         raise ImageError(
             f"{name} has {image.width} x {image.height} pixels of mode {image.mode}: give at least "
@@ -185,7 +186,7 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
         return (upright.convert("RGBA") if has_key else upright).convert("RGB")
 
 
-# What turns an image upright, by the orientation that its EXIF data gives.
+# The operation that turns an image upright, by the orientation in its EXIF data.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -198,7 +199,7 @@ _TURNS = {
 
 
 def _orientation(image: Image.Image) -> Any:
-    """The orientation tag of an image, 1 if it has none that can be read; no other tag matters."""
+    """The orientation tag of an image, or 1 if it has no readable one; other tags are ignored."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     except _DAMAGED:
@@ -207,11 +208,11 @@ def _orientation(image: Image.Image) -> Any:
 
 @contextlib.contextmanager
 def decoding(name: str) -> Iterator[None]:
-    """Pillow at work on `name`: what it raises becomes one `ImageError`."""
+    """A context in which Pillow reads `name`: what it raises becomes one `ImageError`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.simplefilter("ignore", UserWarning)  # damaged tags beside whole pixels
+            warnings.simplefilter("ignore", UserWarning)  # damaged tags beside intact pixels
             yield
     except _DAMAGED as error:
         why = "no format known" if isinstance(error, UnidentifiedImageError) else error
@@ -239,7 +240,7 @@ def _resize(image: Image.Image, short: int, size: int) -> Image.Image:
 
 
 def _extremes(x: np.ndarray | jax.Array) -> tuple[float, float, bool]:
-    """Least and greatest value of a concrete array, and whether all are finite."""
+    """The minimum and maximum of a concrete array, and whether all values are finite."""
     if isinstance(x, np.ndarray):
         with np.errstate(invalid="ignore"):
             low, high = float(x.min()), float(x.max())
@@ -251,5 +252,5 @@ def _extremes(x: np.ndarray | jax.Array) -> tuple[float, float, bool]:
 
 @jax.jit
 def _reduce(x: jax.Array) -> jax.Array:
-    # XLA's minimum and maximum may drop a NaN on a CPU, so finiteness is a reduction of its own.
+    # XLA's minimum and maximum may drop a NaN on a CPU, so finiteness is a separate reduction.
     return jnp.stack([x.min(), x.max(), jnp.isfinite(x).all().astype(x.dtype)])

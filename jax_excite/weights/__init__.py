@@ -1,1 +1,1 @@
-"""Weights: load, save, and files that are downloaded or converted."""
+"""Weights: loading, saving, and files that are downloaded or converted."""

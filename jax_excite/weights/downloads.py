@@ -1,7 +1,7 @@
-"""Published files: fetched once into the user's cache folder, and checked.
+"""Published files, which are fetched once into the user's cache folder and checked.
 
-pooch, requests, rich, filelock and platformdirs are imported where they are used: together they
-take as long as the rest of `import jax_excite`, and most loads need none of them.
+pooch, requests, rich, filelock and platformdirs are imported only where they are used: together
+they take as long as the rest of `import jax_excite`, and most loads need none of them.
 """
 
 import contextlib
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 TIMEOUT = 30.0  # seconds to connect, and seconds without a byte
 LINE_EVERY = 10.0  # seconds between lines of progress where there is no terminal
-PATIENCE = 1.0  # seconds to wait for a lock without saying so
+PATIENCE = 1.0  # seconds to wait for a lock without a message
 CHUNK = 1 << 18  # bytes
 
 
 def cache_folder() -> Path:
-    """The folder of weights, and of programs that the command line compiled.
+    """The folder of weights, and of the programs that the command line compiles.
 
-    JAX_EXCITE_CACHE moves it.
+    The environment variable JAX_EXCITE_CACHE overrides the default folder.
     """
     if moved := os.environ.get("JAX_EXCITE_CACHE"):
         return Path(moved).expanduser().absolute()
@@ -38,9 +38,10 @@ def cache_folder() -> Path:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock on `path` across threads and processes, and say so if that means waiting.
+    """Hold a lock on `path` across threads and processes, with a message if it has to wait.
 
-    Makes the folder of `path` and leaves an empty lock file in it. A process that dies lets go.
+    The folder of `path` is created, and an empty lock file is left in it. The lock of a process
+    that dies is released.
 
     Raises:
         WeightsError: the folder cannot be written to.
@@ -64,19 +65,19 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def download(url: str, path: Path, sha256_prefix: str) -> None:
-    """Fetch `url` to `path`, which appears whole and checked or not at all.
+    """Fetch `url` to `path`, which appears only when it is complete and its digest is verified.
 
-    A file that is there already, put there by hand perhaps, is checked and kept. Call this under
-    `locked`: what a killed process left behind is then overwritten.
+    A file that is already there, for example put there by hand, is checked and kept. Call this
+    while you hold the lock of `locked`: the remains of a killed process are then overwritten.
 
     Args:
-        url: of the published file.
-        path: where it goes, in a folder that exists.
+        url: the address of the published file.
+        path: where to write the file, in a folder that exists.
         sha256_prefix: the first hexadecimal digits of its SHA-256.
 
     Raises:
-        WeightsError: the file cannot be had, or is not the published one. The message names `url`
-            and says how to go on without a network.
+        WeightsError: the file cannot be obtained, or is not the published one. The message names
+            `url` and explains how to proceed without a network.
     """
     shown = _without_credentials(url)
     if path.is_file():
@@ -98,7 +99,7 @@ def download(url: str, path: Path, sha256_prefix: str) -> None:
     except requests.RequestException as error:
         raise _unavailable(shown, path, _reason(error, url)) from None
     except OSError as error:
-        if error.errno is None:  # not the disk: REQUESTS_CA_BUNDLE names no file
+        if error.errno is None:  # not a disk error: REQUESTS_CA_BUNDLE names a missing file
             raise _unavailable(shown, path, str(error)) from error
         raise _unwritable(path.parent, error) from error
     finally:
@@ -112,8 +113,8 @@ def _fetch(url: str, path: Path) -> None:
     with contextlib.ExitStack() as answers, _Progress() as progress:
 
         def check(answer: requests.Response, **_: Any) -> None:
-            answers.callback(answer.close)  # pooch leaves that to the garbage collector
-            # A digest's first digits keep out accidents; against forgeries there is only TLS.
+            answers.callback(answer.close)  # pooch leaves this to the garbage collector
+            # The first digits of a digest detect accidents; only TLS protects against forgeries.
             if url.startswith("https:") and not answer.url.startswith("https:"):
                 place = _without_credentials(answer.url)
                 raise requests.exceptions.InvalidSchema(f"it redirects to {place}, without TLS")
@@ -127,7 +128,7 @@ def _fetch(url: str, path: Path) -> None:
 
 
 def _mismatch(path: Path, sha256_prefix: str) -> str:
-    """What is wrong with the file's SHA-256; empty if it begins as it should."""
+    """A description of a wrong SHA-256; empty if it begins with `sha256_prefix`."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest.startswith(sha256_prefix):
@@ -136,7 +137,7 @@ def _mismatch(path: Path, sha256_prefix: str) -> str:
 
 
 def _reason(error: "requests.RequestException", url: str) -> str:
-    """What went wrong, in the words of the library that met it, and the proxy if there is one."""
+    """What went wrong, as reported by the library that failed, and the proxy if there is one."""
     import requests
     from urllib3.exceptions import ReadTimeoutError
 
@@ -173,10 +174,11 @@ def _unwritable(folder: Path, error: OSError) -> WeightsError:
 
 
 class _Progress:
-    """What pooch asks of a progress bar: a bar on a terminal, a line now and then elsewhere.
+    """The interface that pooch expects of a progress bar: a bar on a terminal, else a few lines.
 
     Attributes:
-        total: bytes; pooch sets it once the server has answered, and it is 0 if that did not say.
+        total: the size in bytes; pooch sets it once the server has answered, and it is 0 if the
+            answer does not contain the size.
     """
 
     total = 0
@@ -215,7 +217,7 @@ class _Progress:
             _say(f"{self.done / 1e6:.1f}{of_total} MB")
 
     def reset(self) -> None:
-        """Do nothing: pooch would fill the bar anew at the end."""
+        """Do nothing: pooch calls this at the end to fill the bar again."""
 
     def close(self) -> None:
         """Do nothing: leaving the context stops the bar."""

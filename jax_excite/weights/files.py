@@ -1,6 +1,6 @@
 """Files of weights: safetensors, with metadata that ties the weights to their model.
 
-Written tensor by tensor, so that a file never takes more memory than its largest tensor.
+Files are written tensor by tensor, so that writing needs no more memory than the largest tensor.
 """
 
 import contextlib
@@ -24,8 +24,8 @@ from jax_excite.errors import WeightsError
 from jax_excite.models import ModelSpec
 
 FORMAT = "jax_excite 1"
-DIGEST = "data_sha256"  # of all bytes behind the header
-PARTIAL = ".partial"  # ends the name of a file that is being written
+DIGEST = "data_sha256"  # the digest of all bytes after the header
+PARTIAL = ".partial"  # the suffix of a file that is being written
 
 _DTYPES = {
     np.dtype(np.float64): "F64",
@@ -40,12 +40,12 @@ _BLOCK_BYTES = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class LazyTensor:
-    """A tensor that is made when it is wanted.
+    """A tensor whose elements are made on demand.
 
     Attributes:
-        shape: length of each axis.
-        dtype: of the elements.
-        blocks: makes the elements in C order, in consecutive arrays of any shapes.
+        shape: the length of each axis.
+        dtype: the dtype of the elements.
+        blocks: returns the elements in C order, as consecutive arrays of any shapes.
     """
 
     shape: tuple[int, ...]
@@ -69,7 +69,7 @@ Tensor = np.ndarray | LazyTensor
 
 
 def split(array: np.ndarray) -> Iterator[np.ndarray]:
-    """The parts of an array, in C order, that have at most some 16 MB each."""
+    """Yield the parts of an array, in C order, of at most about 16 MB each."""
     if array.nbytes <= _BLOCK_BYTES or array.ndim == 0:
         yield array
         return
@@ -85,14 +85,15 @@ def split(array: np.ndarray) -> Iterator[np.ndarray]:
 def write(
     path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Write tensors and metadata; `path` holds the old file or all of the new, nothing between.
+    """Write tensors and metadata; `path` always holds either the old file or the complete new one.
 
-    The metadata gets the format and the SHA-256 of the tensors' bytes.
+    The format and the SHA-256 of the tensors' bytes are added to the metadata.
 
     Args:
         path: the file.
-        tensors: by dotted name; arrays, or `LazyTensor`s, of which one block at a time is made.
-        metadata: such as `describe` makes.
+        tensors: arrays or `LazyTensor`s by dotted name; of a `LazyTensor`, only one block at a time
+            is made.
+        metadata: metadata such as `describe` returns.
 
     Raises:
         WeightsError: a tensor has a dtype that weights never have.
@@ -109,7 +110,7 @@ def write(
             for tensor in ordered.values():
                 blocks = tensor.blocks() if isinstance(tensor, LazyTensor) else (tensor,)
                 for block in blocks:
-                    # The reshape copies what does not lie in C order.
+                    # The reshape copies a block that is not in C order.
                     elements = np.asarray(block).reshape(-1).view(np.uint8).data
                     digest.update(elements)
                     file.write(elements)
@@ -123,7 +124,7 @@ def write(
 
 
 def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], digest: str) -> bytes:
-    """The length of the JSON, and the JSON: what and where the tensors are, and the metadata.
+    """The length of the JSON, then the JSON: dtypes, shapes, places of tensors, and the metadata.
 
     Format: https://huggingface.co/docs/safetensors, "Format".
     """
@@ -149,14 +150,14 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
     """The tensors and the metadata of a file that `write` wrote.
 
     Raises:
-        WeightsError: it is no safetensors file, or not of this format.
+        WeightsError: the file is not a safetensors file, or not of this format.
     """
     with _opened(path) as (file, metadata):
         return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """The metadata alone; errors as for `read`."""
+    """Only the metadata; raises the same errors as `read`."""
     with _opened(path) as (_, metadata):
         return metadata
 
@@ -177,7 +178,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, dict[str, str]]
 
 
 def data_digest(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of all bytes behind the header, to compare with the metadata's `DIGEST`."""
+    """The SHA-256 of all bytes after the header, to compare with `DIGEST` in the metadata."""
     with Path(path).open("rb") as file:
         file.seek(int.from_bytes(file.read(8), "little"), os.SEEK_CUR)
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -193,8 +194,8 @@ def describe(
 
     Args:
         spec: the model that the weights are for.
-        source: the file that they were converted from; its name and SHA-256 are recorded, and by
-            this the preprocessing of published weights is known.
+        source: the file from which they were converted; its name and SHA-256 are recorded, and the
+            SHA-256 identifies published weights and thereby their preprocessing.
         class_names: a name for each logit.
     """
     metadata = {"model": spec.name}
@@ -214,10 +215,11 @@ def describe(
 
 
 def read_any(path: Path, model: str) -> tuple[Mapping[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a file of ours, or of a checkpoint of `model`.
+    """The tensors and the metadata of a file of this library, or of a checkpoint of `model`.
 
     Raises:
-        WeightsError: there is no such file, it is of another model, or nothing here reads it.
+        WeightsError: there is no such file, it is of another model, or no installed package can
+            read it.
     """
     if not path.is_file():
         raise WeightsError(f"{path} is no file: give a PyTorch checkpoint or a safetensors file")
@@ -237,7 +239,7 @@ def read_any(path: Path, model: str) -> tuple[Mapping[str, Tensor], dict[str, st
 
 
 def is_ours(path: Path) -> bool:
-    """Whether the file is whole and of a format of this library, this one or one yet to come."""
+    """Whether the file is complete and in a format of this library, the current or a future one."""
     with path.open("rb") as file:
         if file.read(9)[8:] != b"{":  # eight bytes of length, then a JSON object
             return False

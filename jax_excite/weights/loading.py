@@ -1,4 +1,4 @@
-"""Weights by dotted name: save, load, and refuse whatever does not fit exactly.
+"""Weights by dotted name: saving, loading, and refusing whatever does not fit exactly.
 
 A name is the path of attributes and list indices to a leaf, such as `layer1.0.conv1.kernel`.
 """
@@ -22,13 +22,13 @@ from jax_excite.models import Classifier, ModelSpec, Preprocessing, Temperatures
 from jax_excite.weights.files import Tensor, read_any, write
 from jax_excite.weights.published import find_weights
 
-_LISTED = 8  # names of each kind in an error
+_LISTED = 8  # the number of names of each kind that an error lists
 
 Tree = TypeVar("Tree")
 
 
 def fill(abstract: Tree, tensors: Mapping[str, Tensor], what: str) -> Tree:
-    """A pytree like `abstract` with the tensors for leaves; errors as for `check_fit`."""
+    """A pytree like `abstract` with the tensors as leaves; raises the errors of `check_fit`."""
     check_fit(abstract, tensors, what)
     return jax.tree_util.tree_map_with_path(
         lambda path, _: jnp.array(np.asarray(tensors[leaf_name(path)])), abstract
@@ -42,12 +42,12 @@ def check_fit(
 
     Args:
         abstract: a pytree whose leaves have a shape.
-        tensors: one of a float dtype for each dotted name, or its shape and dtype.
-        what: where they come from, for the error.
+        tensors: for each dotted name a tensor of a float dtype, or its shape and dtype.
+        what: where the tensors come from, for the error message.
 
     Raises:
-        WeightsError: names are missing or unexpected, or tensors have another shape or no float
-            dtype. All of them are listed.
+        WeightsError: names are missing or unexpected, or tensors have a different shape or no float
+            dtype. The message covers every kind of problem.
     """
     leaves = named_leaves(abstract)
     both = [name for name in leaves if name in tensors]
@@ -71,7 +71,7 @@ def check_fit(
 
 
 def refuse(what: str, problems: Mapping[str, Sequence[str]]) -> None:
-    """Raise one `WeightsError` that lists every problem by kind; return if there is none."""
+    """Raise one `WeightsError` that lists the problems by kind; return if there are none."""
     parts = []
     for kind, found in problems.items():
         if found:
@@ -82,9 +82,10 @@ def refuse(what: str, problems: Mapping[str, Sequence[str]]) -> None:
 
 
 def save(params: Any, path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
-    """Save a `Classifier`, or any pytree of arrays, with metadata such as `describe` makes.
+    """Save a `Classifier`, or any pytree of arrays, with metadata such as `describe` returns.
 
-    The class names and the temperatures of a `Classifier` are saved too, if the metadata has none.
+    The class names and the temperatures of a `Classifier` are saved too, unless the metadata
+    already has them.
     """
     network = params
     if isinstance(params, Classifier):
@@ -104,21 +105,23 @@ def load(
 ) -> Classifier:
     """A model by name, with weights.
 
-    Published weights that no installed package carries are downloaded at first use, which is said
-    on standard error, converted, and kept in the cache folder, see `jax_excite.weights.downloads`.
+    Published weights that no installed package contains are downloaded on first use, with a message
+    on standard error. They are converted and kept in the cache folder, see
+    `jax_excite.weights.downloads`.
 
     Args:
         name: a key of `jax_excite.models.MODELS`.
-        weights: "pretrained" for the first of the published weights, or the name of one, such as
-            "IMAGENET1K_V2"; a path to a PyTorch checkpoint or a safetensors file of this library,
-            whose head may have any number of classes; or None for random weights.
-        seed: of the random weights.
-        dtype: float dtype of the leaves; that of the file, float32 for random weights, if None.
+        weights: "pretrained" for the first of the published weights, or the name of one of them,
+            such as "IMAGENET1K_V2"; a path to a PyTorch checkpoint or a safetensors file of this
+            library, whose head may have any number of classes; or None for random weights.
+        seed: the seed of the random weights.
+        dtype: the float dtype of the leaves; if None, that of the file, or float32 for random
+            weights.
 
     Returns:
-        A callable pytree that takes images `[H, W, 3]` or `[N, H, W, 3]` in [-1, 1] to logits. It
-        knows its `preprocessing`, its `class_names`, digits where the file has no names, and the
-        `temperatures` that the file has.
+        A callable pytree that maps images `[H, W, 3]` or `[N, H, W, 3]` in [-1, 1] to logits. Its
+        attributes include its `preprocessing`, its `class_names` (digits where the file has no
+        names), and the `temperatures` that the file has.
 
     Raises:
         WeightsError: there is no such model or file, the file does not fit the model exactly, or
@@ -148,9 +151,10 @@ def _count_classes(spec: ModelSpec, tensors: Mapping[str, Tensor]) -> int:
 
 
 def _random_tensors(abstract: nnx.Module, seed: int) -> dict[str, np.ndarray]:
-    """He-normal kernels, zero biases, BatchNorm that does nothing.
+    """He-normal kernels, zero biases, and BatchNorm parameters that leave its input unchanged.
 
-    Drawn by NumPy: the initialisers of the layers compile once a shape, 5 to 15 seconds a model.
+    NumPy draws the numbers, because the initialisers of the layers compile once per shape, which
+    takes 5 to 15 seconds per model.
     """
     rng = np.random.default_rng(seed)
     tensors = {}
@@ -170,7 +174,8 @@ def read_settings(
     """How images are normalised, and the names of the classes: digits if the file has none.
 
     Raises:
-        WeightsError: the metadata of `what` do not say it, or name another number of classes.
+        WeightsError: the metadata of `what` lack these settings, or name a different number of
+            classes.
     """
     try:
         fields = json.loads(metadata["preprocessing"])
@@ -194,7 +199,7 @@ def read_temperatures(metadata: Mapping[str, str], what: str) -> Temperatures:
     """The temperatures of the sites, as a `Classifier` takes them; empty if there are none.
 
     Raises:
-        WeightsError: the metadata of `what` hold something else.
+        WeightsError: the temperatures in the metadata of `what` are not numbers by site.
     """
     try:
         return tuple(

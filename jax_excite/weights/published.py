@@ -1,4 +1,4 @@
-"""Where published weights are: in a package, in the cache folder, or yet to be downloaded."""
+"""Location of published weights: in a package, in the cache folder, or still to be downloaded."""
 
 import importlib.util
 import os
@@ -13,14 +13,15 @@ PRETRAINED = "pretrained"
 
 
 def find_weights(spec: ModelSpec, weights: str | os.PathLike[str]) -> Path:
-    """The file of a model's weights, downloaded and converted if it has to be.
+    """The file of a model's weights, downloaded and converted if necessary.
 
     Args:
         spec: the model.
         weights: "pretrained", the name of one of its published weights, or a path.
 
     Raises:
-        WeightsError: the download fails, or an optional package is missing; it says how to go on.
+        WeightsError: the download fails, or an optional package is missing; the message explains
+            how to proceed.
     """
     published = find_published(spec, weights)
     if published is None:
@@ -32,7 +33,8 @@ def find_published(spec: ModelSpec, weights: str | os.PathLike[str]) -> Publishe
     """The published weights of that name, the first ones for "pretrained"; None for a path.
 
     Raises:
-        WeightsError: a name such as published weights have, but this model has none of that name.
+        WeightsError: the name has the form of a name of published weights, but this model has no
+            weights of that name.
     """
     if weights == PRETRAINED:
         return spec.published[0]
@@ -63,7 +65,7 @@ def _converted(published: Published) -> Path:
 
 
 def _fetch(spec: ModelSpec, published: Published) -> Path:
-    """Download and convert, once for all processes that ask at the same time."""
+    """Download and convert weights, only once if several processes request them concurrently."""
     if published.package:
         name = published.package.replace("_", "-")
         raise WeightsError(
@@ -74,7 +76,7 @@ def _fetch(spec: ModelSpec, published: Published) -> Path:
     with locked(converted):
         if at_hand(published) is None:
             for abandoned in converted.parent.glob(f".{converted.name}.*{PARTIAL}"):
-                abandoned.unlink()  # by a conversion that was killed
+                abandoned.unlink()  # left by a conversion that was killed
             checkpoint, by_hand = _checkpoint(published, converted.parent)
             write(converted, *read_any(checkpoint, spec.name))
             if not by_hand:
@@ -83,7 +85,7 @@ def _fetch(spec: ModelSpec, published: Published) -> Path:
 
 
 def _checkpoint(published: Published, folder: Path) -> tuple[Path, bool]:
-    """The checked PyTorch file, and whether the user put it there, whose it then stays."""
+    """The checked PyTorch file, and whether the user put it there, so that it must be kept."""
     place = folder / published.file
     downloaded = folder / "downloaded" / published.file
     if not place.exists():
