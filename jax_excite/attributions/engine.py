@@ -43,7 +43,7 @@ class Rule(Hashable, Protocol):
     def __call__(
         self, params: Params, like: jax.Array, gating: Gating, settings: Any
     ) -> Attributor:
-        """The function of a block of images shaped like `like`, and their targets."""
+        """The function that takes a block of images shaped like `like` and their targets."""
         ...
 
 
@@ -99,7 +99,7 @@ def _attribute(
 
 
 def field(params: Params, like: jax.Array, gating: Gating, selection: Selection) -> Attributor:
-    """The pullbacks of images shaped like `like`."""
+    """The function that computes the pullbacks of images shaped like `like`."""
     network = softened(params, like, selection)
 
     def pull(x: jax.Array, target: Any) -> jax.Array:

@@ -40,7 +40,7 @@ class Comparison:
 def compare(
     name: str, a: Float[AnyArray, "*N H W C"], b: Float[AnyArray, "*N H W C"]
 ) -> Comparison:
-    """Compare two fields `[H, W, 3]`; a constant one has no rank correlation (NaN)."""
+    """Compare two fields `[H, W, 3]`; the rank correlation is NaN if a magnitude is constant."""
     first, second = np.asarray(a), np.asarray(b)
     (angle,) = np.nan_to_num(cosine(first[None], second[None]))
     ranks = (rankdata(np.linalg.norm(field, axis=-1)) for field in (first, second))
