@@ -98,7 +98,7 @@ class Gate(Found, abc.ABC):
     # How it is evaluated.
 
     def fast(self, inputs: Sequence[jax.Array]) -> jax.Array | None:
-        """The node's output computed in a faster way, equal up to rounding; None if there is none."""
+        """The node's output by faster means, equal up to rounding; None if there are none."""
         return None
 
     def inward(self, hard: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -268,7 +268,10 @@ class Cells:
         return mask.reshape([-1 if a == axis else 1 for a in range(len(self._masks))])
 
     def inside(self, k: Any) -> Any:
-        """The mask of where cell k is not padding, broadcastable to the output; None for all."""
+        """A mask of where cell k is not padding, shaped like the output up to broadcasting.
+
+        None if no cell of any window is padding.
+        """
         if not self._padded_axes:
             return None
         inside: Any = True
