@@ -72,7 +72,7 @@ class Gate(Found, abc.ABC):
     def find(cls, reading: "Reading", value: int, node: Node) -> Found | None:
         """The gate whose output is `value`, or None.
 
-        A `Found` that is not a `Gate` stands for an activation that is left hard as a whole.
+        A `Found` that is not a `Gate` stands for an activation that is left as it is.
 
         Args:
             reading: the reading of the graph.

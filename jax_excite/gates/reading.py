@@ -30,7 +30,7 @@ class Reading:
         self._made: dict[tuple[Any, Graph], Any] = {}
 
     def gate(self, value: int) -> Found | None:
-        """The gate whose output is `value`, or an activation left hard as a whole, or None."""
+        """The gate whose output is `value`, or an activation that is left as it is, or None."""
         if value not in self._gates:
             self._gates[value] = self._find(value)
         return self._gates[value]

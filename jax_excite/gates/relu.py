@@ -162,7 +162,7 @@ class Relu(Gate):
 
     @classmethod
     def find(cls, reading: Reading, value: int, node: Node) -> Found | None:
-        """See `Gate.find`; a hard sigmoid is left hard as a whole."""
+        """See `Gate.find`; a hard sigmoid is left as it is."""
         found = find_relu(reading, value, node)
         if found is None:
             return None
