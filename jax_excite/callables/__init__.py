@@ -1,1 +1,1 @@
-"""Callables as pytrees: weights travel as arguments, never as constants, and are read per call."""
+"""Callables as pytrees: weights are arguments, never constants, and are read at each call."""

@@ -1,8 +1,9 @@
-"""What Python functions capture, as leaves of pytrees: weights that are read anew at each call.
+"""The values that Python functions capture, as leaves of pytrees that are read at each call.
 
-A compiled function takes arrays that a function captures for constants: it gives the old answer
-after these have changed, and keeps them alive. So functions, methods and partials are opened:
-what they capture becomes a pytree, from which an equal function is rebuilt inside of a trace.
+A compiled function treats the arrays that a function captures as constants: it returns the old
+result after they have changed, and keeps them alive. Functions, methods and partials are therefore
+opened: the values that they capture become a pytree, from which an equal function is rebuilt inside
+a trace.
 """
 
 import dis
@@ -20,14 +21,14 @@ import jax
 import numpy as np
 
 _INSTALLED = tuple(str(Path(sysconfig.get_path(name))) for name in ("purelib", "platlib", "stdlib"))
-# NumPy arrays of integers, up to this size, are taken for indices and held static.
+# NumPy arrays of integers up to this size are treated as indices and held static.
 _LARGEST_INDEX = 1 << 16
 _DEEPEST = 8
 _NEVER_OPENED = (types.ModuleType, type, types.BuiltinFunctionType, str, int, float, complex)
 
 
 class Static:
-    """A value that is no array, as a part of the key of a compiled function."""
+    """A value that is not a traced array, as part of the key of a compiled function."""
 
     def __init__(self, value: Any):
         self.value = value
@@ -57,12 +58,12 @@ def is_index(value: Any) -> bool:
 
 @jax.tree_util.register_pytree_node_class
 class Opened:
-    """A callable as a pytree of what it captures.
+    """A callable as a pytree of the values that it captures.
 
     Attributes:
-        parts: what it captures.
-        rebuild: makes it of parts; compared by `key`.
-        key: what distinguishes it from others with the same parts.
+        parts: the values that it captures.
+        rebuild: makes the callable from parts; compared by `key`.
+        key: distinguishes it from other callables with the same parts.
     """
 
     def __init__(self, parts: list[Any], rebuild: Callable[[list[Any]], Any], key: Hashable):
@@ -71,17 +72,17 @@ class Opened:
         self.key = key
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call it."""
+        """Call the callable."""
         return self.closed([])(*args, **kwargs)
 
     def closed(self, used: list[Any]) -> Any:
-        """The callable with the parts as they are now, which go to `used`."""
+        """The callable with the parts as they are now, which are also appended to `used`."""
         parts = [_closed(part, used) for part in self.parts]
         used += parts
         return self.rebuild(parts)
 
     def tree_flatten(self) -> tuple[list[Any], Any]:
-        """The parts, and all else."""
+        """The parts, and everything else."""
         return self.parts, _Rebuild(self.rebuild, self.key)
 
     @classmethod
@@ -91,7 +92,7 @@ class Opened:
 
 
 class _Rebuild:
-    """How an `Opened` is rebuilt; equal to another one by its key."""
+    """The way an `Opened` is rebuilt; compared by its key."""
 
     def __init__(self, rebuild: Callable[[list[Any]], Any], key: Hashable):
         self.rebuild = rebuild
@@ -105,9 +106,9 @@ class _Rebuild:
 
 
 class _Kept:
-    """A list or dict without arrays: the function gets the very same one.
+    """A list or dict without arrays, which the rebuilt function shares with the original.
 
-    Of a dict what it holds counts too; a list grows where it is a record.
+    Dicts are also compared by content. Lists are not, because a list that serves as a record grows.
     """
 
     def __init__(self, value: Any):
@@ -137,11 +138,11 @@ def _closed(part: Any, used: list[Any]) -> Any:
 def call_watched(
     fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Any, dict[str, tuple[Any, Any]]]:
-    """Call a function whose parts may be opened, and see which of its arrays that replaces.
+    """Call a function whose parts may be opened, and find the arrays in it that the call replaces.
 
     Returns:
-        The outputs; and by name the arrays that the call has put in the place of others, as the
-        methods of a module may do, each as a pair of the old one and the new one.
+        The outputs; and, by name, the arrays that the call has replaced, as the methods of a
+        module may do, each as a pair of the old and the new array.
     """
     used: list[Any] = []
     closed = _closed(fn, used)
@@ -149,7 +150,7 @@ def call_watched(
     before = jax.tree_util.tree_flatten_with_path(watched)[0]
     outputs = closed(*args, **kwargs)
     after = jax.tree_util.tree_flatten_with_path(watched)[0]
-    if len(after) != len(before):  # a module has stored something beside its weights
+    if len(after) != len(before):  # a module has stored something besides its weights
         return outputs, {}
     return outputs, {
         _name(path): (old, new)
@@ -159,7 +160,7 @@ def call_watched(
 
 
 def _name(path: Any) -> str:
-    """The dotted name of a leaf, without its place among what is watched."""
+    """The dotted name of a leaf, without its index among the watched values."""
     parts = jax.tree_util.keystr(path, simple=True, separator=".").split(".")
     named = itertools.dropwhile(str.isdecimal, parts)
     return ".".join(named).removesuffix(".value") or ".".join(parts)
@@ -169,7 +170,7 @@ def opened(fn: Any) -> Any:
     """`fn` with its functions opened, wherever they are among its leaves.
 
     Args:
-        fn: a callable pytree, a function, a method, a partial, or an object that can be called.
+        fn: a callable pytree, a function, a method, a partial, or a callable object.
     """
     try:
         found = _open_tree(fn, ())
@@ -179,7 +180,7 @@ def opened(fn: Any) -> Any:
 
 
 class _NeedsWholeError(Exception):
-    """A function assigns to what it captures, so that a copy would not do the same."""
+    """A function assigns to a variable that it captures, so a copy would behave differently."""
 
 
 def _open_tree(tree: Any, around: tuple[int, ...]) -> Any:
@@ -231,7 +232,7 @@ def _open_partial(value: functools.partial[Any], around: tuple[int, ...]) -> Ope
 
 
 def _open_function(function: types.FunctionType, around: tuple[int, ...]) -> Any:
-    """A function as what its closure, defaults and global names hold."""
+    """A function as the values of its closure, defaults, attributes and global names."""
     if function.__code__.co_filename.startswith(_INSTALLED) and not function.__closure__:
         return function
     code, scope, label = function.__code__, function.__globals__, function.__name__
@@ -254,7 +255,7 @@ def _open_function(function: types.FunctionType, around: tuple[int, ...]) -> Any
 
 
 def _captures(function: types.FunctionType) -> tuple[tuple[Any, ...], ...]:
-    """What a function captures: by its closure, defaults, keywords, attributes and globals."""
+    """The values captured by a function's closure, defaults, keywords, attributes and globals."""
     return (
         tuple(_content(cell) for cell in function.__closure__ or ()),
         function.__defaults__ or (),
@@ -272,7 +273,7 @@ def _captured_names(function: types.FunctionType) -> tuple[str, ...]:
 def _content(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # it is not filled yet
+    except ValueError:  # the cell is not filled yet
         return None
 
 
@@ -294,7 +295,7 @@ def _is_captured(value: Any) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _writes(code: types.CodeType) -> bool:
-    """Whether a function, or one inside of it, assigns to what it captures."""
+    """Whether a function, or one nested in it, assigns to a variable that it captures."""
     for one in dis.get_instructions(code):
         if one.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
             return True
@@ -304,17 +305,17 @@ def _writes(code: types.CodeType) -> bool:
 
 
 def _is_own(kind: type) -> bool:
-    """Whether a class is one of the caller's, or a namespace, whose objects hold anything."""
+    """Whether a class is the caller's own or a namespace, so that its objects may hold anything."""
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)
     own = file is not None and not str(file).startswith(_INSTALLED)
     return own or kind.__module__ == "__main__" or issubclass(kind, types.SimpleNamespace)
 
 
 class _Whole:
-    """A callable or an object that is used as it is, because a copy would not do the same.
+    """A callable or an object that is used as it is, because a copy would behave differently.
 
-    It equals another of the same object whose arrays and numbers are the same ones. So a change of
-    these compiles anew, and the answer follows them.
+    Two of them are equal if they are of the same object and hold the same arrays and numbers. A
+    change of these therefore triggers recompilation, and the result is up to date.
     """
 
     def __init__(self, value: Any):
@@ -340,7 +341,7 @@ def _is_same(a: Any, b: Any) -> bool:
 
 
 def _held(value: Any, seen: set[int], depth: int) -> Iterator[Any]:
-    """References to the arrays, and the numbers, that a value can be seen to hold."""
+    """References to the arrays, and the numbers, that can be found in a value."""
     if isinstance(value, jax.Array):
         yield weakref.ref(value)
     elif isinstance(value, np.ndarray):
@@ -354,7 +355,7 @@ def _held(value: Any, seen: set[int], depth: int) -> Iterator[Any]:
 
 
 def _within(value: Any) -> Iterator[Any]:
-    """What a value holds, one step down."""
+    """The parts that a value holds directly."""
     if isinstance(value, types.FunctionType):
         if not value.__code__.co_filename.startswith(_INSTALLED):
             yield from itertools.chain.from_iterable(_captures(value))
@@ -383,7 +384,7 @@ def _within(value: Any) -> Iterator[Any]:
 
 
 def _open_keras(model: Any) -> Opened:
-    """A Keras model as its variables, whose values Keras changes in place."""
+    """A Keras model as the pytree of its variables, whose values Keras changes in place."""
     known = weakref.ref(model)
     variables = [
         [v.value for v in model.trainable_variables],

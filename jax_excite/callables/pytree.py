@@ -1,4 +1,4 @@
-"""Callables as pytrees: weights travel as arguments of compiled functions, never as constants."""
+"""Callables as pytrees: weights are arguments of compiled functions, never constants."""
 
 import functools
 from collections.abc import Callable, Hashable, Sequence
@@ -18,7 +18,7 @@ def is_array(leaf: Any) -> bool:
 
 
 def is_weight(leaf: Any) -> bool:
-    """Whether a pytree leaf is an array of floats, and no random key, counter or index."""
+    """Whether a pytree leaf is an array of floats, not a random key, counter or index."""
     return is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
@@ -35,7 +35,7 @@ def leaf_name(path: Any) -> str:
 def split_arrays(
     leaves: Sequence[Any],
 ) -> tuple[list[Any], Callable[[Sequence[Any]], list[Any]]]:
-    """The arrays among leaves, and the function that puts arrays back among the other leaves."""
+    """The arrays among leaves, and a function that puts arrays back among the other leaves."""
     others = [None if is_array(leaf) else leaf for leaf in leaves]
     places = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
 
@@ -53,9 +53,9 @@ _ARRAY = object()
 
 @jax.tree_util.register_pytree_node_class
 class StaticLeaves:
-    """A callable pytree, some leaves of which are no arrays, as one whose leaves all are.
+    """A callable pytree with leaves that are not arrays, as one whose leaves are all arrays.
 
-    Equinox modules hold activation functions, closures hold numbers.
+    Equinox modules hold activation functions, for example, and closures hold numbers.
     """
 
     def __init__(self, fn: Callable[..., Any]):
@@ -83,10 +83,10 @@ class StaticLeaves:
 
 
 def as_pytree(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`fn` as a callable pytree all of whose leaves are arrays, those that it captures among them.
+    """`fn` as a callable pytree whose leaves are all arrays, including those that it captures.
 
-    What a function captures is read anew each time, so weights are never stale, and never
-    constants of a compiled function (docs/decisions/0009).
+    The values that a function captures are read again each time, so weights are never stale, and
+    never constants of a compiled function (docs/decisions/0009).
     """
     if isinstance(fn, StaticLeaves):
         return fn
@@ -97,7 +97,7 @@ def as_pytree(fn: Callable[..., Any]) -> Callable[..., Any]:
 def as_floats(tree: Any) -> Any:
     """A pytree of settings with its numbers as arrays of the default float dtype.
 
-    A compiled function then takes 1, 1.0, `np.float64(1)` and `jnp.asarray(1)` for the same kind of
+    A compiled function then treats 1, 1.0, `np.float64(1)` and `jnp.asarray(1)` as the same kind of
     argument.
     """
     dtype = jnp.result_type(float)

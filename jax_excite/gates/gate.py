@@ -1,8 +1,9 @@
-"""What every kind of gate provides, and a gate as an evaluation reaches it.
+"""The interface of the kinds of gates, and a gate as it is reached during an evaluation.
 
-A kind of gate is one file of this folder with one subclass of `Gate`: how it is recognised in a
-graph, its surrogate derivative, what its temperature means, and its value in the theory of paths.
-`kinds.py` lists the classes; the machine in `transform/` knows none of them by name.
+Each kind of gate is one file of this folder with one subclass of `Gate`. The subclass defines how
+the gate is recognised in a graph, its surrogate derivative, what its temperature means, and its
+value in the theory of paths. `kinds.py` lists the classes; the code in `transform/` refers to none
+of them by name.
 """
 
 import abc
@@ -30,7 +31,7 @@ class Found:
     """A place where a derivative jumps.
 
     Attributes:
-        kind: what it is, as `sites` lists it.
+        kind: the name of its kind, as listed by `sites`.
         node: the node that computes its output.
         z: its pre-activation, or the input of a max-pool.
         form: how it is written.
@@ -45,7 +46,7 @@ class Found:
 
     @property
     def is_gate(self) -> bool:
-        """Whether it is of a kind that can be softened."""
+        """Whether it is a gate of a kind that can be softened."""
         return self.obstacle == SOFT_ALREADY
 
 
@@ -54,14 +55,14 @@ class Gate(Found, abc.ABC):
     """A gate that was found in a graph; each subclass is one kind of gate.
 
     Attributes:
-        kinds: the names that `sites` has for it.
+        kinds: the names under which `sites` lists it.
     """
 
     kinds: ClassVar[tuple[str, ...]]
 
     @property
     def is_gate(self) -> bool:
-        """True."""
+        """Always true."""
         return True
 
     # How it is recognised.
@@ -69,53 +70,53 @@ class Gate(Found, abc.ABC):
     @classmethod
     @abc.abstractmethod
     def find(cls, reading: "Reading", value: int, node: Node) -> Found | None:
-        """The gate that a value is the output of, or None.
+        """The gate whose output is `value`, or None.
 
-        A `Found` that is no `Gate` stands for an activation that is left as a whole.
+        A `Found` that is not a `Gate` stands for an activation that is left as it is.
 
         Args:
-            reading: what is known of the graph.
+            reading: the reading of the graph.
             value: a float value of the graph.
-            node: the node that computes it, of one output.
+            node: the node that computes it; its only output is `value`.
         """
 
     @classmethod
     def is_guard(cls, reading: "Reading", value: int) -> bool:
-        """Whether a value looks like a gate of this kind but is no site at all."""
+        """Whether a value looks like a gate of this kind but is not a site at all."""
         return False
 
     @classmethod
     def refusal(cls, reading: "Reading", node: Node) -> str:
-        """Why a node that looks like a gate of this kind is none; empty if it does not."""
+        """Why a node that looks like a gate of this kind is not one; empty for other nodes."""
         return ""
 
     @property
     def operands(self) -> tuple[Operand, ...]:
-        """What it is computed from besides `z` and depends on the input, such as slopes."""
+        """The operands besides `z` from which it is computed, such as slopes."""
         return ()
 
     # How it is evaluated.
 
     def fast(self, inputs: Sequence[jax.Array]) -> jax.Array | None:
-        """The output of its node by other means, equal up to rounding; None if there are none."""
+        """The node's output by faster means, equal up to rounding; None if there are none."""
         return None
 
     def inward(self, hard: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The output and the pre-activation in the form that the derivative is written for."""
+        """The output and the pre-activation in the form for which the derivative is written."""
         return hard, z
 
     def outward(self, output: jax.Array, hard: jax.Array) -> jax.Array:
-        """An output in the form of `inward` as the node's own, which is shaped like `hard`."""
+        """Convert an output from the form of `inward` to that of the node, shaped like `hard`."""
         return output
 
     # Its derivative, and what its temperature means.
 
     @abc.abstractmethod
     def default_temperature(self, gating: Gating) -> ArrayLike:
-        """The temperature that a gating has for the kind."""
+        """The temperature that a gating sets for this kind of gate."""
 
     def temperature_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """What a temperature has to broadcast to, where the pre-activation has `shape`."""
+        """The shape to which a temperature must broadcast if the pre-activation has `shape`."""
         return shape
 
     @abc.abstractmethod
@@ -126,7 +127,7 @@ class Gate(Found, abc.ABC):
 
     @abc.abstractmethod
     def value(self, at: "AtSite", gating: Gating) -> tuple[jax.Array, jax.Array | None]:
-        """The gate's value, and the share of a constant upper bound that it passes on, if any."""
+        """The gate's value, and the share of a constant upper bound in its output, if any."""
 
     @abc.abstractmethod
     def value_shape(self, at: "AtSite") -> tuple[int, ...]:
@@ -134,21 +135,21 @@ class Gate(Found, abc.ABC):
 
     @abc.abstractmethod
     def held(self, at: "AtSite", value: jax.Array, stopped: jax.Array | None) -> jax.Array:
-        """The output with the gate held at a value: affine in the pre-activation."""
+        """The output with the gate held at `value`; it is affine in the pre-activation."""
 
 
 @dataclasses.dataclass(frozen=True)
 class AtSite:
-    """A gate as an evaluation reaches it.
+    """A gate as it is reached during an evaluation.
 
     Attributes:
-        index: of its site.
-        name: of its site.
+        index: the index of its site.
+        name: the name of its site.
         gate: the gate.
         hard: its output, without a derivative.
         z: its pre-activation; the input of a max-pool.
         operands: the values of `Gate.operands`.
-        given: what the caller of `Plan.run` gave for it.
+        given: the value that the caller of `Plan.run` passed for it.
     """
 
     index: int
@@ -164,10 +165,10 @@ class AtSite:
         return self.gate.soften(self, gating)
 
     def temperature(self, gating: Gating) -> jax.Array:
-        """The temperature that a gating has for the site.
+        """The temperature that a gating sets for the site.
 
         Raises:
-            GatingError: it does not broadcast to the pre-activation.
+            GatingError: the temperature does not broadcast to the pre-activation.
         """
         default = self.gate.default_temperature(gating)
         by_index = gating.site_temperatures.get(str(self.index), default)
@@ -175,10 +176,10 @@ class AtSite:
         return self.parameter(temperature, self.gate.temperature_shape(self.z.shape))
 
     def parameter(self, value: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
-        """A setting in the dtype that the gate is computed in.
+        """A setting as an array of the dtype in which the gate is computed.
 
         Raises:
-            GatingError: it does not broadcast to `shape`.
+            GatingError: the setting does not broadcast to `shape`.
         """
         array = jnp.asarray(value)
         try:

@@ -1,13 +1,13 @@
-"""Guards: maxima that keep a variance from falling below 0 by rounding, and are no gates."""
+"""Guards: maxima that keep a variance from falling below 0 by rounding, and are not gates."""
 
 import numpy as np
 
 from jax_excite.graphs.facts import Facts
 from jax_excite.graphs.graph import Constant, Node, Operand, is_call
 
-# How far to look for what a variance is computed from.
+# The maximum depth of the search for the values from which a variance is computed.
 _FARTHEST = 12
-# What a variance is computed through.
+# The primitives through which a variance may be computed.
 _KEEPS_SIGN = (
     "add",
     "all_gather",
@@ -31,24 +31,26 @@ _KEEPS_SIGN = (
 
 
 def guards_variance(facts: Facts, node: Node, value: int) -> bool:
-    """Whether a maximum keeps a variance from falling below 0; no ReLU by name does.
+    """Whether a maximum keeps a variance from falling below 0.
+
+    A call with a derivative rule of its own, such as `jax.nn.relu`, is never a guard.
 
     Args:
-        facts: of the graph.
-        node: that computes the maximum.
-        value: what it is the maximum of, with 0.
+        facts: the facts about the graph.
+        node: the node that computes the maximum.
+        value: the value whose maximum with 0 is computed.
     """
     return not node.has_derivative_rule and _Origins(facts).is_variance(value)
 
 
 class _Origins:
-    """What values are computed from."""
+    """The origins of values: how they are computed."""
 
     def __init__(self, facts: Facts):
         self._facts = facts
 
     def is_variance(self, value: Operand) -> bool:
-        """Whether a value is a mean of squares, or that less the square of a mean."""
+        """Whether a value is a mean of squares, or that minus the square of a mean."""
         node = self._producer(value)
         if node is not None and node.name == "sub":
             a, b = node.inputs
@@ -57,7 +59,7 @@ class _Origins:
         return self._is_sum_of_squares(value) and self._reduces(value)
 
     def _reduces(self, operand: Operand, depth: int = 0) -> bool:
-        """Whether a value is computed from a sum over axes, by what keeps signs or squares."""
+        """Whether a value is computed from a sum over axes through `_KEEPS_SIGN` and powers."""
         node = self._producer(operand)
         if node is None or depth > _FARTHEST:
             return False
@@ -67,7 +69,7 @@ class _Origins:
         return further and any(self._reduces(o, depth + 1) for o in node.inputs)
 
     def _producer(self, operand: Operand) -> Node | None:
-        """What computes an operand, looking out of the body of a call and into what it calls."""
+        """The node that computes an operand, followed out of and into the bodies of calls."""
         while not isinstance(operand, Constant):
             node = self._facts.producers.get(operand)
             if node is None:
@@ -106,7 +108,7 @@ class _Origins:
         return kept and all(self._is_sum_of_squares(o, depth + 1) for o in on_input)
 
     def _is_positive(self, operand: Operand, depth: int) -> bool:
-        """Whether what does not depend on the input is a number >= 0 or a count."""
+        """Whether a value that does not depend on the input is a number >= 0 or a count."""
         number = self._facts.constant(operand)
         if number is not None:
             return bool(np.isnan(number) or number >= 0)

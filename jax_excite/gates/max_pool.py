@@ -1,8 +1,9 @@
 """Max-pooling with the gradient of softmax-pooling.
 
 `soften_max_pool` takes the hard output as it was computed and gives it the soft derivative;
-`excite` puts it behind every such site of a function. `surrogate_max_pool` is the same as a
-function of the input alone. `MaxPool` is the kind of gate; `pool_forms.py` has its many forms.
+`excite` applies it at every max-pool site of a function. `surrogate_max_pool` does the same as a
+function of the input alone. `MaxPool` is the kind of gate; `pool_forms.py` recognises the many
+forms in which a max-pool is written.
 """
 
 import dataclasses
@@ -59,20 +60,20 @@ def surrogate_max_pool(
 
     Args:
         x: `[H, W, C]` or `[N, H, W, C]`, any float dtype; other numbers of spatial axes work too.
-        window_shape: size of the window along each spatial axis.
-        strides: steps of the window; 1 along each axis by default, as in `flax.nnx.max_pool`.
+        window_shape: the size of the window along each spatial axis.
+        strides: the steps of the window; 1 along each axis by default, as in `flax.nnx.max_pool`.
         padding: `VALID`, `SAME` or a (low, high) pair for each spatial axis.
         temperature: >= 0, traced; a scalar, or an array that broadcasts to `x` with extent 1 along
             the spatial axes. 0 is the hard pool: the first largest cell takes the gradient.
-        dilation: distance between the cells of a window.
+        dilation: the distance between the cells of a window.
         weights: differentiate the softmax weights (`through`) or hold them constant (`detached`).
-        pool_padding: padding cells take part in the softmax as zeros (`zero`) or not (`-inf`).
+        pool_padding: include padding cells in the softmax as zeros (`zero`) or not (`-inf`).
 
     Returns:
         The hard max-pool of `x`, bit for bit; the cotangent of `x` has its shape and dtype.
 
     Raises:
-        GatingError: a negative temperature, one of the wrong shape, or a window that does not fit.
+        GatingError: the temperature is negative or of the wrong shape, or the window does not fit.
     """
     x = jnp.asarray(x)
     check_temperature(temperature)
@@ -151,7 +152,7 @@ class MaxPool(Gate):
 
     @classmethod
     def find(cls, reading: Reading, value: int, node: Node) -> Found | None:
-        """As for `Gate`."""
+        """See `Gate.find`."""
         pool = find_pool(reading, value, node)
         if pool is None or not reading.facts.is_float(pool.x):
             return None
@@ -159,31 +160,31 @@ class MaxPool(Gate):
 
     @classmethod
     def refusal(cls, reading: Reading, node: Node) -> str:
-        """Why the maximum over axes of a stable softmax is no pooling."""
+        """Why the maximum over axes in a stable softmax is not a max-pool."""
         if not shifts_or_scales(reading, node):
             return ""
         return "it shifts or scales what it is the maximum of, as a stable softmax does"
 
     def fast(self, inputs: Sequence[jax.Array]) -> jax.Array | None:
-        """The same maxima over slices, which a CPU finds sooner than by `reduce_window`."""
+        """The same maxima over slices, which are faster on a CPU than `reduce_window`."""
         if self.node.name != "reduce_window_max":
             return None
         return max_pool(self.window, inputs[0])
 
     def inward(self, hard: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """With all axes of the input, those that were pooled whole included."""
+        """The output with all axes of the input, including those pooled whole, and `z`."""
         return hard.reshape(pooled_shape(self.window, z.shape)), z
 
     def outward(self, output: jax.Array, hard: jax.Array) -> jax.Array:
-        """With the axes of the node's own output."""
+        """The output with the axes of the node's own output."""
         return output.reshape(hard.shape)
 
     def default_temperature(self, gating: Gating) -> ArrayLike:
-        """`Gating.pool_temperature`: that of the softmax over a window, in units of the input."""
+        """`Gating.pool_temperature`, for the softmax over a window, in units of the input."""
         return gating.pool_temperature
 
     def temperature_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """A window has one temperature, so it cannot vary along the pooled axes."""
+        """The shape with extent 1 along the pooled axes: a window has one temperature."""
         return pooled_once(self.window, shape)
 
     def soften(self, at: AtSite, gating: Gating) -> jax.Array:
@@ -201,7 +202,7 @@ class MaxPool(Gate):
         return math.prod(self.window.dimensions), *at.hard.shape
 
     def held(self, at: AtSite, value: jax.Array, stopped: jax.Array | None) -> jax.Array:
-        """The sum of the cells of each window, by their weights."""
+        """The weighted sum of the cells of each window."""
         return weighted_pool(self.window, at.z, value.astype(at.z.dtype))
 
     def _config(self, gating: Gating) -> PoolConfig:

@@ -1,4 +1,4 @@
-"""Finding max-pooling in a graph, however it is written: the windows, and what they slide over."""
+"""Recognition of max-pooling in a graph, however it is written: the input and the windows."""
 
 import dataclasses
 import itertools
@@ -11,7 +11,7 @@ from jax_excite.gates.pool_windows import Window
 from jax_excite.gates.reading import Reading
 from jax_excite.graphs.graph import Constant, Graph, Node, Operand
 
-# What a maximum passes through on the way to what it shifts or scales.
+# The primitives through which a maximum may pass before it shifts or scales a value.
 _PASSES = ("broadcast_in_dim", "convert_element_type", "copy", "reshape", "squeeze", "expand_dims")
 
 
@@ -20,10 +20,10 @@ class Pool:
     """A max-pool.
 
     Attributes:
-        x: what is pooled.
+        x: the value that is pooled.
         window: the window, along all axes of `x`.
         form: how it is written.
-        obstacle: why it cannot be softened, or nothing.
+        obstacle: why it cannot be softened; empty if it can be.
     """
 
     x: int
@@ -33,7 +33,7 @@ class Pool:
 
 
 def _pool_of_window(node: Node) -> Pool | None:
-    """The max-pool that a `reduce_window` is, of a maximum with -inf or another initial value."""
+    """The max-pool that a `reduce_window` computes, with any initial value, or None."""
     if node.name == "reduce_window":
         if [inner.name for inner in node.bodies[0].nodes] != ["max"] or len(node.outputs) != 1:
             return None
@@ -57,7 +57,7 @@ def _pool_of_window(node: Node) -> Pool | None:
 
 
 def _pool_of_axes(graph: Graph, node: Node) -> Pool | None:
-    """The max-pool that the maximum over whole axes is."""
+    """The max-pool that a maximum over whole axes computes, or None."""
     x = node.inputs[0]
     if node.name != "reduce_max" or isinstance(x, Constant):
         return None
@@ -69,10 +69,10 @@ def _pool_of_axes(graph: Graph, node: Node) -> Pool | None:
 
 
 def find_pool(reading: Reading, value: int, node: Node) -> Pool | None:
-    """The max-pool that a value is the output of, or None.
+    """The max-pool whose output is `value`, or None.
 
     Args:
-        reading: of the graph.
+        reading: the reading of the graph.
         value: the value.
         node: the node that computes it.
     """
@@ -89,13 +89,14 @@ def find_pool(reading: Reading, value: int, node: Node) -> Pool | None:
 
 
 def shifts_or_scales(reading: Reading, node: Node) -> bool:
-    """Whether a maximum over axes is subtracted from what it is the maximum of, or divides that.
+    """Whether a maximum over axes is subtracted from its own input, or divides it.
 
-    So do a stable softmax and a normalisation by the largest entry, and neither is pooling.
+    A stable softmax does the former and a normalisation by the largest entry does the latter;
+    neither is pooling.
     """
     if node.name != "reduce_max" or isinstance(node.inputs[0], Constant):
         return False
-    # What it is the maximum of, and what that is computed from entry by entry.
+    # The input of the maximum, and the values of which that input is an elementwise function.
     sources = {node.inputs[0], *reading.facts.views.get(node.inputs[0], {})}
     consumers = reading.consumers(node)
     left = [node.outputs[0]]
@@ -135,12 +136,12 @@ class _Chains:
         self._leaves: dict[int, frozenset[_Slice] | None] = {}
 
     def pool(self, value: int) -> Pool | None:
-        """The max-pool that the maximum of slices is, if these are the cells of a window."""
+        """The max-pool that a maximum of slices computes, if they are the cells of a window."""
         leaves = self._of(value)
         return None if leaves is None or len(leaves) < 2 else self._window(leaves)
 
     def pool_of(self, parts: Iterable[Operand]) -> Pool | None:
-        """The same for the maximum of several values."""
+        """The max-pool that the maximum of several values computes, as for `pool`."""
         found: set[_Slice] = set()
         for part in parts:
             leaves = None if isinstance(part, Constant) else self._of(part)

@@ -15,15 +15,15 @@ from jax import lax
 from jax_excite.gating import PoolPadding, PoolWeights, is_zero
 from jax_excite.kernels.phases import Phase, interleave, shifted
 
-# Beyond this many cells in a window a loop runs over them instead of being written out.
+# The operations on the cells of a window are unrolled up to this many cells, and looped beyond.
 _UNROLLED_CELLS = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """A pooling window, one entry for each axis of the input, batch and channels included.
+    """A pooling window, with one entry per axis of the input, including batch and channels.
 
-    `floor` is the initial value of the maximum: what the pool gives where no cell is larger.
+    `floor` is the initial value of the maximum: the result of the pool where no cell is larger.
     """
 
     dimensions: tuple[int, ...]
@@ -34,12 +34,12 @@ class Window:
 
 
 def pooled_once(window: Window, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of an input with 1 for the pooled axes."""
+    """The shape of an input with the pooled axes set to 1."""
     return tuple(n if d == 1 else 1 for n, d in zip(shape, window.dimensions, strict=True))
 
 
 def pooled_shape(window: Window, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of what pooling makes of an input of `shape`, which keeps all axes."""
+    """The shape of the pooled output for an input of shape `shape`, with all axes kept."""
     return tuple(
         (n + low + high - (d - 1) * gap - 1) // stride + 1
         for n, d, stride, (low, high), gap in zip(
@@ -67,28 +67,29 @@ class PoolConfig:
 def cell_weights(
     config: PoolConfig, hard: jax.Array, x: jax.Array, temperature: jax.Array
 ) -> tuple["Cells", Callable[[Any], jax.Array]]:
-    """The cells of a max-pool's windows, and the weight of cell k in each: the derivative by it.
+    """The cells of a max-pool's windows, and the weight of cell k in each window: its derivative.
 
-    The derivative of `sum_k w_k x_k`, `w = softmax(x / T)`, by `x_k` is
-    `w_k * (1 + (x_k - pooled) / T)` with the softmax weights differentiated, `w_k` without; at
-    T = 0 it is the indicator of the first largest cell, found among the cells themselves: `x` may
-    have been computed anew since `hard` was, and then they differ by rounding.
+    The derivative of `sum_k w_k x_k`, where `w = softmax(x / T)`, with respect to `x_k` is
+    `w_k * (1 + (x_k - pooled) / T)` if the softmax weights are differentiated, and `w_k` if they
+    are not. At T = 0 it is the indicator of the first largest cell. That cell is found among the
+    cells themselves, without `hard`: `x` may have been recomputed since `hard` was computed, and
+    then the two differ by rounding.
 
     Args:
-        config: the window, and which of these weights.
+        config: the window, and which of these weights to use.
         hard: the max-pool of `x`.
-        x: what is pooled.
-        temperature: has extent 1 along the pooled axes.
+        x: the value that is pooled.
+        temperature: an array with extent 1 along the pooled axes.
 
     Returns:
-        The cells, and a function from k to the weights, shaped like `hard`.
+        The cells, and a function from k to the weights, which are shaped like `hard`.
     """
     cells = Cells(config.window, x.shape, hard.shape)
     padded = cells.pad(x)
     inverse = _inverse(temperature)
 
     def value(k: Any) -> jax.Array:
-        # A cell of -inf, with which some pad by hand, takes no part.
+        # A cell of -inf, as in padding written by hand, is ignored.
         x_k = cells.take(padded, k)
         return jnp.where(x_k > -jnp.inf, x_k, jnp.zeros_like(x_k))
 
@@ -123,8 +124,8 @@ def _parts(
     temperature: jax.Array,
     inverse: jax.Array,
 ) -> Callable[[Any], jax.Array]:
-    """From k to the part of cell k in its window's softmax, up to a factor of each window."""
-    # A common shift of each window's softmax: its largest participant.
+    """A function from k to the softmax weight of cell k, up to one factor per window."""
+    # The shift of each window's softmax: the largest value that takes part in it.
     shift = hard
     if cells.any_padding is not None and config.padding == "zero":
         shift = jnp.where(cells.any_padding, jnp.maximum(hard, 0), hard)
@@ -148,7 +149,7 @@ def _parts(
 
     if cells.count > _UNROLLED_CELLS:
         return mixed(_first_largest(cells, hard, padded))
-    # The branches also keep XLA from computing the exponentials again wherever they are used.
+    # The branches also keep XLA from recomputing the exponentials at each use.
     return lax.cond(
         jnp.any(is_zero(temperature)),
         lambda: tuple(map(mixed(_first_largest(cells, hard, padded)), range(cells.count))),
@@ -157,7 +158,7 @@ def _parts(
 
 
 def _first_largest(cells: "Cells", hard: jax.Array, padded: jax.Array) -> jax.Array:
-    """The first cell of each window with its largest value, padding apart."""
+    """The index of the first largest cell of each window, ignoring padding."""
 
     def find(k: Any, known: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         first, best = known
@@ -223,7 +224,7 @@ def whole_weights(
 
 
 def weighted_pool(window: Window, x: jax.Array, weights: jax.Array) -> jax.Array:
-    """`sum_k weights[k] x_k` over the cells k of each window, padding being 0; linear in `x`."""
+    """`sum_k weights[k] x_k` over the cells k of each window, with padding 0; linear in `x`."""
     cells = Cells(window, x.shape, weights.shape[1:])
     padded = cells.pad(x)
 
@@ -267,7 +268,10 @@ class Cells:
         return mask.reshape([-1 if a == axis else 1 for a in range(len(self._masks))])
 
     def inside(self, k: Any) -> Any:
-        """Where cell k is not padding, broadcastable to the output; None where it never is."""
+        """A mask of where cell k is not padding, shaped like the output up to broadcasting.
+
+        None if no cell of any window is padding.
+        """
         if not self._padded_axes:
             return None
         inside: Any = True
@@ -277,7 +281,7 @@ class Cells:
         return inside
 
     def pad(self, x: jax.Array) -> jax.Array:
-        """The input with zeros around it, as the other methods take it."""
+        """The input padded with zeros, in the form that the other methods take."""
         return lax.pad(x, jnp.zeros((), x.dtype), self._pads)
 
     def take(self, padded: jax.Array, k: Any) -> jax.Array:
@@ -288,7 +292,7 @@ class Cells:
     def scatter(self, values: Callable[[Any], jax.Array]) -> jax.Array:
         """Add `values(k)`, shaped like the output, to cell k of every window, for all k.
 
-        The last cell comes first: an input cell then sums its windows in the order of XLA.
+        The last cell is added first, so that an input cell sums its windows in XLA's order.
         """
         if self.count > _UNROLLED_CELLS:
             return self._scatter_in_a_loop(values)
@@ -319,7 +323,7 @@ class Cells:
         return list(jnp.asarray(self.starts)[k])
 
     def loop(self, body: Callable[[Any, Any], Any], carry: Any, reverse: bool = False) -> Any:
-        """Fold `body` over the cells, in row-major order or in its reverse."""
+        """Fold `body` over the cells, in row-major order or in reverse."""
         last = self.count - 1
         if self.count <= _UNROLLED_CELLS:
             for k in range(self.count):

@@ -1,4 +1,4 @@
-"""What is read off a graph to recognise gates: facts, consumers, and the gates found so far."""
+"""Recognition of the gates in a graph, from facts, consumers and the gates found so far."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 class Reading:
-    """Recognises gates of some kinds in a graph, and remembers what it found.
+    """Recognises gates of given kinds in a graph, and stores the results.
 
     Args:
         graph: the graph.
-        facts: what is known of its values.
+        facts: the facts about its values.
         kinds: the kinds of gates to look for, in this order.
     """
 
@@ -30,7 +30,7 @@ class Reading:
         self._made: dict[tuple[Any, Graph], Any] = {}
 
     def gate(self, value: int) -> Found | None:
-        """The gate that a value is the output of, or an activation that is left as a whole."""
+        """The gate whose output is `value`, or an activation that is left as it is, or None."""
         if value not in self._gates:
             self._gates[value] = self._find(value)
         return self._gates[value]
@@ -48,30 +48,30 @@ class Reading:
         return next((one for one in found if one is not None), None)
 
     def is_guard(self, value: int) -> bool:
-        """Whether a value looks like a gate and is no site at all."""
+        """Whether a value looks like a gate but is not a site at all."""
         return any(kind.is_guard(self, value) for kind in self._kinds)
 
     def refusal(self, node: Node) -> str:
-        """Why a node that looks like a gate is none; empty if there is nothing to say."""
+        """Why a node that looks like a gate is not one; empty for other nodes."""
         reasons = (kind.refusal(self, node) for kind in self._kinds)
         return next(filter(None, reasons), "")
 
     def consumers(self, node: Node) -> Consumers:
-        """Which nodes take the values of the graph that a node is in."""
+        """The consumers of the values of the graph that contains a node."""
         return self.once(Consumers, self.facts.homes[node.outputs[0]])
 
     def once(self, make: Callable[[Graph], T], graph: Graph) -> T:
-        """`make(graph)`, made once for each graph."""
+        """`make(graph)`, computed once per graph."""
         if (make, graph) not in self._made:
             self._made[make, graph] = make(graph)
         return self._made[make, graph]
 
     def base(self, value: int) -> int | None:
-        """The last value that all of a node is an elementwise function of."""
+        """The latest other value of which `value` is an elementwise function, or None."""
         return max((b for b in self.facts.views.get(value, {}) if b != value), default=None)
 
     def below(self, value: int) -> int | None:
-        """The base of a value that is itself a part of an activation, else None."""
+        """The base of a value that is part of an activation; None for any other value."""
         node = self.facts.producers.get(value)
         if node is None or not has_kink(node.name, node.params) or self.gate(value) is not None:
             return None

@@ -1,8 +1,8 @@
 """ReLU, clipped ReLU and leaky ReLU: their gates, and a hard forward with a soft backward pass.
 
 `soften_relu` takes the hard output as it was computed and gives it the soft derivative; `excite`
-puts it behind every such site of a function. `gated_relu` is the same as a function of `z` alone.
-`Relu` is the kind of gate: it is recognised in `relu_forms.py`, by the values that it computes.
+applies it at every ReLU site of a function. `gated_relu` does the same as a function of `z` alone.
+`Relu` is the kind of gate; `relu_forms.py` recognises it by the values that it computes.
 """
 
 import dataclasses
@@ -44,14 +44,14 @@ def gated_relu(
     Args:
         z: pre-activation, any shape, any float dtype.
         temperature: >= 0, traced, broadcastable to `z`; 0 is the hard gate, with relu'(0) = 0.
-        gate: which gate, as in `Gating`.
-        slope: the gate of `z <= 0` for `gate="leaky"`.
+        gate: the name of the gate, as in `Gating`.
+        slope: the value of the gate where `z <= 0`, for `gate="leaky"`.
 
     Returns:
         `jax.nn.relu(z)`, bit for bit; the cotangent of `z` has its shape and dtype.
 
     Raises:
-        GatingError: a negative temperature, or one that does not broadcast to `z`.
+        GatingError: the temperature is negative or does not broadcast to `z`.
     """
     z = jnp.asarray(z)
     check_temperature(temperature)
@@ -63,7 +63,7 @@ def gated_relu(
 
 @dataclasses.dataclass(frozen=True)
 class ReluConfig:
-    """The static part of a softened ReLU; `bound` is the upper one of clipped ReLUs."""
+    """The static part of a softened ReLU; `bound` is the upper bound of a clipped ReLU."""
 
     gate: GateName = "sigmoid"
     bound: float | None = None
@@ -78,9 +78,9 @@ def relu_gate(
     slope: jax.Array,
     below: Float[jax.Array, "*Z"] | None = None,
 ) -> tuple[Float[jax.Array, "*Z"], Float[jax.Array, "*Z"] | None]:
-    """The gate of a ReLU at `z`, and of a clipped one the share that its upper bound has stopped.
+    """The gate of a ReLU at `z`, and for a clipped ReLU the share stopped by its upper bound.
 
-    Arguments are those of `soften_relu`; the results have the shape of `z`.
+    The arguments are those of `soften_relu`; the results have the shape of `z`.
     """
     gate = gate_values(config.gate, z, temperature, slope)
     if below is not None:
@@ -152,7 +152,7 @@ class Relu(Gate):
     Attributes:
         bound: the upper bound of a clipped ReLU.
         slope: the derivative of a leaky ReLU below 0.
-        negative: it is the negative of a ReLU of `-z`, as `min(z, 0)` is.
+        negative: whether it is the negative of a ReLU of `-z`, such as `min(z, 0)`.
     """
 
     bound: float | None = None
@@ -162,7 +162,7 @@ class Relu(Gate):
 
     @classmethod
     def find(cls, reading: Reading, value: int, node: Node) -> Found | None:
-        """As for `Gate`; a hard sigmoid is left as a whole."""
+        """See `Gate.find`; a hard sigmoid is left as it is."""
         found = find_relu(reading, value, node)
         if found is None:
             return None
@@ -177,7 +177,7 @@ class Relu(Gate):
 
     @classmethod
     def is_guard(cls, reading: Reading, value: int) -> bool:
-        """Whether a value is a variance, kept from falling below 0 by rounding."""
+        """Whether a value is a variance that is kept from falling below 0 by rounding."""
         return is_guard(reading, value)
 
     @property
@@ -186,15 +186,15 @@ class Relu(Gate):
         return () if self.slope is None else (self.slope,)
 
     def inward(self, hard: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """With the signs of a ReLU."""
+        """The output and `z` with the signs of a ReLU."""
         return (-hard, -z) if self.negative else (hard, z)
 
     def outward(self, output: jax.Array, hard: jax.Array) -> jax.Array:
-        """With the sign of the node's own output."""
+        """The output with the sign of the node's own output."""
         return -output if self.negative else output
 
     def default_temperature(self, gating: Gating) -> ArrayLike:
-        """`Gating.temperature`: where the gate passes from 0 to 1, in units of `z`."""
+        """`Gating.temperature`: the width of the gate's rise from 0 to 1, in units of `z`."""
         return gating.temperature
 
     def soften(self, at: AtSite, gating: Gating) -> jax.Array:
@@ -202,14 +202,14 @@ class Relu(Gate):
         return soften_relu(self._config(gating), at.hard, at.z, *self._settings(at, gating))
 
     def value(self, at: AtSite, gating: Gating) -> tuple[jax.Array, jax.Array | None]:
-        """The gate, shaped like `z`, and of a clipped ReLU the share that its bound has stopped."""
+        """The gate, shaped like `z`, and for a clipped ReLU the share stopped by its bound."""
         temperature, slope, below = self._settings(at, gating)
         z = at.z.astype(temperature.dtype)
         gate, stopped = relu_gate(self._config(gating), z, temperature, slope, below)
         return gate.astype(at.z.dtype), None if stopped is None else stopped.astype(at.z.dtype)
 
     def value_shape(self, at: AtSite) -> tuple[int, ...]:
-        """That of the pre-activation."""
+        """The shape of the pre-activation."""
         return at.z.shape
 
     def held(self, at: AtSite, value: jax.Array, stopped: jax.Array | None) -> jax.Array:
@@ -226,7 +226,7 @@ class Relu(Gate):
     def _settings(
         self, at: AtSite, gating: Gating
     ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        """The temperature, the slope of a leaky gate, and the derivative below 0 if it has one."""
+        """The temperature, the slope of a leaky gate, and a leaky ReLU's derivative below 0."""
         temperature = at.temperature(gating)
         below = None
         if self.slope is not None:

@@ -1,4 +1,4 @@
-"""Finding ReLUs in a graph, however they are written: by the values that they compute."""
+"""Recognition of ReLUs in a graph by the values that they compute, however they are written."""
 
 import collections
 import dataclasses
@@ -24,10 +24,10 @@ Shape = Literal["relu", "negative_relu", "clipped_relu", "leaky_relu", "other"]
 
 @dataclasses.dataclass(frozen=True)
 class Recognised:
-    """What a profile computes.
+    """The function that a profile computes.
 
     Attributes:
-        shape: its name, if it has one.
+        shape: its name; `other` if it has none.
         bound: the upper bound of a clipped ReLU.
         slope: the derivative of a leaky ReLU below 0: a number, or the key of a `Symbol`.
     """
@@ -41,7 +41,7 @@ OTHER = Recognised("other")
 
 
 def recognise(profile: Profile) -> Recognised:
-    """Tell a profile by its values."""
+    """Recognise the function that a profile computes, by its values."""
     if not profile.kinked:
         return OTHER
     found = _recognise_at(profile, SAMPLES, profile.samples)
@@ -88,11 +88,11 @@ class ReluForm:
     """A ReLU in a graph.
 
     Attributes:
-        shape: which kind of ReLU; `hard_sigmoid` where it is a part of one, `max` where it is none.
+        shape: the kind of ReLU; `hard_sigmoid` if it is part of one, `max` if it is not a ReLU.
         z: its pre-activation.
         bound: the upper bound of a clipped ReLU.
         slope: the derivative of a leaky ReLU below 0.
-        obstacle: why it is left hard, or nothing.
+        obstacle: why it is left hard; empty if it can be softened.
     """
 
     shape: Literal[Shape, "hard_sigmoid", "max"]
@@ -103,10 +103,10 @@ class ReluForm:
 
 
 def find_relu(reading: Reading, value: int, node: Node) -> ReluForm | None:
-    """The ReLU that a value is the output of, or None.
+    """The ReLU whose output is `value`, or None.
 
     Args:
-        reading: of the graph.
+        reading: the reading of the graph.
         value: the value.
         node: the node that computes it.
     """
@@ -114,9 +114,9 @@ def find_relu(reading: Reading, value: int, node: Node) -> ReluForm | None:
     own = facts.views.get(value, {})
     views = facts.inner_views.get(value) or own
     if any(base != value and view.is_identity() for base, view in own.items()):
-        return None  # it passes on what may be a gate
+        return None  # it only passes on a value, which may be the output of a gate
     nearest: ReluForm | None = None
-    between: list[str] = []  # gates on the way from a base: of a ReLU only a clip goes on
+    between: list[str] = []  # gates between base and value: only a clip may contain a ReLU
     for base in sorted(views, reverse=True):
         found = recognise(views[base])
         clips = found.shape == "clipped_relu" and all(kind == "relu" for kind in between)
@@ -125,18 +125,18 @@ def find_relu(reading: Reading, value: int, node: Node) -> ReluForm | None:
             between += [gate.kind] if gate is not None and gate.is_gate else []
             continue
         if base not in own:
-            return nearest  # a gate inside of what is called
+            return nearest  # a gate inside the called function
         z = facts.local(base, facts.homes[value])
         if z is None:
             continue
         form = _form(reading, node, z, found)
         if form is None:
-            return nearest  # its slope is known only inside of what is called
+            return nearest  # its slope is known only inside the called function
         if guards_variance(facts, node, z):
             continue
         if nearest is None and reading.below(base) is None:
             return form
-        # The ReLU of a minimum: both together are a clipped one.
+        # The ReLU of a minimum: together they are a clipped ReLU.
         if nearest is not None and form.bound is not None:
             clip = facts.views[nearest.z].get(base)
             if clip is not None and np.allclose(clip.samples, np.minimum(SAMPLES, form.bound)):
@@ -146,7 +146,7 @@ def find_relu(reading: Reading, value: int, node: Node) -> ReluForm | None:
 
 
 def is_guard(reading: Reading, value: int) -> bool:
-    """Whether a value is a variance, kept from falling below 0 by rounding."""
+    """Whether a value is a variance that is kept from falling below 0 by rounding."""
     views = reading.facts.views.get(value, {})
     base = next((base for base in sorted(views, reverse=True) if views[base].kinked), None)
     if base is None or recognise(views[base]).shape != "relu":
@@ -191,7 +191,7 @@ def _is_centred(reading: Reading, z: int, bound: float) -> bool:
 
 
 def _guards_square_root(reading: Reading, node: Node) -> bool:
-    """Whether all that a maximum goes to is a square root, of itself or more."""
+    """Whether a maximum is used only in square roots, directly or after shifts and scalings."""
     if node.name not in ("max", "clamp"):
         return False
     consumers = reading.consumers(node)

@@ -1,4 +1,4 @@
-"""What surrogate gradients share: a mark, dtypes, shapes of temperatures, outputs under `vmap`."""
+"""Shared parts of surrogate gradients: a mark, dtypes, temperature shapes, `vmap` outputs."""
 
 from typing import Any
 
@@ -12,25 +12,25 @@ from jax.typing import ArrayLike
 from jax_excite.errors import GatingError
 from jax_excite.graphs.graph import Node
 
-# A surrogate gives its output a name that starts like this and ends with the kind of gate.
+# A surrogate gives its output a name: this prefix, followed by the kind of gate.
 _MARK = "jax_excite.surrogate:"
 
 
 def parameters(z: jax.Array, *values: ArrayLike) -> tuple[jax.Array, ...]:
-    """Temperatures and slopes as arrays of the dtype that the gates of `z` are computed in."""
+    """Temperatures and slopes as arrays of the dtype in which the gates of `z` are computed."""
     return tuple(jnp.asarray(value).astype(compute_dtype(z.dtype)) for value in values)
 
 
 def compute_dtype(dtype: Any) -> Any:
-    """The dtype that gates are computed in: at least float32."""
+    """The dtype in which gates are computed: at least float32."""
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
 
 
 def batched_with(hard: jax.Array, *parameters: jax.Array) -> jax.Array:
     """`hard`, as an output that depends on the parameters.
 
-    Without that, `vmap` over temperatures takes the output for one that all temperatures share,
-    and sums their cotangents before the backward pass sees them.
+    Without this dependence, `vmap` over temperatures treats the output as one that all
+    temperatures share, and sums their cotangents before they reach the backward pass.
     """
     for parameter in parameters:
         known = jnp.broadcast_to(parameter >= 0, hard.shape)
@@ -52,12 +52,12 @@ def check_broadcasts(temperature: jax.Array, shape: tuple[int, ...]) -> None:
 
 
 def marked(output: jax.Array, kind: str) -> jax.Array:
-    """The output of a surrogate, with a mark by which a later trace tells that it is soft."""
+    """The output of a surrogate, with a mark by which a later trace recognises it as soft."""
     return checkpoint_name(output, _MARK + kind)
 
 
 def marked_kind(node: Node) -> str | None:
-    """The kind of gate that a node is the surrogate of; None for any other node."""
+    """The kind of gate that a surrogate node computes; None for any other node."""
     if not node.has_derivative_rule:
         return None
     names = [inner.params["name"] for inner in node.bodies[0].nodes if inner.name == "name"]

@@ -1,1 +1,1 @@
-"""Functions as graphs: what is traced, and what is known of each value."""
+"""Functions as graphs: tracing, and the facts about each value."""

@@ -1,4 +1,4 @@
-"""Which nodes of a graph take a value."""
+"""The nodes of a graph that consume each value."""
 
 import collections
 
@@ -6,7 +6,7 @@ from jax_excite.graphs.graph import Graph, Node, Operand
 
 
 class Consumers:
-    """Which nodes of a graph take a value; None stands for the graph's outputs."""
+    """The nodes of a graph that consume each value; None stands for the graph's outputs."""
 
     def __init__(self, graph: Graph):
         self._of: dict[Operand, list[Node | None]] = collections.defaultdict(list)
@@ -17,10 +17,10 @@ class Consumers:
             self._of[operand].append(None)
 
     def of(self, number: int) -> list[Node | None]:
-        """The nodes that take a value, one entry for each time."""
+        """The nodes that consume a value, with one entry per use."""
         return self._of.get(number, [])
 
     def only(self, number: int) -> Node | None:
-        """The only node that takes a value, and takes it once; else None."""
+        """The only consumer of a value, if there is exactly one use of it; else None."""
         consumers = self.of(number)
         return consumers[0] if len(consumers) == 1 else None

@@ -1,4 +1,4 @@
-"""What is known of the values of a graph: constants, dependence on the input, profiles."""
+"""Facts about the values of a graph: constants, dependence on the input, profiles."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -19,10 +19,10 @@ from jax_excite.graphs.graph import (
 )
 from jax_excite.graphs.profiles import Fixed, Profile, Symbol, elementwise, has_kink, primitive_name
 
-Views = dict[int, Profile]  # a value as a function of each base, the value itself included
+Views = dict[int, Profile]  # a value as a function of each base, including the value itself
 Meaning = Fixed | Symbol | Views | None
 
-# What a constant passes through and stays the same number everywhere.
+# Primitives after which a constant is still the same number in every entry.
 _SPREADS = (
     "broadcast_in_dim",
     "expand_dims",
@@ -31,32 +31,32 @@ _SPREADS = (
     "stop_gradient",
     "transpose",
 )
-# Constants of more entries than this are taken for weights and not looked into.
+# Constants with more entries than this are treated as weights and not inspected.
 _LARGEST_CONSTANT = 1 << 16
-# A value is seen as a function of at most so many others, and through so many primitives.
+# The maximum number of bases of a value, and of primitives between a base and the value.
 _MOST_BASES = 24
 _DEEPEST = 200
 
 
 class Facts:
-    """What is known of the values of a graph and of the graphs nested in it.
+    """Facts about the values of a graph and of the graphs nested in it.
 
     Args:
         graph: the graph.
-        sources: those of its inputs that are differentiated.
-        entered: whether a call with a derivative rule is read as what its body computes.
+        sources: the inputs of the graph that are differentiated.
+        entered: whether a call with a derivative rule is analysed by the body that it calls.
     """
 
     def __init__(self, graph: Graph, sources: Iterable[int], entered: Callable[[Node], bool]):
         self.depends: set[int] = set(sources)
         self.producers: dict[int, Node] = {}
         self.homes: dict[int, Graph] = {}
-        self.outer: dict[int, Operand] = {}  # an input of a body -> what it stands for outside
+        self.outer: dict[int, Operand] = {}  # an input of a body -> the outer operand
         self.views: dict[int, Views] = {}
-        self.inner_views: dict[int, Views] = {}  # of a call's output, as functions of inner values
+        self.inner_views: dict[int, Views] = {}  # a call's output as functions of inner values
         self.symbols: dict[int, int] = {}  # a value that does not depend on the input -> its root
         self._constants: dict[int, Any] = {}
-        self._spread_out: set[int] = set()  # what is the same along an axis
+        self._spread_out: set[int] = set()  # values that are constant along an axis
         self._stacks: dict[int, tuple[int, list[Operand]]] = {}
         self._depths: dict[Graph, int] = {}
         self._entered = entered
@@ -80,7 +80,7 @@ class Facts:
                 self.homes[number] = graph
 
     def _is_mask(self, graph: Graph, node: Node) -> bool:
-        """Whether a value without a derivative is held constant, which changes nothing."""
+        """Whether a `stop_gradient` has no effect, because its operand is a converted boolean."""
         producer = self.producers.get(node.inputs[0]) if isinstance(node.inputs[0], int) else None
         if producer is None or producer.name != "convert_element_type":
             return False
@@ -94,7 +94,7 @@ class Facts:
                     self.depends.add(number)
                 if operand is not None and is_call(node):
                     self.outer[number] = operand
-        for _ in range(1 + len(node.inputs)):  # carried values make others depend on the input
+        for _ in range(1 + len(node.inputs)):  # dependence spreads from carried values to others
             for body in node.bodies:
                 self._find_dependence(body)
             if not self._carry(node):
@@ -109,7 +109,7 @@ class Facts:
             self.depends.update(node.outputs)
 
     def _carry(self, node: Node) -> bool:
-        """Pass dependence on from one step of a loop to the next; whether any was new."""
+        """Pass dependence on from one step of a loop to the next; return whether any was new."""
         if node.name not in ("scan", "while"):
             return False
         body = node.bodies[-1]
@@ -136,7 +136,7 @@ class Facts:
     # Constants, and values as functions of others.
 
     def meaning(self, operand: Operand) -> Meaning:
-        """What is known of an operand: a number, an unknown constant, or its views."""
+        """What is known about an operand: a number, an unknown constant, or its views."""
         if isinstance(operand, Constant):
             value = _uniform(operand.value)
             if value is not None:
@@ -150,10 +150,10 @@ class Facts:
         return self.views.get(operand)
 
     def _meanings(self, operands: list[Operand], output: int) -> list[Meaning]:
-        """What is known of the operands of an elementwise node.
+        """What is known about the operands of an elementwise node.
 
-        What is spread over the output, such as slopes by channel, is an unknown constant beside
-        what is not, even if it depends on the input.
+        An operand that is broadcast over the output, such as slopes per channel, counts as an
+        unknown constant if other operands are not broadcast, even if it depends on the input.
         """
         found = [self.meaning(operand) for operand in operands]
         shape = self._types[output].shape
@@ -173,7 +173,7 @@ class Facts:
         return jnp.issubdtype(self._dtype(operand), jnp.floating)
 
     def is_truth(self, operand: Operand) -> bool:
-        """Whether an operand is of truth values."""
+        """Whether an operand is boolean."""
         return self._dtype(operand) == np.bool_
 
     def _dtype(self, operand: Operand) -> Any:
@@ -187,9 +187,9 @@ class Facts:
         return meaning.value if isinstance(meaning, Fixed) else None
 
     def as_elementwise(self, node: Node) -> tuple[Callable[..., Any], list[Operand]] | None:
-        """A node as a NumPy function of operands, entry by entry, or None.
+        """A node as an elementwise NumPy function and its operands, or None.
 
-        A maximum along the axis of a stack is one of what is stacked.
+        A maximum along the axis of a stack is an elementwise function of the stacked operands.
         """
         evaluate = elementwise(node.name, node.params)
         if evaluate is not None and len(node.outputs) == 1:
@@ -273,7 +273,7 @@ class Facts:
             self.views[output] = {**meaning, **self.views.get(output, {})}
 
     def _stack(self, node: Node) -> tuple[int, list[Operand]] | None:
-        """The axis and the operands of a stack, of whichever primitives it is made."""
+        """The axis and the operands of a stack, whichever primitives it is made of, or None."""
         if node.name == "stack":
             return node.params["axis"], list(node.inputs)
         if node.name != "concatenate":
@@ -328,7 +328,7 @@ class Facts:
     # Names of values in one graph.
 
     def local(self, number: int, graph: Graph) -> int | None:
-        """The number that a value has inside of a graph, or None."""
+        """The number that a value has inside a graph, or None."""
         if self.homes[number] is graph:
             return number
         for own in graph.inputs:
@@ -339,9 +339,9 @@ class Facts:
         return None
 
     def spelled(self, root: int, graph: Graph, shape: tuple[int, ...]) -> int | None:
-        """A value of a graph that is the unknown constant `root` and broadcasts to a shape."""
+        """A value in a graph equal to the unknown constant `root` that broadcasts to a shape."""
         if root in self.views and self.homes[root] is graph:
-            return root  # it depends on the input, but is spread
+            return root  # it depends on the input, but is broadcast
         for number, own in self.symbols.items():
             if own == root and self.homes[number] is graph:
                 given = self._types[number].shape

@@ -1,7 +1,7 @@
-"""A function as a graph of equations: its jaxpr, with the small calls of `jit` written out.
+"""A function as a graph of equations: its jaxpr, with small calls of `jit` inlined.
 
-Built on `jax.extend.core` alone. Every value has one number across a graph and its nested bodies;
-an operand is such a number or a `Constant`.
+This module is built on `jax.extend.core` alone. Every value has a number that is unique in a graph
+and its nested bodies. An operand is such a number or a `Constant`.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.extend.core as jex
 
-# What rounds nothing, so that it gives the same bits compiled alone or together with others.
+# Primitives that do not round: they give the same bits compiled alone or together with others.
 _EXACT = {
     "abs",
     "and",
@@ -47,7 +47,7 @@ _EXACT = {
     "xor",
 }
 
-# Equations with bodies that can be evaluated anew, with the parameters that hold these.
+# Equations whose bodies can be evaluated again, with the parameters that hold the bodies.
 _ENTERED = {
     "jit": ("jaxpr",),
     "custom_jvp_call": ("call_jaxpr",),
@@ -82,13 +82,13 @@ class Node:
     outputs: list[int]
     bodies: list["Graph"]
     scope: str
-    own_scope: str  # of that, what the body that it is in does not have from outside
-    context: Any  # of the equation: where it is to be computed, and how
+    own_scope: str  # the part of `scope` that is added inside the body that contains the node
+    context: Any  # the equation's context: where and how it is computed
     tracebacks: tuple[Any, ...]  # its own, then those of the calls around it, innermost first
 
     @property
     def number(self) -> int:
-        """One that no other node with outputs has, here and in nested bodies; else -1."""
+        """A number unique among this graph and its nested bodies; -1 for a node without outputs."""
         return self.outputs[0] if self.outputs else -1
 
     @property
@@ -103,7 +103,7 @@ class Node:
 
     @property
     def function(self) -> tuple[str, str]:
-        """Name and file of the function with a derivative rule that is called; empty elsewhere."""
+        """Name and file of the called function with a derivative rule; empty for other nodes."""
         if not self.has_derivative_rule:
             return "", ""
         name, _, place = self.params["call_jaxpr"].jaxpr.debug_info.func_src_info.partition(" at ")
@@ -111,11 +111,11 @@ class Node:
 
 
 def of_package(node: Node, package: str) -> bool:
-    """Whether the function with a derivative rule that is called is one of a package.
+    """Whether a node calls a function with a derivative rule that belongs to a package.
 
     Args:
         node: the call.
-        package: its folder.
+        package: the folder of the package.
     """
     return node.has_derivative_rule and node.function[1].startswith(f"{package}{os.sep}")
 
@@ -129,9 +129,9 @@ _MODELS = f"{OWN}{os.sep}models{os.sep}"
 
 
 def users_frames(traceback: Any) -> list[Any]:
-    """The frames of a traceback outside of installed packages, the innermost first.
+    """The frames of a traceback outside installed packages, innermost first.
 
-    Those of the models in this one count, but for the layers that they share.
+    The frames of the models in this package are included, except those of their shared layers.
     """
 
     def is_users(file: str) -> bool:
@@ -225,9 +225,9 @@ class _Builder:
 
 
 def _is_exact_call(eqn: Any) -> bool:
-    """Whether an equation is a call of `jit` such as `jnp.clip` or `jnp.where` make.
+    """Whether an equation is a call of `jit` such as those in `jnp.clip` or `jnp.where`.
 
-    Only these are written out: what a larger one computes depends, in the last bit, on its being
+    Only such calls are inlined: the last bits of the results of a larger call depend on its being
     compiled as a whole.
     """
     return eqn.primitive.name == "jit" and all(
@@ -259,19 +259,19 @@ def can_enter(node: Node) -> bool:
 
 
 def is_call(node: Node) -> bool:
-    """Whether a node runs each of its bodies at most once, and returns what that returns."""
+    """Whether a node runs each of its bodies at most once, and returns that body's outputs."""
     return can_enter(node) and node.name not in ("scan", "while")
 
 
 def passed_on(node: Node, *, carried: bool = False) -> list[list[Operand | None]]:
     """For each body of a node, the operands that its inputs stand for.
 
-    None where that is not known, or changes from one run of the body to the next; an input that is
-    a slice stands for the whole.
+    An entry is None if the operand is not known or changes from one run of the body to the next.
+    An input that is a slice stands for the whole operand.
 
     Args:
         node: the node.
-        carried: give the initial values of what changes from one run to the next.
+        carried: return the initial values of the inputs that change from one run to the next.
     """
     if not can_enter(node):
         return [[None] * len(body.inputs) for body in node.bodies]
@@ -288,7 +288,7 @@ def passed_on(node: Node, *, carried: bool = False) -> list[list[Operand | None]
 
 
 def origin(graph: Graph, operand: Operand) -> Operand:
-    """The value that an operand is, where calls and loops only pass it on."""
+    """The operand that `operand` equals, traced back through calls and loops that pass it on."""
     producers = {number: node for node in graph.nodes for number in node.outputs}
     while not isinstance(operand, Constant) and (node := producers.get(operand)) is not None:
         given = _given_back(node, node.outputs.index(operand))
@@ -299,7 +299,7 @@ def origin(graph: Graph, operand: Operand) -> Operand:
 
 
 def _given_back(node: Node, place: int) -> Operand | None:
-    """The operand that a node gives back as an output, whichever of its bodies runs, or None."""
+    """The operand that a node returns as an output, whichever of its bodies runs, or None."""
     if not can_enter(node):
         return None
     found: set[Operand | None] = set()
@@ -313,7 +313,7 @@ def _given_back(node: Node, place: int) -> Operand | None:
 
 
 def _comes_back(node: Node, place: int, number: int) -> bool:
-    """Whether a loop gives back, as that output, what it was given as that input."""
+    """Whether a loop returns, as output `place`, the operand of its body's input `number`."""
     if node.name != "scan":
         return False
     consts, init, _ = scan_operands(node, node.inputs)

@@ -1,7 +1,7 @@
 """What an elementwise function computes, found by evaluating it in NumPy on sample points.
 
-There are many ways to write a ReLU. They have in common what they compute, so that is what is
-looked at: a `Profile` is a value of a graph as a function of one earlier value, its base.
+There are many ways to write a ReLU. All of them compute the same values, so they are recognised by
+these values. A `Profile` is a value of a graph as a function of one earlier value, its base.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ _MAGNITUDES = np.sort(
     np.concatenate([np.arange(1, 60) * 0.1371317, 1.0371 * 10.0 ** np.arange(-7, 30, 0.125)])
 )
 SAMPLES = np.concatenate([-_MAGNITUDES[::-1], _MAGNITUDES])
-# What is not known when tracing, such as learned slopes, is tried with this many values.
+# Numbers that are not known when tracing, such as learned slopes, are tried with this many values.
 _TRIALS = 3
 # A derivative jumps where its one-sided differences differ by more than this.
 _JUMP = 1e-3
@@ -109,10 +109,10 @@ _LOGICAL: dict[str, Evaluate] = {
     "select_n": _select,
     "xor": np.bitwise_xor,
 }
-# Sums and differences, and the products with what does not depend on the base.
+# Sums and differences, and products with values that do not depend on the base.
 SUMS = ("add", "add_any", "sub")
 PRODUCTS = ("mul", "div")
-# What passes a value on as it is, or with its sign changed.
+# Primitives that pass a value on as it is, or with its sign changed.
 PLAIN = (
     "copy",
     "copy_p",
@@ -151,7 +151,7 @@ def has_kink(name: str, params: dict[str, Any]) -> bool:
 
 
 def primitive_name(name: str, params: dict[str, Any]) -> str:
-    """A primitive's name, and one of its own for conversions that truncate."""
+    """The name of a primitive, or `truncate` for conversions that truncate."""
     return "truncate" if _truncates(name, params) else name
 
 
@@ -161,14 +161,14 @@ def _truncates(name: str, params: dict[str, Any]) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Fixed:
-    """A number that is the same in every entry, and known."""
+    """A known number that is the same in every entry."""
 
     value: Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Symbol:
-    """A float that does not depend on the base, and whose value is not known."""
+    """A float of unknown value that does not depend on the base."""
 
     key: Hashable
 
@@ -186,9 +186,9 @@ class Profile:
     Attributes:
         name: the primitive that computes it; empty for the base itself.
         evaluate: that primitive in NumPy.
-        inputs: what it computes from.
+        inputs: the operands of that primitive.
         kinked: whether a derivative or a value jumps on the way from the base.
-        depth: number of primitives on that way.
+        depth: the number of primitives on the way from the base.
     """
 
     name: str = ""
@@ -209,7 +209,7 @@ class Profile:
         return np.broadcast_to(values, (_TRIALS, len(points)))
 
     def is_identity(self) -> bool:
-        """Whether this is the base itself, or equal to it, as `x - 0` is."""
+        """Whether this is the base itself, or equal to it, such as `x - 0`."""
         if self.evaluate is None:
             return True
         return not self.kinked and np.array_equal(
@@ -230,7 +230,7 @@ def _value(part: Profile | Fixed | Symbol, points: np.ndarray, known: dict[int, 
 
 
 def name_of_whole(profile: Profile) -> Literal["hard_sigmoid", "hard_swish"] | None:
-    """The name of an activation that is not softened, if it has one."""
+    """The name of the activation that a profile computes, if it is one that is not softened."""
     z, found = SAMPLES[np.abs(SAMPLES) < 50], profile.samples[:, np.abs(SAMPLES) < 50]
     if found.dtype.kind != "f":
         return None
@@ -249,7 +249,7 @@ def is_same(a: Any, b: Any) -> bool:
 
 
 def parts_of(profile: Profile) -> Iterator[Profile | Fixed | Symbol]:
-    """A profile and all that it is computed from, each once."""
+    """A profile and all parts that it is computed from, each once."""
     seen: set[int] = set()
     left: list[Profile | Fixed | Symbol] = [profile]
     while left:
@@ -261,14 +261,14 @@ def parts_of(profile: Profile) -> Iterator[Profile | Fixed | Symbol]:
 
 
 def unknowns(profile: Profile) -> Iterator[Any]:
-    """The keys of the symbols that a profile is computed with."""
+    """The keys of the symbols from which a profile is computed."""
     yield from (part.key for part in parts_of(profile) if isinstance(part, Symbol))
 
 
 def jumps(profile: Profile) -> bool:
     """Whether the derivative of a profile, or its value, jumps anywhere.
 
-    That of a whole may be smooth though its parts have kinks, as in ELU.
+    The derivative of the whole may be continuous although its parts have kinks, as in ELU.
     """
     switches = all_switches(profile)
     return switches is None or any(_jumps_at(profile, point) for point in switches)
@@ -277,7 +277,7 @@ def jumps(profile: Profile) -> bool:
 def all_switches(profile: Profile) -> list[float] | None:
     """The points at which any part of a profile passes from one branch to another.
 
-    None where there are too many.
+    None if there are too many.
     """
     parts = [part for part in parts_of(profile) if isinstance(part, Profile)]
     if any(part.name in _STEPS or _tells_apart(part) for part in parts):
@@ -292,7 +292,7 @@ def all_switches(profile: Profile) -> list[float] | None:
 
 
 def _tells_apart(part: Profile) -> bool:
-    """Whether an equality decides by the base, and does not just watch for one number."""
+    """Whether an equality selects by the base, and is not just a test for one fixed number."""
     if part.name not in ("eq", "ne") or part.inputs[0] is part.inputs[1]:
         return False
     return not any(isinstance(operand, Fixed) for operand in part.inputs)
@@ -302,7 +302,7 @@ _STEPS = ("ceil", "floor", "rem", "round", "truncate")
 
 
 def around(switches: list[float]) -> np.ndarray:
-    """The sample points, and points on both sides of and between switches."""
+    """The sample points, with points on both sides of each switch and between switches."""
     at = np.unique(np.array(switches, np.float64))
     middles = (at[1:] + at[:-1]) / 2
     step = 1e-4 * np.maximum(1e-3, np.abs(at))

@@ -1,7 +1,7 @@
 """Convolutions and their input gradients in forms that XLA compiles to fast code on a CPU.
 
-All arrays are channels-last, with any number of spatial axes; kernels are `[*sizes, I, O]`. What
-was measured is in docs/performance.md.
+All arrays are channels-last, with any number of spatial axes; kernels are `[*sizes, I, O]`. The
+measurements are in docs/performance.md.
 """
 
 import dataclasses
@@ -19,7 +19,8 @@ from jax_excite.kernels.phases import interleave, phases
 
 Shape = tuple[int, ...]
 
-# A strided convolution of so few channels that all phases of its gradient fill one vector.
+# The most channels, counted over all phases, for which the gradient of a strided convolution is
+# computed for all phases in one vector.
 _VECTOR = 16
 
 
@@ -33,7 +34,7 @@ class Convolution:
     precision: Any
 
     def __call__(self, x: jax.Array, w: jax.Array) -> jax.Array:
-        """The convolution as XLA has it."""
+        """The convolution as XLA computes it."""
         axes = "DHW"[-len(self.strides) :]
         return lax.conv_general_dilated(
             x,
@@ -46,7 +47,7 @@ class Convolution:
         )
 
     def unstrided(self, padding: list[tuple[int, int]]) -> "Convolution":
-        """One of stride 1 with another padding."""
+        """The convolution with stride 1 and another padding."""
         return dataclasses.replace(self, strides=(1,) * len(self.strides), padding=tuple(padding))
 
 
@@ -55,11 +56,11 @@ class Form:
     """A way to compute the input gradient of a convolution.
 
     Attributes:
-        prepare: makes of the kernel what `gradient` needs beside it, a pytree of arrays. That
-            depends on nothing else, so it can be done once for a loop.
-        gradient: the cotangent of an input, from the convolution, the input's shape, the kernel,
-            what was prepared, and the cotangent of the output.
-        forward: the convolution, where there is a faster way to compute it too.
+        prepare: computes from the kernel what `gradient` needs besides it, a pytree of arrays. It
+            depends on nothing else, so it can be computed once before a loop.
+        gradient: computes the cotangent of the input from the convolution, the input's shape, the
+            kernel, the prepared arrays and the cotangent of the output.
+        forward: computes the convolution, if there is a faster way for that too; else None.
     """
 
     prepare: Callable[[Convolution, jax.Array], Any]
@@ -68,7 +69,7 @@ class Form:
 
 
 def choose(conv: Convolution, x_shape: Shape, w_shape: Shape) -> Form | None:
-    """The form for a convolution; None where there is none but that of XLA."""
+    """The form for a convolution; None if XLA's is the only one."""
     if conv.groups == x_shape[-1] == w_shape[-1] > 1:
         return DEPTHWISE
     if conv.groups != 1:
@@ -79,7 +80,7 @@ def choose(conv: Convolution, x_shape: Shape, w_shape: Shape) -> Form | None:
     return SPACE_TO_DEPTH if phases > 1 and phases * x_shape[-1] <= _VECTOR else PHASES
 
 
-# A kernel of one cell: a product of matrices.
+# A kernel of one cell: a matrix product.
 
 
 def _pointwise(conv: Convolution, x: jax.Array, w: jax.Array) -> jax.Array:
@@ -113,12 +114,12 @@ def _matmul(conv: Convolution, x: jax.Array, w: jax.Array, contracted: int) -> j
 POINTWISE = Form(_nothing, _pointwise_gradient, _pointwise)
 
 
-# Input positions that are the same modulo the stride, a phase, see the same cells of the kernel:
-# their gradient is a convolution of stride 1. With stride 1 there is one phase.
+# A phase consists of the input positions that are equal modulo the stride. They use the same cells
+# of the kernel, so their gradient is a convolution of stride 1. With stride 1 there is one phase.
 
 
 def _cells_by_phase(conv: Convolution, w: jax.Array) -> dict[str, jax.Array]:
-    """By phase, the cells of the kernel that it sees, last first."""
+    """For each phase, the cells of the kernel that it uses, in reverse order."""
     found = {}
     for phase in phases(conv.strides):
         picked = w[
@@ -139,7 +140,7 @@ def _from_phases(
     g: jax.Array,
     apply: Callable[[Convolution, jax.Array], jax.Array],
 ) -> jax.Array:
-    """The input gradient, given how to convolve with stride 1."""
+    """The input gradient, given a function that convolves with stride 1."""
     parts = {}
     for phase in phases(conv.strides):
         if str(phase) not in kernels:
@@ -167,7 +168,7 @@ def _phases_gradient(
 PHASES = Form(_transposed_by_phase, _phases_gradient)
 
 
-# One kernel for each channel: elementwise, a weighted sum of shifted inputs.
+# One kernel per channel: an elementwise weighted sum of shifted inputs.
 
 
 def _depthwise(conv: Convolution, x: jax.Array, w: jax.Array) -> jax.Array:
@@ -194,7 +195,7 @@ def _depthwise_gradient(
 DEPTHWISE = Form(_cells_by_phase, _depthwise_gradient, _depthwise)
 
 
-# Few channels: one convolution for all phases of the input, which it returns as channels.
+# Few channels: one convolution computes all phases of the input gradient, as its channels.
 
 
 def _taps_by_phase(conv: Convolution, w: jax.Array) -> jax.Array:

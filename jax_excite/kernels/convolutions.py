@@ -1,6 +1,6 @@
 """The convolutions of a graph, with input gradients in the forms of `convolution_forms`.
 
-These forms are for CPUs. Elsewhere convolutions and their gradients are those of XLA.
+These forms are for CPUs. On other devices, convolutions and their gradients are those of XLA.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from jax_excite.kernels.folding import ChannelMap, following_map, known_values
 
 
 def find_convolution(graph: Graph, node: Node) -> Convolution | None:
-    """What a node computes, if that is a convolution of channels-last floats with a form here."""
+    """The convolution that a node computes, if it is channels-last, of floats and has a form."""
     if node.name != "conv_general_dilated":
         return None
     params = node.params
@@ -50,12 +50,12 @@ def find_convolution(graph: Graph, node: Node) -> Convolution | None:
 
 @dataclasses.dataclass(frozen=True)
 class Folded:
-    """A convolution of known kernel, with the map of channels that follows it.
+    """A convolution with a known kernel, together with the channel map that follows it.
 
     Attributes:
         w: its kernel.
-        shift: what is added to each channel; None for nothing.
-        kernels: what its input gradient needs of the kernel.
+        shift: the number added to each channel; None for 0.
+        kernels: the arrays prepared from the kernel for its input gradient.
     """
 
     w: jax.Array
@@ -65,12 +65,12 @@ class Folded:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """What can be computed of a graph ahead of running it.
+    """The part of a graph that can be computed before the graph is run.
 
     Attributes:
-        folded: convolutions, by number of node.
-        absorbed: nodes that these compute too, by number, each with the place of the input that it
-            passes on.
+        folded: the convolutions, by node number.
+        absorbed: the nodes that these convolutions compute too, by number, each with the position
+            of the input that it passes on.
     """
 
     folded: dict[int, Folded]
@@ -80,15 +80,15 @@ class Prepared:
 def prepare(
     graph: Graph, inputs: Mapping[int, Any] | None = None, *, fold: bool = True
 ) -> Prepared:
-    """Fold what follows convolutions into them, and prepare their input gradients.
+    """Fold the channel maps after convolutions into them, and prepare their input gradients.
 
-    Of the kernels that are constants of a graph. Made outside of a loop in which the graph is run,
-    it is made once.
+    This applies to convolutions whose kernels are constants of a graph. If you call it outside a
+    loop in which the graph is run, the work is done only once.
 
     Args:
-        graph: with the graphs nested in it.
-        inputs: what is known of its inputs.
-        fold: for one image the folded kernels cost more than they save.
+        graph: the graph; the graphs nested in it are included.
+        inputs: the known values of its inputs.
+        fold: whether to fold; for one image the folded kernels cost more than they save.
     """
     value, consumers = known_values(graph, dict(inputs or {})), Consumers(graph)
     prepared = Prepared({}, {})
@@ -105,7 +105,8 @@ def prepare(
             prepared.folded[node.number] = Folded(w, following.shift, kernels)
             prepared.absorbed.update(following.absorbed)
         for body, operands in zip(node.bodies, passed_on(node), strict=True):
-            # A body sees slices of what a scan goes through, and shards under `shard_map`.
+            # A body receives slices of the arrays that a scan iterates over, and shards under
+            # `shard_map`.
             known = {
                 number: found
                 for number, operand in zip(body.inputs, operands, strict=True)
@@ -128,11 +129,11 @@ def convolve(
     """A convolution, with a fast input gradient.
 
     Args:
-        conv: which.
+        conv: the convolution.
         x: `[N, *spatial, I]`.
         w: `[*sizes, I, O]`.
-        kernels: what its form prepared of `w`; if None it is made anew.
-        exact: compute the convolution as XLA does, bit for bit, if that is slower too.
+        kernels: the arrays that its form prepared from `w`; if None, they are computed here.
+        exact: compute the convolution as XLA does, bit for bit, even if that is slower.
     """
     return _convolve(conv, exact, x, w, kernels)
 

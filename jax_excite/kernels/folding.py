@@ -1,4 +1,4 @@
-"""Affine maps of channels, such as BatchNorm by stored statistics, folded into a convolution."""
+"""Affine channel maps, such as BatchNorm with stored statistics, folded into a convolution."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,9 +11,10 @@ import numpy as np
 from jax_excite.graphs.consumers import Consumers
 from jax_excite.graphs.graph import Constant, Graph, Node, Operand
 
-Value = Callable[[Operand | None], Any]  # of an operand, or None where it is not known
+Value = Callable[[Operand | None], Any]  # the value of an operand, or None if unknown
 
-# What is computed ahead where its inputs are known: that which makes channel maps of statistics.
+# The primitives computed ahead if their inputs are known: those that compute channel maps from
+# statistics.
 _ELEMENTWISE = {
     "add",
     "broadcast_in_dim",
@@ -29,16 +30,16 @@ _ELEMENTWISE = {
     "squeeze",
     "sub",
 }
-# Larger values are not those of channels.
+# Values with more entries than this are not per channel.
 _LARGEST = 1 << 16
 
 
 def known_values(graph: Graph, inputs: dict[int, Any]) -> Value:
-    """What is known of a graph's operands: constants, and small values computed from them.
+    """The known values of a graph's operands: constants, and small values computed from them.
 
     Args:
         graph: the graph.
-        inputs: what is known of its inputs.
+        inputs: the known values of its inputs.
     """
     known = dict(inputs)
 
@@ -59,12 +60,12 @@ def known_values(graph: Graph, inputs: dict[int, Any]) -> Value:
 
 @dataclasses.dataclass(frozen=True)
 class ChannelMap:
-    """`y * scale + shift`, by channel, of the output of a convolution.
+    """The map `y * scale + shift` per channel, where `y` is the output of a convolution.
 
     Attributes:
         scale: `[O]`, or None for 1.
         shift: `[O]`, or None for 0.
-        absorbed: the nodes that compute it, by number, each with the place of its input that
+        absorbed: the nodes that compute it, by number, each with the position of its input that
             comes from the convolution.
     """
 
@@ -74,7 +75,7 @@ class ChannelMap:
 
 
 def following_map(graph: Graph, node: Node, value: Value, consumers: Consumers) -> ChannelMap:
-    """The map of channels that follows a node, as far as nothing else takes what is between."""
+    """The channel map that follows a node, as far as nothing else consumes the values between."""
     output = graph.types[node.outputs[0]]
     scale = shift = None
     absorbed: dict[int, int] = {}
@@ -101,7 +102,7 @@ def following_map(graph: Graph, node: Node, value: Value, consumers: Consumers) 
 
 
 def _by_channel(operand: Any, output: Any) -> jax.Array | None:
-    """An operand as `[O]`, if it has one number, or one for each channel."""
+    """An operand as `[O]`, if it holds one number or one number per channel; else None."""
     if operand is None or np.ndim(operand) not in (0, output.ndim):
         return None
     shape = np.shape(operand)

@@ -1,4 +1,4 @@
-"""Phases of an array: its entries at positions that are the same modulo the strides."""
+"""Phases of an array: its entries at positions that are equal modulo the strides."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,12 @@ Phase = tuple[int, ...]
 
 
 def phases(strides: Sequence[int]) -> list[Phase]:
-    """All phases, one offset for each axis."""
+    """All phases, each with one offset per axis."""
     return list(itertools.product(*map(range, strides)))
 
 
 def shifted(part: jax.Array, offsets: Sequence[int], sizes: Sequence[int]) -> jax.Array:
-    """An array of `sizes` that has `part` from `offsets` on, cropped, and zeros around it."""
+    """An array of shape `sizes` with `part` placed at `offsets`, cropped, and zeros elsewhere."""
     edges = [
         (start, size - start - n, 0)
         for start, size, n in zip(offsets, sizes, part.shape, strict=True)
@@ -27,12 +27,12 @@ def shifted(part: jax.Array, offsets: Sequence[int], sizes: Sequence[int]) -> ja
 def interleave(
     parts: Mapping[Phase, jax.Array], strides: Sequence[int], shape: Sequence[int]
 ) -> jax.Array:
-    """The array of that shape with these phases, and zeros where there is none.
+    """The array of shape `shape` with the given phases, and zeros in the phases not given.
 
     Args:
-        parts: phases of one shape: on each axis the size over the stride, rounded up.
-        strides: one for each axis.
-        shape: what the whole is cropped to.
+        parts: the phases, all of one shape: along each axis the size over the stride, rounded up.
+        strides: the strides, one per axis.
+        shape: the shape to which the whole is cropped.
     """
     nothing = jnp.zeros_like(next(iter(parts.values())))
 

@@ -15,14 +15,14 @@ Temperatures = tuple[tuple[str, float | tuple[float, ...]], ...]
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """What a network's weights expect of its input.
+    """The preprocessing of the input that a network's weights require.
 
     Attributes:
-        mean: subtracted from pixels in [0, 1], by channel.
-        std: what the difference is divided by, by channel.
-        resize: pixels of an image's short side before the centre crop.
-        size: height and width in pixels of the crop, the images that the weights are meant for.
-        min_size: the smallest height and width that the network takes.
+        mean: the number subtracted from pixels in [0, 1], per channel.
+        std: the number by which the difference is divided, per channel.
+        resize: the length in pixels of an image's short side before the centre crop.
+        size: the height and width of the crop in pixels, for which the weights are meant.
+        min_size: the smallest height and width that the network accepts.
     """
 
     mean: tuple[float, float, float]
@@ -32,21 +32,22 @@ class Preprocessing:
     min_size: int = 1
 
     def normalise(self, x: jax.Array) -> jax.Array:
-        """Images `[..., 3]` in [-1, 1] to the network's input."""
+        """Convert images `[..., 3]` in [-1, 1] to the network's input."""
         mean = jnp.asarray(self.mean, x.dtype)
         std = jnp.asarray(self.std, x.dtype)
         return ((x + 1) / 2 - mean) / std
 
 
 class Classifier(nnx.Module):
-    """A network that takes images in [-1, 1]. A pytree whose leaves are its weights.
+    """A network that takes images in [-1, 1], as a pytree whose leaves are its weights.
 
     Attributes:
         net: the network.
-        preprocessing: how images are normalised, the first operation of a call.
+        preprocessing: how images are normalised, which is the first operation of a call.
         class_names: a name for each logit; empty if they are not known.
-        temperatures: those stored with the weights, by site: numbers, or tuples by channel. Empty
-            if there are none. `site_temperatures` has them as `Gating` takes them.
+        temperatures: the temperatures stored with the weights, by site: numbers, or tuples with one
+            number per channel. Empty if there are none. `site_temperatures` returns them in the
+            form that `Gating` takes.
     """
 
     def __init__(
@@ -67,10 +68,10 @@ class Classifier(nnx.Module):
         return {site: np.asarray(value, np.float32) for site, value in self.temperatures}
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Images `[H, W, 3]` or `[N, H, W, 3]` in [-1, 1] to logits `[K]` or `[N, K]`.
+        """Map images `[H, W, 3]` or `[N, H, W, 3]` in [-1, 1] to logits `[K]` or `[N, K]`.
 
         Raises:
-            ImageError: `x` is something else, or too small for the network.
+            ImageError: `x` is not such an array, or is too small for the network.
         """
         check_images(x, bounds=None)
         height, width = x.shape[-3:-1]

@@ -30,7 +30,7 @@ class DenseLayer(nnx.Module):
 
 
 class DenseBlock(nnx.Module):
-    """Layers that each see the channels of all before them: `denselayer1`, `denselayer2`, ..."""
+    """Layers that each take all the channels before them: `denselayer1`, `denselayer2`, ..."""
 
     def __init__(self, inputs: int, growth: int, depth: int, *, rngs: nnx.Rngs):
         self.depth = depth
@@ -48,7 +48,7 @@ class DenseBlock(nnx.Module):
 
 
 class Transition(nnx.Module):
-    """Halves the channels and each side."""
+    """Halves the number of channels, the height and the width."""
 
     def __init__(self, inputs: int, *, rngs: nnx.Rngs):
         self.norm = batch_norm(inputs, rngs=rngs)
@@ -95,9 +95,9 @@ class DenseNetConfig:
     """A member of the family.
 
     Attributes:
-        depths: layers in each of the four dense blocks.
-        growth: channels that each layer adds.
-        stem: channels before the first dense block.
+        depths: the number of layers in each of the four dense blocks.
+        growth: the number of channels that each layer adds.
+        stem: the number of channels before the first dense block.
     """
 
     depths: tuple[int, int, int, int]
@@ -118,7 +118,7 @@ class DenseNet(nnx.Module):
         self.classifier = nnx.Linear(channels, num_classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalised images `[H, W, 3]` or `[N, H, W, 3]` to logits `[K]` or `[N, K]`."""
+        """Map normalised images `[H, W, 3]` or `[N, H, W, 3]` to logits `[K]` or `[N, K]`."""
         x = scoped("final", jax.nn.relu, self.features(x))
         return scoped("classifier", self.classifier, global_avg_pool(x))
 

@@ -1,8 +1,8 @@
 """EfficientNet-Lite (Tan and Le, 2019, arXiv 1905.11946, without squeeze-and-excitation, ReLU6).
 
 Attribute names are those of the package `efficientnet_lite_pytorch` without their leading
-underscores, so that weights map by name. Padding is TensorFlow's "SAME" for the input at hand: at
-stride 2 it may be one wider below and to the right.
+underscores, so that weights map by name. Padding is TensorFlow's "SAME" for the size of the input:
+at stride 2 it may be one pixel wider below and to the right.
 """
 
 import dataclasses
@@ -30,13 +30,13 @@ STAGES = (
 
 
 def round_channels(channels: float) -> int:
-    """The nearest multiple of 8, but never more than a tenth below."""
+    """The nearest multiple of 8, but never more than a tenth below `channels`."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 class MBConv(nnx.Module):
-    """Expand by a 1x1 convolution, filter each channel, project back; a shortcut where it fits."""
+    """Expand by a 1x1 convolution, filter each channel, project; a shortcut if shapes are equal."""
 
     def __init__(
         self, inputs: int, outputs: int, size: int, stride: int, expansion: int, *, rngs: nnx.Rngs
@@ -67,8 +67,8 @@ class EfficientNetLiteConfig:
     """A member of the family.
 
     Attributes:
-        width: factor of the channels of variant 0.
-        depth: factor of its repeats.
+        width: the factor by which the channels of variant 0 are multiplied.
+        depth: the factor by which its repeats are multiplied.
     """
 
     width: float
@@ -102,7 +102,7 @@ class EfficientNetLite(nnx.Module):
         self.fc = nnx.Linear(HEAD, num_classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalised images `[H, W, 3]` or `[N, H, W, 3]` to logits `[K]` or `[N, K]`."""
+        """Map normalised images `[H, W, 3]` or `[N, H, W, 3]` to logits `[K]` or `[N, K]`."""
         x = scoped("stem", lambda x: jax.nn.relu6(self.bn0(self.conv_stem(x))), x)
         x = run("blocks", self.blocks, x)
         x = scoped("head", lambda x: jax.nn.relu6(self.bn1(self.conv_head(x))), x)

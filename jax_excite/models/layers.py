@@ -1,4 +1,4 @@
-"""What the architectures share: layers in evaluation form, padded and pooled as in PyTorch."""
+"""Layers that the architectures share, in evaluation form, padded and pooled as in PyTorch."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -17,7 +17,7 @@ def scoped(scope: str, layer: Layer, x: jax.Array) -> jax.Array:
 
 
 def run(scope: str, layers: Iterable[Layer], x: jax.Array) -> jax.Array:
-    """The layers in turn, layer `i` under the name `scope.i`."""
+    """Apply the layers in turn, layer `i` under the name `scope.i`."""
     for i, layer in enumerate(layers):
         x = scoped(f"{scope}.{i}", layer, x)
     return x
@@ -50,20 +50,23 @@ def conv(
 
 
 def batch_norm(features: int, *, rngs: nnx.Rngs, epsilon: float = 1e-5) -> nnx.BatchNorm:
-    """BatchNorm by its stored statistics."""
+    """BatchNorm with its stored statistics."""
     return nnx.BatchNorm(features, use_running_average=True, epsilon=epsilon, rngs=rngs)
 
 
 def dropout(x: jax.Array) -> jax.Array:
-    """Dropout in evaluation form: nothing. It holds a place, as list indices are weight names."""
+    """Dropout in evaluation form: the identity.
+
+    It keeps its place in the list of layers, because list indices are part of weight names.
+    """
     return x
 
 
 class MaxPool(nnx.Module):
-    """Square max-pooling over `[..., H, W, C]`, padded by -inf.
+    """Square max-pooling over `[..., H, W, C]`, padded with -inf.
 
-    With `ceil_mode` a last window that reaches over the edge counts too, if it starts inside
-    (`torch.nn.MaxPool2d`). The padding this takes depends on the size of the input.
+    With `ceil_mode`, a last window that extends beyond the edge is included if it starts inside
+    (`torch.nn.MaxPool2d`). The padding that this requires depends on the size of the input.
     """
 
     def __init__(self, size: int, stride: int, padding: int = 0, *, ceil_mode: bool = False):
@@ -78,7 +81,7 @@ class MaxPool(nnx.Module):
         return nnx.max_pool(x, (self.size, self.size), (self.stride, self.stride), sides)
 
     def _overhang(self, n: int) -> int:
-        """How far the last window reaches over the padded edge of an axis of length `n`."""
+        """How far the last window extends beyond the padded edge of an axis of length `n`."""
         if not self.ceil_mode:
             return 0
         span = n + 2 * self.padding - self.size
@@ -89,7 +92,7 @@ class MaxPool(nnx.Module):
 
 
 def halve(x: jax.Array) -> jax.Array:
-    """`[..., H, W, C]` to `[..., H // 2, W // 2, C]`, by means over squares of four."""
+    """`[..., H, W, C]` to `[..., H // 2, W // 2, C]`, by means over 2x2 squares."""
     return nnx.pool(x, 0.0, jax.lax.add, (2, 2), (2, 2), "VALID") / 4
 
 
@@ -97,7 +100,7 @@ def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
     """`[..., H, W, C]` to `[..., size, size, C]`, by means over nearly equal bins.
 
     Bin `i` of an axis of length `n` spans `floor(i n / size)` to `ceil((i + 1) n / size)`, so
-    that bins overlap where `size` does not divide `n` (`torch.nn.AdaptiveAvgPool2d`).
+    bins overlap if `size` does not divide `n` (`torch.nn.AdaptiveAvgPool2d`).
     """
     for axis in (-3, -2):
         n = x.shape[axis]

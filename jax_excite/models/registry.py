@@ -25,10 +25,10 @@ class Configuration(Protocol):
 
 
 class _OneKey(nnx.Rngs):
-    """Random numbers that nobody will see: the same key every time.
+    """A source of random numbers that are not used: it returns the same key every time.
 
-    `nnx.Rngs` counts its keys, and under a trace each count takes longer than the one before: 4 of
-    the 4.5 seconds that the shapes of DenseNet201 would take.
+    `nnx.Rngs` counts its keys, and under a trace each count takes longer than the one before. The
+    counts would take 4 of the 4.5 seconds needed for the shapes of DenseNet201.
     """
 
     def params(self) -> jax.Array:
@@ -42,8 +42,8 @@ class Published:
     Attributes:
         name: "IMAGENET1K_V1" or "IMAGENET1K_V2", as in torchvision.
         file: the name of the PyTorch checkpoint, such as "resnet50-0676ba61.pth".
-        preprocessing: what these weights expect.
-        package: the Python package that carries the file; empty if it is one of torchvision's.
+        preprocessing: the preprocessing that these weights require.
+        package: the Python package that contains the file; empty for files of torchvision.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Published:
 
     @property
     def url(self) -> str:
-        """Where torchvision's file is; empty if a package carries it."""
+        """The address of torchvision's file; empty if a package contains the file."""
         return "" if self.package else f"https://download.pytorch.org/models/{self.file}"
 
     @property
@@ -67,17 +67,17 @@ class ModelSpec:
     """A network by name.
 
     Attributes:
-        name: its name, the one torchvision knows it by if it does.
+        name: its name, which is torchvision's name if torchvision has the network.
         family: the architecture, whose members share one table of names in checkpoints.
         configuration: what distinguishes it from the rest of its family.
-        head: dotted name of the layer that makes the logits, the same in PyTorch. Its bias has
-            the number of classes.
+        head: the dotted name of the layer that computes the logits, the same as in PyTorch. The
+            length of its bias is the number of classes.
         temperature: the temperature of ReLUs and max-pools at which its excitation pullbacks are
-            clear. With BatchNorm the paper's 0.3; for SqueezeNet 1.0 and EfficientNet-Lite0 found
-            by looking, and taken over for the rest of their families. VGG without BatchNorm has
-            not been looked at.
+            clear. With BatchNorm it is the paper's 0.3. For SqueezeNet 1.0 and EfficientNet-Lite0
+            it was found by visual inspection instead, and is used for the rest of their families.
+            VGG without BatchNorm has not been inspected.
         parameters: the number of trained weights, with a head of 1000 classes.
-        published: its weights. The first are what "pretrained" means.
+        published: its published weights; the first are those called "pretrained".
     """
 
     name: str
@@ -90,7 +90,7 @@ class ModelSpec:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What its pretrained weights expect."""
+        """The preprocessing that its pretrained weights require."""
         return self.published[0].preprocessing
 
     def build(self, *, num_classes: int = 1000, rngs: nnx.Rngs) -> nnx.Module:
@@ -98,13 +98,13 @@ class ModelSpec:
         return self.configuration.build(num_classes=num_classes, rngs=rngs)
 
     def abstract(self, *, num_classes: int = 1000) -> nnx.Module:
-        """The network with shapes for weights; makes no arrays."""
+        """The network with shapes in place of weights; no arrays are created."""
         return jax.eval_shape(lambda: self.build(num_classes=num_classes, rngs=_OneKey(0)))
 
 
-# torchvision's files are called NAME-HASH.pth. By name: the number of parameters; the smallest
-# height and width that the network takes; then the hash, and pixels of the short side before the
-# crop, of V1 and of V2 where it exists.
+# torchvision's files are named NAME-HASH.pth. For each name, the table lists the number of
+# parameters; the smallest height and width that the network accepts; and, for V1 and for V2 if it
+# exists, the hash and the length in pixels of the short side before the crop.
 _TORCHVISION: dict[str, tuple[int, int, tuple[tuple[str, int], ...]]] = {
     "resnet18": (11_689_512, 1, (("f37072fd", 256),)),
     "resnet34": (21_797_672, 1, (("b627a593", 256),)),
@@ -132,9 +132,9 @@ _TORCHVISION: dict[str, tuple[int, int, tuple[tuple[str, int], ...]]] = {
     "squeezenet1_1": (1_235_496, 17, (("b8a52dc0", 256),)),
 }
 
-# By variant: the number of parameters, the hash in the file's name, and the size of the images.
-# These are cut from 32 pixels more (CROP_PADDING in preprocessing.py of the original code,
-# github.com/tensorflow/tpu).
+# For each variant: the number of parameters, the hash in the file's name, and the size of the
+# images. The images are cropped from images that are 32 pixels larger (CROP_PADDING in
+# preprocessing.py of the original code, github.com/tensorflow/tpu).
 _LITE = {
     "lite0": (4_652_008, "57934424", 224),
     "lite1": (5_416_680, "77cc7160", 240),
@@ -191,7 +191,7 @@ MODELS: dict[str, ModelSpec] = {
 
 
 def model_spec(name: str) -> ModelSpec:
-    """The network called `name`; `WeightsError` if there is none."""
+    """Return the network named `name`, or raise `WeightsError` if there is none."""
     if name not in MODELS:
         raise WeightsError(f"no model is called {name!r}: there are {', '.join(MODELS)}")
     return MODELS[name]

@@ -13,7 +13,7 @@ from flax import nnx
 
 from jax_excite.models.layers import MaxPool, batch_norm, conv, global_avg_pool, run, scoped
 
-EXPANSION = 4  # channels that a bottleneck returns, per channel of an ungrouped one inside
+EXPANSION = 4  # output channels of a bottleneck, per inner channel of one without groups
 
 
 class Downsample(nnx.List):
@@ -31,7 +31,7 @@ class Downsample(nnx.List):
 
 
 class BasicBlock(nnx.Module):
-    """Two 3x3 convolutions around a shortcut: ResNet18 and 34."""
+    """Two 3x3 convolutions with a shortcut around them: ResNet18 and 34."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, *, rngs: nnx.Rngs):
         self.conv1 = conv(inputs, outputs, 3, stride=stride, padding=1, rngs=rngs)
@@ -50,7 +50,7 @@ class BasicBlock(nnx.Module):
 
 
 class Bottleneck(nnx.Module):
-    """1x1, 3x3 and 1x1 convolutions around a shortcut: ResNet50 and deeper."""
+    """1x1, 3x3 and 1x1 convolutions with a shortcut around them: ResNet50 and deeper."""
 
     def __init__(
         self, inputs: int, width: int, outputs: int, stride: int, groups: int, *, rngs: nnx.Rngs
@@ -78,10 +78,11 @@ class ResNetConfig:
     """A member of the family.
 
     Attributes:
-        depths: blocks in each of the four stages.
-        bottleneck: are the blocks `Bottleneck` rather than `BasicBlock`.
-        groups: groups of a bottleneck's 3x3 convolution.
-        group_width: channels of each group in the first stage, doubled in each one after.
+        depths: the number of blocks in each of the four stages.
+        bottleneck: whether the blocks are `Bottleneck` rather than `BasicBlock`.
+        groups: the number of groups of a bottleneck's 3x3 convolution.
+        group_width: the number of channels per group in the first stage; it doubles in each later
+            stage.
     """
 
     depths: tuple[int, int, int, int]
@@ -118,7 +119,7 @@ class ResNet(nnx.Module):
         self.fc = nnx.Linear(inputs, num_classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalised images `[H, W, 3]` or `[N, H, W, 3]` to logits `[K]` or `[N, K]`."""
+        """Map normalised images `[H, W, 3]` or `[N, H, W, 3]` to logits `[K]` or `[N, K]`."""
         x = scoped("bn1", self.bn1, scoped("conv1", self.conv1, x))
         x = scoped("relu", jax.nn.relu, x)
         x = scoped("maxpool", self.maxpool, x)

@@ -29,8 +29,8 @@ class SqueezeNetConfig:
     """A member of the family.
 
     Attributes:
-        stem: channels of the first convolution.
-        kernel: its size.
+        stem: the number of channels of the first convolution.
+        kernel: the kernel size of the first convolution.
         pooled: the fire modules, counted from 0, that have a max-pool before them.
     """
 
@@ -44,7 +44,7 @@ class SqueezeNetConfig:
 
 
 class Fire(nnx.Module):
-    """Squeeze the channels by a 1x1 convolution, expand them by a 1x1 and a 3x3 side by side."""
+    """Squeeze the channels by a 1x1 convolution, then expand by parallel 1x1 and 3x3 ones."""
 
     def __init__(self, inputs: int, squeeze: int, expand: int, *, rngs: nnx.Rngs):
         self.squeeze = conv(inputs, squeeze, 1, bias=True, rngs=rngs)
@@ -75,7 +75,7 @@ class SqueezeNet(nnx.Module):
         self.classifier = nnx.List([dropout, head, jax.nn.relu, global_avg_pool])
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalised images `[H, W, 3]` or `[N, H, W, 3]` to logits `[K]` or `[N, K]`."""
+        """Map normalised images `[H, W, 3]` or `[N, H, W, 3]` to logits `[K]` or `[N, K]`."""
         return run("classifier", self.classifier, run("features", self.features, x))
 
 

@@ -1,7 +1,7 @@
 """VGG (Simonyan and Zisserman, 2015, arXiv 1409.1556), with or without BatchNorm.
 
-Attribute names are torchvision's, so that weights map by name. The first matrix of the head takes
-its rows in the order height, width, channel, where torchvision's takes channel, height, width.
+Attribute names are torchvision's, so that weights map by name. The rows of the first matrix of the
+head are in the order height, width, channel; torchvision's are in the order channel, height, width.
 """
 
 import dataclasses
@@ -28,8 +28,8 @@ class VGGConfig:
     """A member of the family.
 
     Attributes:
-        depths: 3x3 convolutions in each of the five stages.
-        norm: is each of them followed by BatchNorm.
+        depths: the number of 3x3 convolutions in each of the five stages.
+        norm: whether each of them is followed by BatchNorm.
     """
 
     depths: tuple[int, int, int, int, int]
@@ -41,7 +41,7 @@ class VGGConfig:
 
 
 class VGG(nnx.Module):
-    """Five stages of 3x3 convolutions, each ended by a max-pool, and a head of three matrices."""
+    """Five stages of 3x3 convolutions, each ending in a max-pool, and a head of three matrices."""
 
     def __init__(self, config: VGGConfig, *, num_classes: int, rngs: nnx.Rngs):
         self.features = nnx.List()
@@ -67,7 +67,7 @@ class VGG(nnx.Module):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalised images `[H, W, 3]` or `[N, H, W, 3]` to logits `[K]` or `[N, K]`."""
+        """Map normalised images `[H, W, 3]` or `[N, H, W, 3]` to logits `[K]` or `[N, K]`."""
         x = run("features", self.features, x)
         x = scoped("avgpool", lambda x: adaptive_avg_pool(x, 7), x)
         x = x.reshape(*x.shape[:-3], -1)
