@@ -1,4 +1,4 @@
-"""A softened function for many calls within one trace, of a whole batch or of blocks of it."""
+"""A softened function for many calls within one trace, on a whole batch or on blocks of it."""
 
 import dataclasses
 from collections.abc import Callable
@@ -25,10 +25,10 @@ def softened(
 ) -> "Softened":
     """`excite(fn)` for many calls within one trace, on arrays shaped like `like`.
 
-    It is traced once, and what can be computed without the input is computed here, outside of any
-    loop that calls the result. Unlike those of `excite`, its outputs differ from those of `fn` by
-    rounding, for the sake of speed. `fold` pays where it is called for more than one image. Errors
-    are those of `excite`.
+    `fn` is traced once. Everything that does not depend on the input is computed here, outside of
+    any loop that calls the result. For speed, the outputs differ from those of `fn` by rounding,
+    unlike those of `excite`. `fold` saves time only if the result is called with more than one
+    image. Errors are those of `excite`.
     """
     plan = Plan(fn, (like,), {}, selection)
     return Softened(plan, plan.prepare(fold=fold))
@@ -57,9 +57,9 @@ def softened_rows(
     *,
     fold: bool = True,
 ) -> tuple[Softened, int]:
-    """`softened` for blocks of a batch, and the number of rows of a block.
+    """`softened` for blocks of a batch, and the number of rows per block.
 
-    `AUTO` blocks are all rows together where `fn` may mix them.
+    With `AUTO`, all rows form one block if `fn` may mix them.
     """
     at_once = evenly(len(x), rows)
     if rows != AUTO or at_once == len(x):
@@ -78,13 +78,13 @@ def softened_if_alone(
     *,
     fold: bool = True,
 ) -> Softened | None:
-    """`softened` for a block of items; None where it may differ from `fn` of the whole batch."""
+    """`softened` for a block of items; None if it may differ from `fn` on the whole batch."""
     plan = _plan_if_alone(fn, block, whole, selection)
     return None if plan is None else Softened(plan, plan.prepare(fold=fold))
 
 
 def treats_items_alone(fn: Callable[..., Any], block: Any, whole: Any) -> bool:
-    """Whether a function makes of each item of a block what it makes of it in the whole batch."""
+    """Whether a function computes the same for each item in a block as in the whole batch."""
     return _plan_if_alone(fn, block, whole, SELECT_ALL) is not None
 
 
@@ -94,24 +94,24 @@ def _plan_if_alone(
     together = Plan(fn, (whole,), {}, selection)
     try:
         plan = Plan(fn, (block,), {}, selection)
-    except Exception:  # whatever keeps it from a smaller batch, the whole may do
+    except Exception:  # it may fail on a smaller batch and still work on the whole one
         return None
     return plan if plan.treats_items_alone(together) else None
 
 
-GatedNetwork = Callable[[jax.Array, Gating], jax.Array]  # as `softened` gives it
+GatedNetwork = Callable[[jax.Array, Gating], jax.Array]  # as `softened` returns it
 
 
 def fields(
     pull: Callable[[Any], jax.Array], indices: Int[jax.Array, "N K"]
 ) -> Float[jax.Array, "N K ..."]:
-    """The pullbacks `[N, C, H, W, 3]` of classes `[N, C]`, by what `linearise` gave for images."""
+    """The pullbacks `[N, C, H, W, 3]` of classes `[N, C]`, by the map that `linearise` returns."""
     return jnp.moveaxis(jax.vmap(pull)(indices.T), 0, 1)
 
 
 def linearise(
     network: GatedNetwork, x: Float[jax.Array, "N ..."], gating: Gating
 ) -> tuple[Float[jax.Array, "N K"], Callable[[Any], jax.Array]]:
-    """The logits of a batch, and the map from targets (of `targets.prepare`) to vector fields."""
+    """The logits of a batch, and the map from targets (made by `targets.prepare`) to fields."""
     logits, transpose = jax.vjp(lambda x: network(x, gating), x)
     return logits, lambda target: transpose(targets.cotangents(target, logits))[0]
