@@ -37,8 +37,7 @@ _LINE = 1.25  # the height of a line, relative to the text size
 _BASELINE = 0.76  # the baseline's distance from the top of a line, relative to its height
 _LARGEST = 2**16 - 1
 
-# The overlay: the quantile of magnitudes from which it is opaque, and its colours as
-# RGB in [0, 1].
+# The overlay: the quantile of magnitudes that is opaque, and its colours as RGB in [0, 1].
 _OPAQUE = 0.995
 _POSITIVE = (0.9, 0.1, 0.05)
 _NEGATIVE = (0.05, 0.25, 0.95)

@@ -1,4 +1,4 @@
-"""The product kernel of a network's paths: how similar two inputs are to its gates (equation 23)."""
+"""The product kernel of a network's paths: a similarity of inputs by their gates (equation 23)."""
 
 import dataclasses
 

@@ -53,12 +53,12 @@ class _MixesError(Exception):
 
 
 def treats_items_alone(graph: Graph, batched: Sequence[int], whole: Graph) -> bool:
-    """Whether each item's outputs depend only on that item, and on nothing else that varies.
+    """Whether each item's outputs depend only on that item and on values that all items share.
 
     Args:
         graph: the graph for a block of a batch.
-        batched: those of its inputs that have the items along axis 0. All its outputs have them
-            there too.
+        batched: those of its inputs that have the items along axis 0. All its outputs must
+            have them there too.
         whole: the graph for the whole batch.
     """
     states: _States = {n: _Batched(0) if n in batched else _Shared() for n in graph.inputs}
