@@ -1,6 +1,7 @@
 """Excitation pullbacks in JAX: see why a ReLU network decides as it does.
 
-After "Tapping into the Black Box" (Satkiewicz, 2025). `docs/` explains; the names below are all.
+After "Tapping into the Black Box" (Satkiewicz, 2025). `docs/` explains how to use the package. The
+names below are everything that it exports.
 """
 
 from jax_excite import recipes

@@ -22,11 +22,11 @@ _TRACED = ("step_size", "radius", "bounds")
 @jax.tree_util.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Ascent:
-    """How far an ascent goes, and where it has to stay.
+    """The number and size of the steps of an ascent, and its constraints.
 
-    A pytree: the number of steps is static, all else is traced, so changing it does not trigger
-    recompilation. All norms are those of one image, over pixels and channels, in units of images in
-    [-1, 1].
+    This class is a pytree. The number of steps is static. All other settings are traced, so
+    changing them does not trigger recompilation. All norms are computed per image, over pixels and
+    channels, in units of images in [-1, 1].
 
     Attributes:
         steps: the number of steps, >= 0.
@@ -63,12 +63,12 @@ class Ascent:
         centres: Float[jax.Array, "N ..."],
         field: Float[jax.Array, "N ..."],
     ) -> Float[jax.Array, "N ..."]:
-        """Images `[N, H, W, 3]` after a step along a field, back in the ball and the bounds.
+        """Move images `[N, H, W, 3]` a step along a field; project onto the ball and bounds.
 
         Args:
             x: the images.
             centres: the centres of the balls, shaped like `x`.
-            field: the vector field at `x`, shaped like it.
+            field: the vector field at `x`, shaped like `x`.
         """
         field = field.astype(x.dtype)
         norm = jnp.sqrt(jnp.sum(field**2, axis=(1, 2, 3), keepdims=True))
@@ -87,7 +87,7 @@ class Ascent:
 
     @classmethod
     def tree_unflatten(cls, steps: int, leaves: Any) -> "Ascent":
-        """The inverse of flattening; JAX puts placeholders into it, so nothing is checked."""
+        """The inverse of flattening; nothing is checked, because JAX may pass placeholders."""
         ascent = object.__new__(cls)
         object.__setattr__(ascent, "steps", steps)
         for name, value in zip(_TRACED, leaves, strict=True):

@@ -1,4 +1,4 @@
-"""What goes wrong, by what was wrong with it. All are `ValueError`s."""
+"""Errors by the kind of input that was wrong, all of them `ValueError`s, and a warning."""
 
 
 class ExciteError(ValueError):
@@ -6,7 +6,7 @@ class ExciteError(ValueError):
 
 
 class ImageError(ExciteError):
-    """An image of the wrong rank, channel count, dtype or range, or a file that is no image."""
+    """An image of the wrong rank, channel count, dtype or range, or a file that is not an image."""
 
 
 class TargetError(ExciteError):
@@ -18,7 +18,7 @@ class GatingError(ExciteError):
 
 
 class SettingError(ExciteError):
-    """A number, an array or an option that is out of its range, or does not fit the others."""
+    """A number, an array or an option that is out of range, or does not fit the others."""
 
 
 class WeightsError(ExciteError):
@@ -26,8 +26,8 @@ class WeightsError(ExciteError):
 
 
 class DataError(ExciteError):
-    """A data set that is not there, cannot be had, or lacks what was asked of it."""
+    """A data set that is missing, cannot be obtained, or lacks the requested content."""
 
 
 class GateWarning(UserWarning):
-    """A gate that the recipe softens elsewhere is left hard; `sites` says where and why."""
+    """A gate of a kind that the gating softens is left hard; `sites` lists where and why."""

@@ -1,4 +1,4 @@
-"""Gates: what multiplies the gradient at a ReLU, as a function of the pre-activation."""
+"""Gates: the factor that multiplies the gradient at a ReLU, a function of the pre-activation."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -29,12 +29,12 @@ def _sigmoid(z: jax.Array, temperature: jax.Array, slope: jax.Array) -> jax.Arra
 
 
 def _normal_cdf(z: jax.Array, temperature: jax.Array, slope: jax.Array) -> jax.Array:
-    """The standard normal distribution function of `z / T` (section 4.2 names it)."""
+    """The standard normal distribution function of `z / T` (named in section 4.2)."""
     return jax.scipy.special.ndtr(z / temperature)
 
 
 def _softsign(z: jax.Array, temperature: jax.Array, slope: jax.Array) -> jax.Array:
-    """`(1 + softsign(z / T)) / 2`, softsign rescaled to [0, 1] (section 4.2 names it)."""
+    """`(1 + softsign(z / T)) / 2`, softsign rescaled to [0, 1] (named in section 4.2)."""
     return 0.5 * (1 + z / (temperature + jnp.abs(z)))
 
 
@@ -66,13 +66,13 @@ _STATIC = ("gate", "upper", "pool_weights", "pool_padding", "cotangents")
 class Gating:
     """How each gate of a network is softened in the backward pass.
 
-    A pytree: temperatures are traced leaves, so changing one does not trigger recompilation, and a
-    sweep can be vmapped. The other fields are static.
+    This class is a pytree. Temperatures are traced leaves, so changing one does not trigger
+    recompilation, and a sweep can be vmapped. The other fields are static.
 
-    Temperatures are in units of the pre-activation, >= 0. 0 is the hard gate exactly (the plain
-    gradient, with relu'(0) = 0 as in `jax.nn.relu`, also where `jnp.maximum` has 1/2), infinity the
-    constant 1/2. Each is a scalar or an array that
-    broadcasts to the site's pre-activation; for max-pooling it may vary over channels and images
+    Temperatures are >= 0, in units of the pre-activation. A temperature of 0 is exactly the hard
+    gate: the plain gradient, with relu'(0) = 0 as in `jax.nn.relu`, even where `jnp.maximum` has
+    1/2. An infinite temperature is the constant 1/2. Each temperature is a scalar or an array that
+    broadcasts to the site's pre-activation. For max-pooling it may vary over channels and images
     only.
 
     Attributes:
@@ -84,13 +84,13 @@ class Gating:
         gate: `sigmoid`, `normal_cdf`, `softsign` (rescaled), `hard` or `leaky`.
         upper: the upper bound of clipped ReLUs such as ReLU6: `pass` lets the gradient through
             above it (a unit there is maximally excited), `hard` stops it, `soft` multiplies by
-            the gate of `bound - z`. Hard in any case where the gate is hard or T = 0.
-        pool_weights: `through` differentiates the softmax weights of max-pooling too (the paper's
+            the gate of `bound - z`. The bound is always hard if the gate is hard or T = 0.
+        pool_weights: `through` also differentiates the softmax weights of max-pooling (the paper's
             Listing 2), `detached` holds them constant.
         pool_padding: padding cells take part in that softmax as zeros (`zero`, as in Listing 2)
             or not at all (`-inf`, as in the hard pool).
-        cotangents: what arrives at a ReLU from above and is multiplied by its gate: `all` of it, or
-            its `positive` part alone, as in deconvolution and guided backpropagation.
+        cotangents: the part of the incoming cotangent that a ReLU multiplies by its gate: `all` of
+            it, or only its `positive` part, as in deconvolution and guided backpropagation.
 
     Raises:
         GatingError: a temperature is negative or NaN, or a field is not one of its choices.
@@ -135,7 +135,7 @@ class Gating:
 
     @classmethod
     def tree_unflatten(cls, static: Any, leaves: Any) -> "Gating":
-        """The inverse of flattening; JAX puts placeholders into it, so nothing is checked."""
+        """The inverse of flattening; nothing is checked, because JAX may pass placeholders."""
         gating = object.__new__(cls)
         for name, value in zip((*_TRACED, *_STATIC), (*leaves, *static), strict=True):
             object.__setattr__(gating, name, value)
@@ -149,7 +149,7 @@ def check_gating(gating: object) -> None:
 
 
 def check_temperature(value: object, what: str = "temperature") -> None:
-    """Raise `GatingError` where a temperature is negative or NaN; traced values cannot be seen."""
+    """Raise `GatingError` if a temperature is negative or NaN; traced values are not checked."""
     if isinstance(value, (str, list, tuple)):
         raise GatingError(f"{what} is {value!r}: give a number or an array")
     concrete = isinstance(value, (int, float, np.ndarray, np.generic, jax.Array))
@@ -171,7 +171,7 @@ def check_choice(value: object, choices: tuple[str, ...], what: str) -> None:
 
 
 def is_zero(temperature: jax.Array) -> jax.Array:
-    """Where a temperature is 0, counting numbers too small to divide by."""
+    """Where a temperature is 0, or too small to divide by."""
     return temperature < jnp.finfo(temperature.dtype).tiny
 
 
@@ -180,8 +180,8 @@ def gate_values(
 ) -> Float[jax.Array, "*Z"]:
     """The gate at pre-activation `z`, in [0, 1], shaped and typed like `z`.
 
-    `temperature` and `slope` broadcast to `z` and have its dtype. No value of `temperature` in
-    [0, inf] makes a NaN of a finite `z`.
+    `temperature` and `slope` broadcast to `z` and have its dtype. For a finite `z`, no
+    `temperature` in [0, inf] produces a NaN.
     """
     zero = is_zero(temperature)
     divisor = jnp.where(zero, jnp.ones_like(temperature), temperature)

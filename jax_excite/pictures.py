@@ -1,6 +1,7 @@
 """Pictures of pullbacks: scaling for display, heat maps and titled grids. Needs the `[viz]` extra.
 
-Nothing here touches matplotlib's global state, so a notebook's or a program's own is left alone.
+This module does not use matplotlib's global state, so it does not change the settings of your
+notebook or program.
 """
 
 import functools
@@ -25,15 +26,15 @@ from jax_excite.typing import AnyArray
 Array = np.ndarray | jax.Array
 _Align = Literal["left", "center", "right"]
 
-# Lengths in pixels. The figures have 72 dots an inch, so that points are pixels too.
+# Lengths in pixels. The figures have 72 dots per inch, so a point is a pixel.
 _CELL = 224
 _GAP = 6
 _MARGIN = 14
 _ROW_TITLES = 224
 _TEXT = 21
 _TITLE = 26
-_LINE = 1.25  # of the text's size, from line to line
-_BASELINE = 0.76  # of a line, from its top
+_LINE = 1.25  # the height of a line, relative to the text size
+_BASELINE = 0.76  # the baseline's distance from the top of a line, relative to its height
 _LARGEST = 2**16 - 1
 
 # The overlay: the quantile of magnitudes that is opaque, and its colours as RGB in [0, 1].
@@ -45,21 +46,21 @@ _NEGATIVE = (0.05, 0.25, 0.95)
 def scale(
     cells: Float[AnyArray, "*N H W C"], mode: Literal["cell", "row", "global"] = "cell"
 ) -> Float32[np.ndarray, "*N H W C"]:
-    """Scale signed fields to [0, 1] for display, from their least value to their greatest.
+    """Scale signed fields to [0, 1] for display, from their minimum to their maximum.
 
     With "cell" this is what torchvision's `make_grid(normalize=True, scale_each=True)` does, except
-    that small fields are scaled too, where it never stretches a range below 1e-5.
+    that fields with a range below 1e-5 are also scaled to all of [0, 1].
 
     Args:
         cells: finite fields `[..., H, W, 3]`; for "row", `[..., C, H, W, 3]`.
-        mode: what shares one range: the pixels of a "cell", the cells of a "row", or all of them
-            ("global").
+        mode: which values share one range: the pixels of a "cell", the cells of a "row", or all
+            values ("global").
 
     Returns:
-        A float32 array of the same shape. Where all values are the same it is 0.5.
+        A float32 array of the same shape. Its values are 0.5 where all values of a range are equal.
 
     Raises:
-        ImageError: the fields have another shape, or are not finite.
+        ImageError: the fields have a different shape, or are not finite.
     """
     shared = {"cell": 3, "row": 4, "global": np.ndim(cells)}
     if mode not in shared:
@@ -79,11 +80,11 @@ def heat_map(field: Float[AnyArray, "*N H W C"]) -> Float32[np.ndarray, "*N H W"
         field: finite fields `[..., H, W, 3]`.
 
     Returns:
-        A float32 array `[..., H, W]` in [-1, 1]; each map's greatest magnitude is 1, zero stays
-        zero, and a map that is zero everywhere stays so.
+        A float32 array `[..., H, W]` in [-1, 1]. The greatest magnitude of each map is 1, and zero
+        stays zero. A map that is zero everywhere is not changed.
 
     Raises:
-        ImageError: the fields have another shape, or are not finite.
+        ImageError: the fields have a different shape, or are not finite.
     """
     total = _finite(field, at_least=3).sum(-1)
     peak = np.abs(total).max((-2, -1), keepdims=True)
@@ -100,11 +101,11 @@ def overlay_heat_map(
         field: fields whose shape broadcasts with that of `image`.
 
     Returns:
-        A float32 array `[..., H, W, 3]` in [0, 1]. Colour is laid over the grey image, more
-        opaque the greater the magnitude; the greatest 0.5 % of a map hide what is below.
+        A float32 array `[..., H, W, 3]` in [0, 1]. The opacity of the colour over the grey image
+        increases with the magnitude; the greatest 0.5 % of a map are fully opaque.
 
     Raises:
-        ImageError: the images or fields have another shape, or are not finite.
+        ImageError: the images or fields have a different shape, or are not finite.
     """
     grey = (_finite(image, at_least=3).mean(-1, keepdims=True).clip(-1, 1) + 1) / 2
     heat = heat_map(field)
@@ -126,19 +127,19 @@ def draw_grid(
     """Write a grid of cells with titles as a PNG file.
 
     Each pixel of a cell is drawn as a square of whole pixels, so nothing is blurred. Titles are
-    wrapped to the room they have; a line break in a title is kept. The file appears whole or not
-    at all.
+    wrapped to the available width; line breaks in a title are kept. The file is written
+    atomically.
 
     Args:
         path: the file, replaced if it exists.
         cells: `[R, C, H, W, 3]` in [0, 1].
-        row_titles: R titles, left of the rows. Empty strings take no room if all are empty.
+        row_titles: R titles, left of the rows. They take no space if all are empty.
         column_titles: C titles, above the columns.
         title: a heading of the whole picture.
 
     Raises:
-        ImageError: the cells have another shape or range, the titles another number, or the
-            picture would be larger than matplotlib can draw.
+        ImageError: the cells have a different shape or range, the number of titles does not match,
+            or the picture would be larger than matplotlib can draw.
     """
     pixels = _cell_pixels(cells, row_titles, column_titles)
     rows, columns, height, width, _ = pixels.shape
@@ -170,7 +171,7 @@ def draw_grid(
 
 
 class _Paper:
-    """A white sheet of so many pixels to write on."""
+    """A white sheet of a given size in pixels, to write text on."""
 
     def __init__(self, width: int, height: int):
         if max(width, height) > _LARGEST:
@@ -199,7 +200,7 @@ class _Paper:
             )
 
     def pixels(self) -> np.ndarray:
-        """What was written: uint8 `[height, width, 3]`."""
+        """The sheet with its text: uint8 `[height, width, 3]`."""
         self.canvas.draw()
         return np.array(self.canvas.buffer_rgba())[..., :3]
 
@@ -217,7 +218,7 @@ def _finite(fields: Array, at_least: int) -> np.ndarray:
 def _cell_pixels(
     cells: Array, row_titles: Sequence[str], column_titles: Sequence[str]
 ) -> np.ndarray:
-    """Cells as bytes, each pixel repeated so often that a cell is about `_CELL` wide."""
+    """Cells as bytes, with each pixel repeated so that a cell is about `_CELL` pixels wide."""
     shape = np.shape(cells)
     if len(shape) != 5 or 0 in shape:
         raise ImageError(f"the cells have shape {shape}: give [R, C, H, W, 3]")
@@ -234,12 +235,12 @@ def _cell_pixels(
 
 
 def _printable(text: str) -> str:
-    """A text, such as a file name that is not UTF-8, as letters that fonts have."""
+    """Replace bytes that are not UTF-8 in a text, such as a file name, by a printable character."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _wrap(text: str, room: int, size: int) -> list[str]:
-    """Break a text into lines of at most `room` pixels, at blanks if it can."""
+    """Break a text into lines of at most `room` pixels, at spaces where possible."""
     lines = []
     for paragraph in _printable(text).splitlines():
         line = ""
@@ -264,7 +265,7 @@ def _wrap(text: str, room: int, size: int) -> list[str]:
 
 
 def _fit(lines: list[str], height: int) -> list[str]:
-    """As many lines as fit into the height, with an ellipsis for what is left out."""
+    """The lines that fit into the height, with an ellipsis in place of those that do not."""
     room = max(1, int(height / (_TEXT * _LINE)))
     return lines if len(lines) <= room else [*lines[: room - 1], "…"]
 
@@ -285,7 +286,7 @@ def _renderer() -> RendererAgg:
 
 
 def _save(pixels: np.ndarray, path: Path) -> None:
-    """Write a PNG file beside its place and move it there."""
+    """Write a temporary PNG file in the same folder, then move it to its path."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         Image.fromarray(pixels).save(partial, "PNG")

@@ -1,7 +1,8 @@
-"""The published settings, by name (both share arXiv 2507.22832; never mix them silently).
+"""The published settings, by name.
 
-`EXCITATION` is the paper's and the default; `SEMANTIC` is that of its 2026 successor. The settings
-of projected gradient ascent that belong to each are `EXCITATION_PGA` and `SEMANTIC_PGA`:
+`EXCITATION` is the recipe of the paper and the default. `SEMANTIC` is the recipe of its 2026
+successor. Both papers share the number arXiv 2507.22832; never mix their settings silently. The
+corresponding settings of projected gradient ascent are `EXCITATION_PGA` and `SEMANTIC_PGA`:
 `pga(params, x, c, recipes.SEMANTIC_PGA, gating=recipes.SEMANTIC)`.
 """
 
@@ -16,7 +17,7 @@ SEMANTIC_PGA = Ascent(steps=5, step_size=20.0, radius=None)
 
 VANILLA = Gating(temperature=0.0, pool_temperature=0.0, gate="hard")
 
-# Both pass on positive cotangents alone: guided backpropagation where the unit is active
+# Both propagate only positive cotangents: guided backpropagation where the unit is active
 # (Springenberg et al., "Striving for Simplicity", 2015, section 3.4), deconvolution everywhere
 # (Zeiler & Fergus, "Visualizing and Understanding Convolutional Networks", 2014, section 2.1).
 GUIDED_BACKPROP = Gating(temperature=0.0, pool_temperature=0.0, gate="hard", cotangents="positive")

@@ -1,8 +1,8 @@
 """Types that several modules share.
 
-Shapes stand in signatures, as `jaxtyping` has them: `Float[AnyArray, "*N H W C"]` is one image or a
-batch of any float dtype, and each name stands for one size throughout a signature. They are checked
-in the tests only (tests/unit/test_shapes.py).
+Signatures contain shapes in the notation of `jaxtyping`: `Float[AnyArray, "*N H W C"]` is one image
+or a batch of any float dtype. Each name stands for one size throughout a signature. The shapes are
+checked only in the tests (tests/unit/test_shapes.py).
 """
 
 from collections.abc import Callable
@@ -16,5 +16,5 @@ Params = Callable[[jax.Array], jax.Array]
 AnyArray = jax.Array | np.ndarray
 # The lowest and the highest value of an image.
 Bounds = tuple[float | jax.Array, float | jax.Array]
-# An attribution as metrics call it: network, images, target -> maps.
+# An attribution method as the metrics call it: network, images, target -> maps.
 Method = Callable[[Any, Any, Any], Any]

@@ -1,4 +1,4 @@
-"""Work cut into blocks of bounded size, in a compiled loop or in one call after the other."""
+"""Work split into blocks of bounded size, in a compiled loop or in successive calls."""
 
 import itertools
 import math
@@ -14,34 +14,36 @@ from jax.core import Tracer
 
 from jax_excite.errors import SettingError
 
-# On a CPU more at a time is no faster: what a block computes no longer fits the cache.
+# The block size on a CPU. Larger blocks are not faster, because their intermediate values no longer
+# fit into the cache.
 _CPU_BATCH = 6
-# The same off a CPU, where all go at once otherwise, of a grid that is written as it is computed.
+# The block size on other devices for a grid that is written while it is computed. Without such
+# writing, these devices compute everything in one block.
 _STREAMED = 64
-# So many blocks of cells are computed before they are written, so that they share forward passes.
+# This many blocks of cells are computed before each write, so that they share forward passes.
 _BLOCKS_A_WRITE = 8
 
 COLUMN = "column"
-# As many as a CPU is fast with, of a function that is found to treat items alone; else all.
+# The block size of a CPU if the function is found to treat items independently; otherwise all.
 AUTO = "auto"
 Rows = int | None | Literal["auto"]
 Cells = Rows | Literal["column"]
 
 
 def rows_at_once(batch_size: int | None, x: Any = None, gating: Any = None) -> Rows:
-    """The size of blocks: `batch_size`, or without one what the device is fast with.
+    """The size of blocks: `batch_size`, or if that is None, a size that is fast on the device.
 
     Args:
-        batch_size: what the caller asks for.
-        x: the images. Traced ones may be spread over several devices, and a loop over their rows
-            would gather them; so without `batch_size` they stay together.
-        gating: its temperatures may vary over images, and then these stay together too.
+        batch_size: the size that the caller requests, or None.
+        x: the images. Traced images may be spread over several devices, and a loop over their rows
+            would gather them. Without `batch_size` they therefore stay together.
+        gating: the gating. If its temperatures vary over images, the images stay together too.
 
     Returns:
         A number of rows, None for all of them, or `AUTO`.
 
     Raises:
-        SettingError: `batch_size` is no whole number of at least 1.
+        SettingError: `batch_size` is not a whole number of at least 1.
     """
     check_batch_size(batch_size)
     if batch_size is not None:
@@ -56,17 +58,17 @@ def _may_be_spread(x: Any) -> bool:
 
 
 def cells_at_once(batch_size: int | None, x: Any, gating: Any) -> Cells:
-    """The same for a grid: a number of cells, None for all, or one column after the other."""
+    """Like `rows_at_once`, for a grid: a number of cells, None for all, `AUTO` or `COLUMN`."""
     if batch_size is None and _may_be_spread(x):
-        # Rows and columns together are one axis of what is computed, which would gather the rows.
+        # Otherwise rows and columns would be merged into one axis, which would gather the rows.
         return COLUMN
     return rows_at_once(batch_size, x, gating)
 
 
 def tall(rows: int, columns: int) -> "Grid":
-    """A grid in blocks of one column and as many rows as a CPU is fast with.
+    """A grid in blocks of one column and of the number of rows that is fast on a CPU.
 
-    It serves functions that do something else with one item than with several: `jnp.matmul`, say.
+    It is for functions that compute a single item differently from several, such as `jnp.matmul`.
     """
     grid = Grid(rows, columns, COLUMN)
     grid.rows_at_once = evenly(rows, AUTO)
@@ -74,10 +76,10 @@ def tall(rows: int, columns: int) -> "Grid":
 
 
 def cells_a_write(cells: Cells) -> tuple[Cells, Cells]:
-    """Of a grid that is written as it is computed: cells of a block, and of all that is written.
+    """Cells per block and cells per write, for a grid that is written while it is computed.
 
     Args:
-        cells: what `cells_at_once` gave.
+        cells: the result of `cells_at_once`.
     """
     if cells == COLUMN:
         return cells, cells
@@ -100,10 +102,9 @@ def evenly(count: int, most: Rows) -> int:
 
 
 def in_loop(compute: Callable[..., Any], rows: int, *operands: Any) -> Any:
-    """`compute(*operands)`, `rows` of the arrays at a time, in a compiled loop.
+    """Call `compute(*operands)` on `rows` rows of the arrays at a time, in a compiled loop.
 
-    Operands that are callable are passed as they are. The last block is filled up with its last
-    row.
+    Callable operands are passed unchanged. The last block is padded with copies of the last row.
     """
     count = len(operands[0])
     if count <= rows:
@@ -119,9 +120,10 @@ def in_loop(compute: Callable[..., Any], rows: int, *operands: Any) -> Any:
 
 
 class Grid:
-    """A grid of rows and columns, cut into blocks of at most so many cells.
+    """A grid of rows and columns, split into blocks of at most `cells` cells.
 
-    A block has whole rows if one fits; else it is a part of one row. Or it is a column.
+    A block consists of whole rows if at least one row fits; otherwise it is a part of one row. With
+    `COLUMN`, each block is a whole column.
     """
 
     def __init__(self, rows: int, columns: int, cells: Cells):
@@ -135,11 +137,11 @@ class Grid:
         self.rows_at_once = evenly(rows, max(1, cells // columns))
 
     def in_loop(self, begin: Callable[[Any], Callable[[Any], Any]]) -> Any:
-        """The results of all blocks, in a compiled loop.
+        """Compute the results of all blocks in a compiled loop.
 
-        `begin(rows)` computes what the columns of some rows share, and gives the function from
-        columns to results, which start with the axes of the block. Rows and columns are indices;
-        the last blocks repeat the last ones.
+        `begin(rows)` computes what the columns of some rows share. It returns a function from
+        columns to results, whose first axes are those of the block. Rows and columns are indices;
+        the last blocks are padded with the last index.
         """
         (rows, columns), height, width = self.shape, self.rows_at_once, self.columns_at_once
         down, across = math.ceil(rows / height), math.ceil(columns / width)
@@ -166,15 +168,15 @@ class Grid:
         return jax.tree.map(lambda found: found[:rows, :columns], results)
 
     def blocks(self, count: int, shards: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray, Any]]:
-        """Rows and columns of blocks, one for each shard below each other at a time.
+        """The rows and columns of blocks; the blocks of all shards are stacked along the rows.
 
         Args:
-            count: rows of all shards.
-            shards: in how many parts rows are computed; the grid's own are those of one.
+            count: the number of rows of all shards together.
+            shards: the number of shards; the rows of the grid itself are those of one shard.
 
         Yields:
-            Indices of rows and of columns, filled up with the last ones to blocks of one size, and
-            the block's place in the whole, as a pair of slices.
+            Indices of rows and of columns, padded with the last index to blocks of equal size, and
+            the block's place in the whole grid, as a pair of slices.
         """
         columns = self.shape[1]
         height, width = self.rows_at_once * shards, self.columns_at_once
@@ -185,6 +187,6 @@ class Grid:
 
 
 def _merged(part: jax.Array, axis: int) -> jax.Array:
-    """Two axes made one."""
+    """Merge an axis and the next one."""
     shape = part.shape
     return part.reshape(*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])

@@ -1,8 +1,8 @@
 """Temperatures in units of each site's own spread, measured on images.
 
-The paper's temperature of 0.3 suits pre-activations of unit scale, which is what BatchNorm gives
-(section 4.2 says that the gate is in general the neuron's own). Elsewhere the spread of each site
-has to be measured: its standard deviation over images, positions and channels.
+The paper's temperature of 0.3 suits pre-activations of unit scale, which BatchNorm produces. (In
+general the gate is specific to the neuron; see section 4.2.) In other networks the spread of each
+site has to be measured: its standard deviation over images, positions and channels.
 """
 
 import dataclasses
@@ -46,28 +46,28 @@ def calibrate(
 ) -> Gating:
     """Set the temperature of each site to a multiple of its pre-activation's standard deviation.
 
-    The deviations are gathered batch by batch, in float64, so any number of images will do; a
-    hundred photographs give them to a few percent.
+    The deviations are accumulated batch by batch in float64, so any number of images is possible. A
+    hundred photographs determine them to within a few percent.
 
     Args:
         params: a callable pytree, as for `pullback`.
-        batches: batches `[N, H, W, 3]`, or a single one, or an image; from labelled ones,
-            `(x for x, _ in datasets.batches(...))`. One of another size compiles anew.
-        scale: temperature in units of the deviation, > 0. The default did best of those tried, see
-            docs/calibration.md.
-        per_channel: one temperature for each channel (the last axis), instead of one a site.
+        batches: batches `[N, H, W, 3]`, a single batch, or an image. For labelled batches, give
+            `(x for x, _ in datasets.batches(...))`. A batch of a different size triggers
+            recompilation.
+        scale: temperature in units of the deviation, > 0. The default was the best of those tried;
+            see docs/calibration.md.
+        per_channel: one temperature per channel (the last axis) instead of one per site.
         gating: all other settings.
-        bounds: the range of images, checked; None checks only that they are finite.
+        bounds: the range that images are checked against; None checks only that they are finite.
 
     Returns:
-        `gating` with `site_temperatures` for every site that `excite` softens, max-pools included:
-        numbers, or arrays `[C]`. A site that never changes gets 0, the hard
-        gate; one in a branch that never ran none.
+        `gating` with `site_temperatures` for every site that `excite` softens, including max-pools:
+        numbers, or arrays `[C]`. A site that never changes gets 0, the hard gate. A site in a
+        branch that never ran gets no temperature.
 
     Raises:
-        GatingError: `params` has no gate, or one that is inside a loop without a fixed number of
-            steps.
-        ImageError: a batch holds no images in [-1, 1].
+        GatingError: `params` has no gate, or a gate inside a loop without a fixed number of steps.
+        ImageError: a batch does not consist of images in `bounds`.
         ExciteError: there are no batches, pre-activations are not finite, or `scale` is not
             positive.
     """
@@ -108,27 +108,28 @@ def temperature_sweep(
     enter: Names = (),
     bounds: Bounds | None = (-1.0, 1.0),
 ) -> Float[jax.Array, "T *N H W C"]:
-    """Pullbacks over a range of temperatures, from hard gates at 0 to none at infinity.
+    """Pullbacks over a range of temperatures, from hard gates at 0 to no gating at infinity.
 
-    One compiled call (section 5.2 names the range 0.15 to 0.5).
+    This is one compiled call. Section 5.2 gives the range 0.15 to 0.5.
 
     Args:
-        params: as for `pullback`, like all that is not described here.
+        params: as for `pullback`, which has more details on the other arguments too.
         x: one image or a batch.
         c: the target.
-        temperatures: `[T]`, of ReLUs and max-pools alike. Where `gating` has a temperature for a
-            site, that is multiplied: after `calibrate(..., scale=1)` these are the scales.
+        temperatures: `[T]`, for both ReLUs and max-pools. If `gating` has a temperature for a
+            site, that one is multiplied by each of these: after `calibrate(..., scale=1)` they are
+            the scales.
         gating: all other settings.
         skip: sites to leave hard.
         only: if given, the only sites to soften.
-        enter: functions with derivative rules of their own to replace by their bodies, by name.
-        bounds: range of the images.
+        enter: names of functions with custom derivative rules to replace by their bodies.
+        bounds: the range that images are checked against.
 
     Returns:
         The vector fields, `[T, *x.shape]`.
 
     Raises:
-        ExciteError: as for `pullback`, or the temperatures are not `[T]` of valid ones.
+        ExciteError: as for `pullback`, or `temperatures` is not an array `[T]` of valid ones.
     """
     check_gating(gating)
     values = np.asarray(temperatures)
@@ -170,9 +171,9 @@ def _sweep(
 
 @jax.jit
 def _statistics(params: Params, x: Float[jax.Array, "N H W C"]) -> BySite:
-    """Of each site: entries by channel, their mean and the sum of their squared deviations.
+    """For each site, per channel: number of entries, mean and sum of squared deviations.
 
-    Entries of -inf, with which some pad a max-pool by hand, do not count.
+    Entries of -inf are not counted: some models explicitly pad a max-pool with them.
     """
 
     def at_site(at: AtSite) -> tuple[jax.Array, Any]:
@@ -189,7 +190,7 @@ def _statistics(params: Params, x: Float[jax.Array, "N H W C"]) -> BySite:
 
 @dataclasses.dataclass(frozen=True)
 class _Moments:
-    """How many entries each channel `[C]` has, their mean, and their squared deviations' sum."""
+    """Per channel `[C]`: the number of entries, their mean and sum of squared deviations."""
 
     count: np.ndarray
     mean: np.ndarray
@@ -197,7 +198,7 @@ class _Moments:
 
     @staticmethod
     def of(count: jax.Array, mean: jax.Array, squares: jax.Array) -> "_Moments":
-        """From a site's statistics, of which a scan has one for each step."""
+        """Make moments of a site's statistics, which have one entry per step inside a scan."""
         channels = mean.shape[-1]
         each = zip(
             np.asarray(count, np.float64).reshape(-1, channels),
@@ -217,7 +218,7 @@ class _Moments:
         return _Moments(count, mean, squares)
 
     def pooled(self) -> "_Moments":
-        """Those of all channels together, as of a single one."""
+        """The moments of all channels together, as a single channel."""
         channels = zip(self.count[:, None], self.mean[:, None], self.squares[:, None], strict=True)
         return functools.reduce(_Moments.joined, (_Moments(*one) for one in channels))
 

@@ -77,28 +77,27 @@ def pga(
     the L2 ball of `ascent.radius` around the original, and clips it to `ascent.bounds`.
 
     Args:
-        params: as for `pullback`, like all that is not described here.
+        params: as for `pullback`, which has more details on the other arguments too.
         x: one image `[H, W, 3]` or a batch `[N, H, W, 3]`.
-        c: the target; of a cotangent, its product with the logits.
+        c: the target; a cotangent stands for its product with the logits.
         ascent: steps, step size, radius and bounds; the default is the paper's.
         gating: how gates are softened.
         skip: sites to leave hard.
         only: if given, the only sites to soften.
-        enter: functions with derivative rules of their own to replace by their bodies, by name.
-        around: centres of the balls, shaped like `x`, to go on with an earlier ascent from there;
-            `x` itself if None.
+        enter: names of functions with custom derivative rules to replace by their bodies.
+        around: the centres of the balls, shaped like `x`; `x` itself if None. To continue an
+            earlier ascent, give the images that it started from.
         batch_size: as for `pullback`.
         sharding: as for `pullback`.
-        trajectory: return the target's value along the way too.
+        trajectory: also return the target's value along the way.
 
     Returns:
-        The perturbed images, with the shape and dtype of `x` (in 16 bits, rounded to that after the
-        projections). With `trajectory`, a pair of these
-        and of the target's values (the logits of a class) before each step and after the last,
-        `[steps + 1]` or `[N, steps + 1]`.
+        The perturbed images, with the shape and dtype of `x` (16-bit images are rounded after the
+        projections). With `trajectory`, a pair of these and of the target's values (for a class,
+        its logits) before each step and after the last one, `[steps + 1]` or `[N, steps + 1]`.
 
     Raises:
-        ExciteError: as for `pullback`; ImageError too if `around` is not shaped like `x`.
+        ExciteError: as for `pullback`; also `ImageError` if `around` is not shaped like `x`.
     """
     request = Request.of(
         params,
@@ -165,23 +164,23 @@ def pga_grid(
     Args:
         params: as for `pullback`.
         x: one image `[H, W, 3]` or a batch `[N, H, W, 3]`.
-        classes: `C` class indices for all images, or an array `[N, C]` with a row for each.
-        ascent: as for `pga`, like all that is not described here.
+        classes: `C` class indices for all images, or an array `[N, C]` with a row per image.
+        ascent: as for `pga`, which has more details on the other arguments too.
         gating: how gates are softened.
         skip: sites to leave hard.
         only: if given, the only sites to soften.
-        enter: functions with derivative rules of their own to replace by their bodies, by name.
-        batch_size: at most this many cells (an image with a class) at a time, on each device.
+        enter: names of functions with custom derivative rules to replace by their bodies.
+        batch_size: the maximum number of cells (an image with a class) at a time, on each device.
         sharding: as for `pullback`.
         out: an array of the result's shape to write to, as for `pullback_grid`.
-        trajectory: return the classes' logits along the way too.
+        trajectory: also return the classes' logits along the way.
 
     Returns:
         The perturbed images, `[N, C, H, W, 3]` or `[C, H, W, 3]`. With `trajectory`, a pair of
         these and of the logits, `[N, C, steps + 1]` or `[C, steps + 1]`.
 
     Raises:
-        SettingError: `out` has another shape.
+        SettingError: `out` has a different shape.
         ExciteError: as for `pullback`.
     """
     request = Request.of(

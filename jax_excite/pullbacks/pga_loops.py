@@ -29,9 +29,9 @@ def _ascend(
     gating: Gating,
     ascent: Ascent,
 ) -> tuple[jax.Array, jax.Array]:
-    """Images after the steps of an ascent, and the target's values before each, `[steps, N]`.
+    """Images after an ascent, and the target's values before each step, `[steps, N]`.
 
-    `start` has at least 32 bits; the network gets images of the dtype of `centres`.
+    `start` has a dtype of at least 32 bits. The network is called with the dtype of `centres`.
     """
 
     def step(x: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
@@ -45,7 +45,7 @@ def _ascend(
 def _finished(
     params: Params, perturbed: jax.Array, target: Any, values: jax.Array, trajectory: bool
 ) -> tuple[jax.Array, ...]:
-    """Perturbed images, and if asked for the target's values `[N, steps + 1]`."""
+    """Perturbed images and, with `trajectory`, the target's values `[N, steps + 1]`."""
     if not trajectory:
         return (perturbed,)
     last = targets.values(target, params(perturbed))
@@ -69,10 +69,10 @@ def climb(
     rows: Rows,
     sharding: NamedSharding | None,
 ) -> tuple[jax.Array, ...]:
-    """Climb with each of `N` images towards its target.
+    """Run the ascent of each of `N` images towards its target.
 
     Returns:
-        Perturbed images, and with `trajectory` the target's values `[N, steps + 1]`.
+        The perturbed images and, with `trajectory`, the target's values `[N, steps + 1]`.
     """
 
     def compute(
@@ -110,9 +110,9 @@ def climb_grid(
     cells: Cells,
     sharding: NamedSharding | None,
 ) -> tuple[jax.Array, ...]:
-    """`climb` with each of `N` images towards each of its classes `[N, C]`.
+    """Run the ascent of each of `N` images towards each of its classes `[N, C]`.
 
-    The first step takes its pullbacks from one forward pass an image.
+    The first step takes its pullbacks from one forward pass per image.
 
     Returns:
         As for `climb`, `[N, C, ...]`.

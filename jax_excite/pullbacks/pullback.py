@@ -34,12 +34,12 @@ def pullback(
 ) -> Float[jax.Array, "*N H W C"]:
     """Pull a target back from the logits to the image, through soft gates (paper, section 4.2).
 
-    Compiled once per shape, dtype and static setting. Changing the class, the temperature or the
-    weights does not trigger recompilation.
+    The computation is compiled once per shape, dtype and static setting. Changing the class, the
+    temperature or the weights does not trigger recompilation.
 
     Args:
         params: a callable pytree that maps images `[N, H, W, 3]` to logits `[N, K]`: a model from
-            `load`, any NNX or Equinox module, `jax.tree_util.Partial(linen.apply, variables)`.
+            `load`, any NNX or Equinox module, or `jax.tree_util.Partial(linen.apply, variables)`.
             A plain function works too; the arrays that it closes over are read at each call.
         x: one image `[H, W, 3]` or a batch `[N, H, W, 3]`, float, in `bounds`.
         c: the target: a class index, an integer array `[N]`, a float cotangent with the shape of
@@ -47,21 +47,22 @@ def pullback(
         gating: how gates are softened; the default is the paper's.
         skip: sites to leave hard, by index or name as `sites` lists them.
         only: if given, the only sites to soften.
-        enter: functions with derivative rules of their own to replace by their bodies, by name.
-        bounds: the range of images, checked; None checks only that they are finite.
-        batch_size: at most this many images at a time, to bound memory, on each device; None for
-            a fast number: on a CPU 6 if the function treats images independently, else all.
+        enter: names of functions with custom derivative rules to replace by their bodies.
+        bounds: the range that images are checked against; None checks only that they are finite.
+        batch_size: the maximum number of images at a time, on each device, to bound memory. None
+            selects a fast number: 6 on a CPU if the function treats images independently, otherwise
+            all.
         sharding: how to spread the images over devices, such as
-            `NamedSharding(mesh, PartitionSpec("data"))`. Their number need not divide evenly. None
-            keeps their placement: a sharded `x` is computed where its rows are.
+            `NamedSharding(mesh, PartitionSpec("data"))`. The number of images need not divide
+            evenly. None keeps their placement: a sharded `x` is computed where its rows are.
 
     Returns:
         The vector field at `x`: signed, not normalised, with the shape of `x`.
 
     Raises:
-        ImageError: `x` is no image or batch of images in [-1, 1].
-        TargetError: a class index out of range, or a target that does not fit the logits.
-        GatingError: the model has no gate, a site does not exist, a temperature does not fit.
+        ImageError: `x` is not an image or batch of images in `bounds`.
+        TargetError: a class index is out of range, or the target does not fit the logits.
+        GatingError: the model has no gate, a site does not exist, or a temperature does not fit.
     """
     return value_and_pullback(
         params,
@@ -127,27 +128,30 @@ def pullback_grid(
 ) -> Any:
     """Pullbacks of several classes for each image, from one forward pass per image.
 
-    The class grid of the paper's section 5.1. Arguments and errors are those of `pullback`, but:
+    This is the class grid of the paper's section 5.1. Arguments and errors are those of `pullback`,
+    except as described here.
 
     Args:
         params: as for `pullback`.
         x: as for `pullback`.
-        classes: `C` class indices for all images, or an array `[N, C]` with a row for each.
+        classes: `C` class indices for all images, or an array `[N, C]` with a row per image.
         gating: as for `pullback`.
         skip: as for `pullback`.
         only: as for `pullback`.
         enter: as for `pullback`.
         bounds: as for `pullback`.
-        batch_size: at most this many cells (an image with a class) at a time, on each device.
+        batch_size: the maximum number of cells (an image with a class) at a time, on each device.
         sharding: as for `pullback`.
-        out: a float array of the result's shape to write to, some batches at a time, for a grid
-            larger than memory: a `numpy.lib.format.open_memmap`, a Zarr array.
+        out: a float array of the result's shape that the result is written to, some batches at a
+            time. Use it for a grid larger than memory, with a `numpy.lib.format.open_memmap` or a
+            Zarr array.
 
     Returns:
-        The vector fields, `[N, C, H, W, 3]`, or `[C, H, W, 3]` for one image; `out`, if given.
+        The vector fields, `[N, C, H, W, 3]`, or `[C, H, W, 3]` for one image. If `out` is given, it
+        is returned.
 
     Raises:
-        SettingError: `out` has another shape, or no float dtype.
+        SettingError: `out` has a different shape, or its dtype is not float.
     """
     request = Request.of(
         params,

@@ -1,4 +1,4 @@
-"""What a public function is asked for, checked and in one piece, and its results."""
+"""The checked arguments of a public function as one object, and how its results are computed."""
 
 import dataclasses
 import functools
@@ -35,15 +35,15 @@ Compiled = Callable[..., Any]  # called as compiled(params, gating, *arrays, sha
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Request:
-    """A network, its images, the gating and its sites, and how to compute.
+    """A network, its images, the gating and its sites, and how to compute the results.
 
     Attributes:
         params: the network as a callable pytree all of whose leaves are arrays.
         images: `[N, H, W, 3]`.
         is_single: whether the caller gave one image without a batch axis.
-        gating: how gates are softened, in floats.
-        selection: which sites it is for.
-        batch_size: at most this many images, or cells, at a time; None for as many as are fast.
+        gating: how gates are softened, with its numbers as floats.
+        selection: the sites that the gating applies to.
+        batch_size: the maximum number of images, or cells, at a time; None selects a fast number.
         sharding: how the images are spread over devices, or None.
     """
 
@@ -68,10 +68,10 @@ class Request:
         batch_size: int | None = None,
         sharding: NamedSharding | None = None,
     ) -> "Request":
-        """What a caller asks for; the arguments are those of `pullback`.
+        """Make a request of a caller's arguments, which are those of `pullback`.
 
         Raises:
-            ExciteError: as for `pullback`, but for the target.
+            ExciteError: as for `pullback`, except for errors of the target.
         """
         check_gating(gating)
         images, is_single = as_batch(x, bounds)
@@ -87,19 +87,19 @@ class Request:
 
     @functools.cached_property
     def logits(self) -> int:
-        """The number of logits of each image; `TargetError` if the outputs are no logits."""
+        """The number of logits per image; raises `TargetError` if the outputs are not logits."""
         return number_of_logits(self.params, self.images)
 
     def target(self, c: Any) -> Any:
-        """A target in the form that compiled functions take, or `TargetError`."""
+        """Convert a target to the form that compiled functions take, or raise `TargetError`."""
         return targets.prepare(c, len(self.images), self.logits, self.is_single)
 
     def classes(self, classes: Any) -> Any:
-        """Class indices `[N, C]`, or `TargetError`."""
+        """Convert classes to indices `[N, C]`, or raise `TargetError`."""
         return targets.class_rows(classes, len(self.images), self.logits)
 
     def over_rows(self, compiled: Compiled, *operands: Any, **settings: Any) -> Any:
-        """The results of a compiled function of the images, and of operands with a row for each.
+        """Call a compiled function with the images and with operands that have a row per image.
 
         `compiled` also takes `rows`, the number of images at a time.
         """
@@ -116,10 +116,10 @@ class Request:
     def over_grid(
         self, compiled: Compiled, indices: Any, out: Any, **settings: Any
     ) -> tuple[Any, ...]:
-        """The results of a compiled function of the images and of classes `[N, C]`.
+        """Call a compiled function with the images and with classes `[N, C]`.
 
-        `compiled` also takes `cells`, the number of cells at a time; it gives `[N, C, ...]`. With
-        `out`, the first result is written there, one block of cells after the other.
+        `compiled` also takes `cells`, the number of cells at a time, and returns `[N, C, ...]`. If
+        `out` is given, the first result is written to it, one block of cells after the other.
         """
         settings = {**settings, "sharding": self.sharding}
         compute = functools.partial(compiled, self.params, self.gating, **settings)
@@ -145,7 +145,7 @@ class Request:
         return (out, *(array[0] if self.is_single else array for array in others))
 
     def _written(self, shape: tuple[int, int], cells: Cells) -> tuple[Cells, Grid]:
-        """Of a grid that is written as it is computed: cells at a time, and the blocks to write."""
+        """Cells at a time and blocks to write, for a grid that is written while it is computed."""
         alike = np.broadcast_to(self.images[:1], self.images.shape)
         blockwise = Blockwise(self.params, alike)
         block, written = cells_a_write(cells)
@@ -159,7 +159,7 @@ class Request:
 
 
 class _Lifted:
-    """An array without a batch axis, written to as if it had one of a single item."""
+    """An array without a batch axis that is written to as if it had one of length 1."""
 
     def __init__(self, array: Any):
         self._array = array
@@ -179,13 +179,13 @@ def _check_out(out: Any, shape: tuple[int, ...], is_single: bool) -> None:
 def as_batch(
     x: Float[AnyArray, "*N H W C"], bounds: Bounds | None
 ) -> tuple[Float[AnyArray, "N H W C"], bool]:
-    """Checked images `[N, H, W, 3]`, and whether `x` was a single one."""
+    """Check images; return them as `[N, H, W, 3]`, and whether `x` was a single image."""
     check_images(x, bounds)
     return (x[None], True) if x.ndim == 3 else (x, False)
 
 
 def number_of_logits(params: Params, images: Float[AnyArray, "N ..."]) -> int:
-    """K, where `params` maps images `[N, H, W, 3]` to logits `[N, K]`; else `TargetError`."""
+    """The K of the logits `[N, K]` that `params` returns; raises `TargetError` if it does not."""
     shapes = _apply.eval_shape(params, images)
     if getattr(shapes, "ndim", None) != 2 or shapes.shape[0] != len(images):
         got = jax.tree.map(lambda leaf: leaf.shape, shapes)

@@ -1,4 +1,4 @@
-"""Images spread over devices: data-parallel, each device with rows of the batch."""
+"""Data parallelism: images are spread over devices, and each device has some rows of the batch."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,17 +13,17 @@ from jax_excite.errors import ImageError
 
 
 def sharding_of(x: Any, sharding: NamedSharding | None) -> NamedSharding | None:
-    """How the rows of a batch are to be spread: as asked for, or else as they are.
+    """The sharding of the rows of a batch: the requested one, or if there is none, their own.
 
     Returns:
-        A sharding of the first axis alone; None where it is on one device, or the same on all.
+        A sharding of the first axis only; None if `x` is on one device or replicated on all.
 
     Raises:
-        ImageError: the batch axis of what is asked for is not spread.
+        ImageError: the requested sharding does not spread the batch axis.
     """
     asked = sharding is not None
     if not asked and isinstance(x, jax.Array):
-        # Of a traced array this is known where the mesh has axes of the type Explicit.
+        # The sharding of a traced array is known if the mesh has axes of the type Explicit.
         found = jax.typeof(x).sharding if isinstance(x, Tracer) else x.sharding
         sharding = found if isinstance(found, NamedSharding) else None
     if sharding is None:
@@ -40,9 +40,9 @@ def sharding_of(x: Any, sharding: NamedSharding | None) -> NamedSharding | None:
 
 
 def spread(sharding: NamedSharding | None, *operands: Any) -> tuple[Any, ...]:
-    """The rows of the arrays on their devices, filled up with the last row to divide evenly.
+    """Place the rows of the arrays on their devices, padded with the last row to divide evenly.
 
-    Operands that are callable stay as they are.
+    Callable operands are returned unchanged.
     """
     if sharding is None:
         return operands
@@ -61,9 +61,10 @@ def spread(sharding: NamedSharding | None, *operands: Any) -> tuple[Any, ...]:
 
 
 def gathered(sharding: NamedSharding | None, results: Any, count: int, single: bool) -> Any:
-    """The first rows of results `[rows, ...]`, or the first alone, without its axis.
+    """The first `count` rows of results `[rows, ...]`, or only the first row, without its axis.
 
-    Results of which none is left out stay where they are; else all devices get all.
+    If no row is left out, results stay where they are. Otherwise they are replicated on all
+    devices.
     """
 
     def pick(part: jax.Array) -> jax.Array:
@@ -82,10 +83,10 @@ def on_each(
     shared: Sequence[Any],
     operands: Sequence[Any],
 ) -> Any:
-    """`compute(*shared, *operands)`, by each device for its own rows of the operands.
+    """Call `compute(*shared, *operands)` on each device for its own rows of the operands.
 
-    Nothing passes between devices: what a device computes it computes from its rows and from
-    `shared`, which all have.
+    There is no communication between devices: each device computes its results from its own rows
+    and from `shared`, which is available on all devices.
     """
     if sharding is None:
         return compute(*shared, *operands)
@@ -100,7 +101,7 @@ def on_each(
 
 
 def shards_of(sharding: NamedSharding | None) -> int:
-    """Into how many parts the rows are spread."""
+    """The number of parts that the rows are spread over."""
     if sharding is None:
         return 1
     axes = sharding.spec[0]

@@ -1,4 +1,4 @@
-"""A softened function for many calls within one trace, of a whole batch or of blocks of it."""
+"""A softened function for many calls within one trace, on a whole batch or on blocks of it."""
 
 import dataclasses
 from collections.abc import Callable
@@ -26,10 +26,10 @@ def softened(
 ) -> "Softened":
     """`excite(fn)` for many calls within one trace, on arrays shaped like `like`.
 
-    It is traced once, and what can be computed without the input is computed here, outside of any
-    loop that calls the result. Unlike those of `excite`, its outputs differ from those of `fn` by
-    rounding, for the sake of speed. `fold` pays where it is called for more than one image. Errors
-    are those of `excite`.
+    `fn` is traced once. Everything that does not depend on the input is computed here, outside of
+    any loop that calls the result. For speed, the outputs differ from those of `fn` by rounding,
+    unlike those of `excite`. `fold` saves time only if the result is called with more than one
+    image. Errors are those of `excite`.
     """
     plan = Plan(fn, (like,), {}, selection)
     return Softened(plan, plan.prepare(fold=fold))
@@ -127,19 +127,19 @@ class Blockwise:
         return self._plans[rows]
 
 
-GatedNetwork = Callable[[jax.Array, Gating], jax.Array]  # as `softened` gives it
+GatedNetwork = Callable[[jax.Array, Gating], jax.Array]  # as `softened` returns it
 
 
 def fields(
     pull: Callable[[Any], jax.Array], indices: Int[jax.Array, "N K"]
 ) -> Float[jax.Array, "N K ..."]:
-    """The pullbacks `[N, C, H, W, 3]` of classes `[N, C]`, by what `linearise` gave for images."""
+    """The pullbacks `[N, C, H, W, 3]` of classes `[N, C]`, by the map that `linearise` returns."""
     return jnp.moveaxis(jax.vmap(pull)(indices.T), 0, 1)
 
 
 def linearise(
     network: GatedNetwork, x: Float[jax.Array, "N ..."], gating: Gating
 ) -> tuple[Float[jax.Array, "N K"], Callable[[Any], jax.Array]]:
-    """The logits of a batch, and the map from targets (of `targets.prepare`) to vector fields."""
+    """The logits of a batch, and the map from targets (made by `targets.prepare`) to fields."""
     logits, transpose = jax.vjp(lambda x: network(x, gating), x)
     return logits, lambda target: transpose(targets.cotangents(target, logits))[0]

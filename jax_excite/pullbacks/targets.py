@@ -1,7 +1,7 @@
 """Targets: what is pulled back from the logits to the input.
 
-A class index, an array with one index per image, a cotangent of the logits, or a scalar objective
-of them.
+A target is a class index, an array with one index per image, a cotangent of the logits, or a scalar
+objective of the logits.
 """
 
 from collections.abc import Callable
@@ -21,19 +21,20 @@ Target = int | np.ndarray | jax.Array | Callable[[jax.Array], jax.Array]
 
 
 def prepare(c: Any, images: int, logits: int, single: bool = False) -> Any:
-    """A target in the form that `values` and `cotangents` take.
+    """Convert a target to the form that `values` and `cotangents` take.
 
     Args:
-        c: what the caller gave.
-        images: number of images, N.
-        logits: number of logits of each, K.
-        single: the caller gave one image without a batch axis, so a cotangent has none either.
+        c: the caller's target.
+        images: the number of images, N.
+        logits: the number of logits per image, K.
+        single: whether the caller gave one image without a batch axis, so that a cotangent has no
+            batch axis either.
 
     Returns:
         Class indices `[N]`, a cotangent `[N, K]`, or an objective as a pytree.
 
     Raises:
-        TargetError: `c` is none of these, or does not fit.
+        TargetError: `c` is not a valid target, or does not fit the logits.
     """
     if callable(c):
         value = jax.eval_shape(c, jax.ShapeDtypeStruct((logits,), jnp.result_type(float)))
@@ -66,7 +67,7 @@ def prepare(c: Any, images: int, logits: int, single: bool = False) -> Any:
 
 
 def class_rows(classes: Any, images: int, logits: int) -> Any:
-    """Class indices `[N, C]` from `C` of them or from an array `[N, C]`; else `TargetError`."""
+    """Class indices `[N, C]`, from `C` indices or an array `[N, C]`, or raise `TargetError`."""
     array = classes if isinstance(classes, jax.Array) else np.asarray(classes)
     if array.ndim not in (1, 2) or not array.size or array.shape[:-1] not in ((), (images,)):
         raise TargetError(
@@ -77,7 +78,7 @@ def class_rows(classes: Any, images: int, logits: int) -> Any:
 
 
 def class_indices(array: Any, shape: tuple[int, ...], logits: int) -> Any:
-    """Checked class indices, broadcast; the values of traced ones cannot be checked."""
+    """Check and broadcast class indices; the values of traced indices cannot be checked."""
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TargetError(
             f"the target has dtype {array.dtype}: give a class index, an array of them, a float "
@@ -96,12 +97,12 @@ def class_indices(array: Any, shape: tuple[int, ...], logits: int) -> Any:
 
 
 def probabilities(logits: Float[jax.Array, "*N K"]) -> Float[jax.Array, "*N K"]:
-    """The probabilities of logits `[N, K]`: their softmax, or of a single logit its sigmoid."""
+    """The probabilities of logits `[N, K]`: their softmax, or the sigmoid of a single logit."""
     return jax.nn.sigmoid(logits) if logits.shape[-1] == 1 else jax.nn.softmax(logits)
 
 
 def values(target: Any, logits: Float[jax.Array, "N K"]) -> Float[jax.Array, " N"]:
-    """The scalar that a target makes of each image's logits: `[N, K]` -> `[N]`."""
+    """The scalar that a target assigns to each image's logits: `[N, K]` -> `[N]`."""
     if callable(target):
         return cast(jax.Array, jax.vmap(target)(logits))
     if jnp.issubdtype(target.dtype, jnp.integer):

@@ -1,6 +1,6 @@
 """The theory of the paper as functions: induced networks and the path kernel of any network.
 
-`jax_excite.theory.path_space` has the path space of small perceptrons, path by path.
+`jax_excite.theory.path_space` provides the path space of small perceptrons, path by path.
 """
 
 from jax_excite.theory.induced_networks import (

@@ -1,16 +1,17 @@
-"""The theory of the paper as functions of any network that `excite` understands (sections 2 to 4).
+"""The theory of the paper as functions of any network that `excite` supports (sections 2 to 4).
 
-A network whose gates are held at given values is affine: what it computes is the product of its
-weight matrices with the diagonal matrices of the gates between them. Here a batch `x` is
-`[N, ...]`, whatever `params` takes, and `params(x)` gives logits `[N, K]`.
+A network whose gates are held at given values is affine: it computes the product of its weight
+matrices with the diagonal matrices of the gates between them. In this module a batch `x` has any
+shape `[N, ...]` that `params` takes, and `params(x)` returns logits `[N, K]`.
 
-Biases go by section 2.1: the input and each layer have one more coordinate that is always 1. A
-vector over that input is given as a field shaped like `x`, and a number, its bias coordinate.
+Biases are handled as in section 2.1: the input and each layer have an additional coordinate that is
+always 1. A vector over that input is represented by a field shaped like `x` and by a number, its
+bias coordinate.
 
-The equations hold where the gates are all that is not affine in the network: with GELU or a
-product of two computed values they do not. A clipped ReLU above its bound is a constant, which
-belongs to the bias coordinate. Max-pooling, which the paper leaves out (footnote 1), is a gate too:
-the weights that it gives to the cells of its window.
+The equations hold if the gates are the only parts of the network that are not affine. They do not
+hold with GELU, or with a product of two computed values. A clipped ReLU above its bound is a
+constant, which belongs to the bias coordinate. Max-pooling, which the paper leaves out (footnote
+1), is a gate too: its value is the weights that it gives to the cells of its window.
 """
 
 import dataclasses
@@ -39,13 +40,13 @@ from jax_excite.typing import AnyArray, Params
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Gates:
-    """The value of a gating function Lambda at a batch (equation 3), by the names of the sites.
+    """The value of a gating function Lambda at a batch (equation 3), by site name.
 
     Attributes:
-        values: of a ReLU the gates, in [0, 1], shaped like its pre-activation; of a max-pool the
-            weights of its window's cells, `[cells, *output]`. Of a site inside a scan there is one
-            entry for each step, along a leading axis.
-        stopped: of clipped ReLUs the share of the constant upper bound that they pass on, shaped
+        values: for a ReLU, the gates, in [0, 1], shaped like its pre-activation; for a max-pool,
+            the weights of its window's cells, `[cells, *output]`. For a site inside a scan there is
+            one entry per step, along a leading axis.
+        stopped: for a clipped ReLU, the share of the constant upper bound that it passes on, shaped
             like the pre-activation.
     """
 
@@ -61,10 +62,10 @@ def preactivations(params: Params, x: Float[AnyArray, "N ..."]) -> dict[str, jax
         x: a batch `[N, ...]`.
 
     Returns:
-        The pre-activations by the names of the sites, as `sites` lists them, in their order.
+        The pre-activations by site name, in the order in which `sites` lists them.
 
     Raises:
-        GatingError: `params` has a hard gate that cannot be reached, or none.
+        GatingError: `params` has no gate, or a hard gate that cannot be reached.
     """
     return _preactivations(as_pytree(params), x).by_name()
 
@@ -72,9 +73,10 @@ def preactivations(params: Params, x: Float[AnyArray, "N ..."]) -> dict[str, jax
 def gates(params: Params, x: Float[AnyArray, "N ..."], gating: Gating = EXCITATION) -> Gates:
     """The gates at a batch: the excitation function Gamma (equation 21).
 
-    With `recipes.VANILLA` they are those of the gating function G (equation 1), which make the
-    network itself. `pool_weights="through"`, the default, can leave [0, 1] at a max-pool:
-    they are the derivatives that the paper's Listing 2 takes, not its softmax weights.
+    With `recipes.VANILLA` they are those of the gating function G (equation 1), which reproduce the
+    network itself. With `pool_weights="through"`, the default, the gates of a max-pool can be
+    outside of [0, 1]: they are the derivatives that the paper's Listing 2 takes, not its softmax
+    weights.
 
     Args:
         params: a callable pytree, as for `pullback`.
@@ -82,7 +84,7 @@ def gates(params: Params, x: Float[AnyArray, "N ..."], gating: Gating = EXCITATI
         gating: the excitation function.
 
     Returns:
-        The gates at `x`, which `induced` and the other functions here take.
+        The gates at `x`, which are an argument of `induced` and the other functions here.
 
     Raises:
         GatingError: as for `preactivations`, or a temperature does not fit its site.
@@ -101,21 +103,21 @@ def gates(params: Params, x: Float[AnyArray, "N ..."], gating: Gating = EXCITATI
 
 
 def induced(params: Params, x: Float[AnyArray, "N ..."], gates: Gates) -> Float[jax.Array, "N K"]:
-    """The Lambda-induced network with head: its gates are held as given (equation 4).
+    """The Lambda-induced network with head: its gates are held at given values (equation 4).
 
     `f_G = f`: with the gates of `recipes.VANILLA` at `x` this is `params(x)`.
 
     Args:
-        params: the network, not necessarily the one that the gates are of: weights of another time
-            of training, say.
-        x: a batch `[N, ...]`, not necessarily the one that the gates are at.
+        params: the network, not necessarily the one that the gates belong to. For example, its
+            weights may be from a different time in training.
+        x: a batch `[N, ...]`, not necessarily the one that the gates were computed at.
         gates: the gates, for a batch of the shape of `x`.
 
     Returns:
         Logits `[N, K]`. The function is affine in `x`.
 
     Raises:
-        GatingError: as for `preactivations`, or the gates are those of other sites.
+        GatingError: as for `preactivations`, or the gates are those of different sites.
     """
     params = as_pytree(params)
     number_of_logits(params, x)
@@ -129,7 +131,7 @@ def induced_matrix(
 
     Args:
         params: as for `induced`.
-        x: a batch `[N, ...]`; which one matters only where it decides on branches.
+        x: a batch `[N, ...]`. Its values matter only where they decide which branch runs.
         gates: as for `induced`.
 
     Returns:
@@ -155,7 +157,7 @@ def induced_pullback(
 
     Args:
         params: as for `induced`.
-        x: a batch `[N, ...]`; which one matters only where it decides on branches.
+        x: a batch `[N, ...]`. Its values matter only where they decide which branch runs.
         c: a class index, an integer array `[N]`, or a cotangent `[N, K]`: the paper's y.
         gates: as for `induced`.
 
@@ -164,7 +166,7 @@ def induced_pullback(
 
     Raises:
         GatingError: as for `induced`.
-        TargetError: `c` is none of these, or does not fit.
+        TargetError: `c` is none of these, or does not fit the logits.
     """
     params = as_pytree(params)
     return _induced_pullback(params, x, gates, _covector(params, x, c))
@@ -189,7 +191,7 @@ def run_network(
     gating: Gating | None = None,
     given: dict[str, Any] | None = None,
 ) -> tuple[jax.Array, dict[str, Any]]:
-    """`Plan.run` of the network, all of whose gates can be reached."""
+    """`Plan.run` of a network; raises `GatingError` if one of its gates cannot be reached."""
     plan = Plan(params, (x,), {})
     plan.check(gating or EXCITATION)
     hidden = [
@@ -225,7 +227,7 @@ def _induced(params: Params, x: jax.Array, gates: Gates) -> jax.Array:
 
 
 def _affine(at: AtSite) -> jax.Array:
-    """A site's output with its gates as given."""
+    """A site's output with its gates held at the given values."""
     value, stopped = at.given
     wanted = at.gate.value_shape(at)
     if value.shape != wanted:
@@ -239,7 +241,8 @@ def _affine(at: AtSite) -> jax.Array:
 def _induced_pullback(
     params: Params, x: jax.Array, gates: Gates, covector: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    # At x and not at 0, so that a branch which depends on x is the one that the gates are of.
+    # Evaluated at x and not at 0, so that if a branch depends on x, the one that runs is the one
+    # that the gates belong to.
     logits, transpose = jax.vjp(lambda x: _induced(params, x, gates), x)
     covector = covector.astype(logits.dtype)
     (field,) = transpose(covector)

@@ -1,4 +1,4 @@
-"""The product kernel of a network's paths: how alike two inputs are to its gates (equation 23)."""
+"""The product kernel of a network's paths: a similarity of inputs by their gates (equation 23)."""
 
 import dataclasses
 
@@ -25,10 +25,11 @@ class Gram:
     """The product kernel between two batches of N and M entries, factor by factor (equation 23).
 
     Attributes:
-        names: of the factors: "input", then the sites; those inside a scan once for each step.
-        products: the factors `<lambda, lambda'> + 1`, `[F, N, M]`; the 1 is the bias coordinate's.
+        names: the names of the factors: "input", then the sites. A site inside a scan has one
+            factor per step.
+        products: the factors `<lambda, lambda'> + 1`, `[F, N, M]`; the bias coordinate adds the 1.
         left: the factors of each entry of the first batch with itself, `[F, N]`.
-        right: the same of the second batch, `[F, M]`.
+        right: the same for the second batch, `[F, M]`.
     """
 
     names: tuple[str, ...]
@@ -71,25 +72,26 @@ def gram(
 ) -> Gram:
     """The product kernel `K_Lambda` (equation 23) between all entries of two batches, in tiles.
 
-    Where the network is a chain of layers, it is the inner product of the feature functions
-    `phi_Lambda` in path space; for one with branches, the same product over all its sites.
-    Max-pools take part by their softmax weights, as (3) asks for gates in [0, 1].
+    If the network is a chain of layers, the kernel is the inner product of the feature functions
+    `phi_Lambda` in path space. For a network with branches, it is the same product over all sites.
+    Max-pools contribute with their softmax weights, because equation 3 requires gates in [0, 1].
+    Do not call this function inside `jit`.
 
     Args:
         params: a callable pytree, as for `pullback`.
         x: a batch `[N, ...]`.
         x2: a batch `[M, ...]`; `x` itself if None.
         gating: the gating function Lambda; `recipes.VANILLA` for G.
-        batch_size: at most this many entries of each batch at a time, to bound memory.
+        batch_size: the maximum number of entries of each batch at a time, to bound memory.
 
     Returns:
-        The kernel and its factors, in NumPy's float64; each factor is computed in the network's
-        precision, at least float32. Not to be called inside of `jit`.
+        The kernel and its factors, in NumPy's float64. Each factor is computed in the network's
+        precision, at least float32.
 
     Raises:
         GatingError: as for `gates`.
-        SettingError: `batch_size` is no whole number of at least 1, or the batches
-            are empty or differ in shape.
+        SettingError: `batch_size` is not a whole number of at least 1, or the batches are empty or
+            differ in shape.
     """
     check_gating(gating)
     check_batch_size(batch_size)
@@ -131,7 +133,7 @@ def gram(
 
 
 def _put(place: np.ndarray, tile: jax.Array) -> None:
-    """Copy a tile without what it was filled up with."""
+    """Copy a tile without its padding."""
     place[...] = tile[tuple(slice(n) for n in place.shape)]
 
 

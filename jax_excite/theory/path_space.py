@@ -1,11 +1,12 @@
 """The path space of a small multilayer perceptron, path by path (section 3 of the paper).
 
-The number of paths is the product of the layers' widths, so this is for networks that one could
-draw: the functions of `paths` are those for networks of any size, and say the same.
+The number of paths is the product of the layers' widths, so this module is only for networks that
+are small enough to draw. The functions that `jax_excite.theory` exports compute the same for
+networks of any size.
 
-Biases go by section 2.1: each layer's matrix has one more row and column, the input and each
-layer's gates one more coordinate, which is 1 and comes last. Indices count from 0. Where a batch
-is `[N, ...]`, any leading axes will do.
+Biases are handled as in section 2.1: the matrix of each layer has an additional row and column, and
+the input and the gates of each layer have an additional coordinate, which is 1 and comes last.
+Indices count from 0. Where a batch is `[N, ...]`, any number of leading axes is allowed.
 """
 
 import dataclasses
@@ -43,12 +44,12 @@ class Perceptron:
 
     @classmethod
     def random(cls, widths: Sequence[int], *, bias: bool = True, seed: int = 0) -> "Perceptron":
-        """A network of normal weights that keep pre-activations at unit scale.
+        """A network with normally distributed weights that keep pre-activations at unit scale.
 
         Args:
             widths: d_0, d_1, ..., d_L and the number of classes K.
             bias: whether biases are random as well; otherwise they are 0.
-            seed: of the random numbers.
+            seed: the seed of the random numbers.
 
         Raises:
             ExciteError: fewer than three widths, or one that is not positive.
@@ -74,7 +75,7 @@ class Perceptron:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """The numbers of coordinates of layers 0 to L, with the one that is always 1."""
+        """The numbers of coordinates of layers 0 to L, including the one that is always 1."""
         return (self.weights[0].shape[1] + 1, *(len(weight) + 1 for weight in self.weights))
 
 
@@ -103,7 +104,7 @@ def paths(net: Perceptron, start: int = 1) -> Int[np.ndarray, "P layers"]:
         start: the layer k, from 0 to L.
 
     Returns:
-        One path a row, `[P_k, L - k + 1]`: the index in layer k, in layer k + 1, and so on. The
+        One path per row, `[P_k, L - k + 1]`: the index in layer k, in layer k + 1, and so on. The
         order is that of the entries of an array whose axes are the layers.
 
     Raises:
@@ -123,10 +124,10 @@ def paths(net: Perceptron, start: int = 1) -> Int[np.ndarray, "P layers"]:
 def path_activity(
     gates: Sequence[Float[jax.Array, "N _"]], path: Int[np.ndarray, "*P L"]
 ) -> Float[jax.Array, "N *P"]:
-    """The product of the gates along a path, `Lambda^p` (equation 10); of all paths, (12).
+    """The product of the gates along a path, `Lambda^p` (equation 10; for all paths, equation 12).
 
     Args:
-        gates: those of layers 1 to L, each `[N, d_l]`.
+        gates: the gates of layers 1 to L, each `[N, d_l]`.
         path: a path through these layers `[L]`, or several, `[P, L]`.
 
     Returns:
@@ -140,7 +141,7 @@ def tensor_field(gates: Sequence[Float[jax.Array, "N _"]]) -> Float[jax.Array, "
     """The path activities as a tensor of rank 1, the product of all layers' gates (equation 13).
 
     Args:
-        gates: those of layers 1 to L, each `[N, d_l]`.
+        gates: the gates of layers 1 to L, each `[N, d_l]`.
 
     Returns:
         The tensors `[N, P_1]`, in the order of `paths`.
@@ -152,7 +153,7 @@ def tensor_field(gates: Sequence[Float[jax.Array, "N _"]]) -> Float[jax.Array, "
 
 
 def atoms(net: Perceptron, c: int) -> Float[jax.Array, "P d"]:
-    """The constant fields whose weighted sum each pullback is (equation 11).
+    """The constant fields that each pullback is a weighted sum of (equation 11).
 
     Args:
         net: the network.
@@ -197,7 +198,7 @@ def tensor_value(
 
 
 def omega(net: Perceptron, c: int) -> Float[jax.Array, " P"]:
-    """The network's weights in path space: the product of those along a path (equation 16).
+    """The network in path space: the product of its weights along each path (equation 16).
 
     Args:
         net: the network.

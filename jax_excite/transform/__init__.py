@@ -1,1 +1,1 @@
-"""`excite` and `sites`: the machine that softens the gates of a function."""
+"""`excite` and `sites`: the machinery that softens the gates of a function."""

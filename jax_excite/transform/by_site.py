@@ -1,4 +1,4 @@
-"""Values by the names of sites, as compiled functions return them."""
+"""Values by site name, in a form that compiled functions can return."""
 
 import dataclasses
 from typing import Any
@@ -16,9 +16,9 @@ class BySite:
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> "BySite":
-        """From a dictionary, in its order."""
+        """Convert a dictionary, keeping its order."""
         return cls(tuple(values), list(values.values()))
 
     def by_name(self) -> dict[str, Any]:
-        """The values in a dictionary."""
+        """The values as a dictionary."""
         return dict(zip(self.names, self.values, strict=True))

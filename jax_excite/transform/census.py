@@ -1,8 +1,9 @@
-"""The census of a graph: every place where a derivative jumps, told by what it computes.
+"""The census of a graph: every place where a derivative jumps, recognised by what it computes.
 
-It goes from the outputs back to the input. A value that is a ReLU, a leaky or a clipped ReLU of an
-earlier value, or a max-pool, is a gate, and the search goes on at its pre-activation, so that what
-it was computed through is not looked at. An activation that is none of these is left as a whole.
+The search goes from the outputs back to the input. A value is a gate if it is a ReLU, a leaky ReLU
+or a clipped ReLU of an earlier value, or a max-pool. The search then continues at the
+pre-activation, so it skips the nodes that compute the gate from it. An activation that is none of
+these is left as a whole.
 """
 
 import dataclasses
@@ -34,7 +35,7 @@ from jax_excite.graphs.profiles import (
     unknowns,
 )
 
-# Functions of JAX whose own derivative rules are those of the hard gates.
+# JAX functions whose custom derivative rules are those of the hard gates.
 _PLAIN_RULES = ("relu", "relu6")
 
 # Primitives whose derivative jumps, and the kinds that they are listed as.
@@ -84,15 +85,15 @@ _WORDS: dict[str, str] = {
     "sort": "sorted entries",
     "step": "a comparison, as a number",
 }
-# What makes a choice by comparing.
+# Primitives that choose by comparison.
 _DECIDES = ("argmax", "argmin", "ge", "gt", "le", "lt", "sort", "top_k")
 
 
 def is_entered(enter: Iterable[str]) -> Callable[[Node], bool]:
-    """Which calls with derivative rules are read as what their bodies compute.
+    """Return a test for calls with custom derivative rules that are read as their bodies.
 
     Args:
-        enter: names of functions whose own rules are dropped.
+        enter: names of functions whose custom rules are dropped.
     """
     wanted = frozenset(enter)
 
@@ -104,12 +105,12 @@ def is_entered(enter: Iterable[str]) -> Callable[[Node], bool]:
 
 
 def census(graph: Graph, sources: Iterable[int], entered: Callable[[Node], bool]) -> list[Found]:
-    """Every place of a graph and its nested bodies where a derivative jumps, in their order.
+    """Every place in a graph and its nested bodies where a derivative jumps, in graph order.
 
     Args:
         graph: the graph.
-        sources: those of its inputs that are differentiated.
-        entered: what `is_entered` gives.
+        sources: the inputs by which the graph is differentiated.
+        entered: the result of `is_entered`.
     """
     return _Census(graph, sources, entered).run()
 
@@ -120,8 +121,8 @@ class _Census:
         self._facts = Facts(graph, sources, entered)
         self._reading = Reading(graph, self._facts, KINDS)
         self._obstacles: dict[Graph, str] = {graph: ""}
-        self._kept: set[Graph] = set()  # bodies of functions whose own rules are kept
-        self._calls: dict[Graph, Node] = {}  # of those of JAX, the call that a body is in
+        self._kept: set[Graph] = set()  # bodies of functions whose custom rules are kept
+        self._calls: dict[Graph, Node] = {}  # by body, the call of a JAX function that it is in
         self._seen: set[int] = set()
         self._left: list[int] = []
         self._found: list[Found] = []
@@ -210,9 +211,10 @@ class _Census:
         self._push(node.inputs)
 
     def _is_users(self, node: Node, home: Graph) -> bool:
-        """Whether a user's code made a node, rather than the function of JAX that it is in.
+        """Whether the user's code made a node, rather than the JAX function that it is in.
 
-        `odeint` calls a function of the user's: then more of their frames are around it.
+        For example, `odeint` calls a function of the user. The nodes of that function have more
+        user frames in their tracebacks than the call of `odeint`.
         """
         if home not in self._calls:
             return True
@@ -253,13 +255,13 @@ class _Census:
             self._push(operands)
 
     def _is_step(self, node: Node) -> bool:
-        """Whether a node makes a number of a comparison."""
+        """Whether a node converts the result of a comparison to a number."""
         operand = node.inputs[0]
         is_truth = node.name == "convert_element_type" and self._facts.is_truth(operand)
         return is_truth and self._compares(operand)
 
     def _compares(self, operand: Operand) -> bool:
-        """Whether a truth value depends on the input by an inequality."""
+        """Whether a truth value depends on the input through an inequality."""
         left, seen = [operand], set()
         while left:
             value = left.pop()
@@ -282,7 +284,7 @@ class _Census:
         return False
 
     def _tells_apart(self, node: Node) -> bool:
-        """Whether an equality decides by the input, and does not just watch for one number."""
+        """Whether an equality test does more than compare a float with one constant."""
         if node.name not in ("eq", "ne") or node.inputs[0] == node.inputs[1]:
             return False
         a, b = node.inputs
@@ -304,7 +306,7 @@ class _Census:
         return base in views and views[base].kinked
 
     def _is_joint(self, value: int, base: int, operands: list[Operand]) -> bool:
-        """Whether a node joins two functions of one value to a new activation."""
+        """Whether a node combines two functions of one value into a new activation."""
         node = self._facts.producers[value]
         on_input = {o for o in operands if o in self._facts.depends}
         if len(on_input) < 2:

@@ -1,4 +1,4 @@
-"""Which axis of an inner layer holds its channels: found in the graph, by what made the layer."""
+"""The channel axis of an inner layer, found in the graph from the nodes that compute the layer."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -19,14 +19,14 @@ _SAME_AXIS = (
 
 
 def channel_axis(graph: Graph, node: Node) -> int | None:
-    """The axis of a node's output that holds channels, or None where that cannot be told.
+    """The axis of a node's output that holds channels, or None if it cannot be determined.
 
-    A convolution says which one it is; a matrix product makes it the axis of its weights' columns;
-    images themselves have it last.
+    A convolution specifies the channel axis. For a matrix product it is the axis of the weights'
+    columns. For the images themselves it is the last axis.
 
     Args:
-        graph: the whole graph, of a function of images `[N, H, W, C]`.
-        node: a node of the graph, or of one nested in it.
+        graph: the whole graph of a function of images `[N, H, W, C]`.
+        node: a node of the graph, or of a graph nested in it.
     """
     return _Channels(graph).of(node.outputs[0])
 
@@ -72,7 +72,7 @@ class _Channels:
         return axis + self._rank(operand) - self._rank(result)
 
     def _of_alike(self, operand: int, node: Node) -> int | None:
-        """The axis of an operand of the same rank."""
+        """The channel axis of an operand of the same rank."""
         alike = (o for o in node.inputs if self._rank(o) == self._rank(operand))
         return next((axis for o in alike if (axis := self.of(o)) is not None), None)
 

@@ -20,26 +20,28 @@ def excite(
 ) -> Callable[..., Any]:
     """Soften the hard gates of a function in its backward pass.
 
-    The paper replaces modules of a network (sections 5.2 and 5.3); here the function itself is
-    transformed, whatever wrote it. Its equations are evaluated one by one, as they are, except
-    that the derivative at each site is that of the soft gate.
+    The paper replaces modules of a network (sections 5.2 and 5.3). Here the function itself is
+    transformed, whichever library it was written with. Its equations are evaluated one by one,
+    unchanged except that the derivative at each site is that of the soft gate.
 
     Args:
-        fn: any JAX function of any arguments; the arrays among them are traced, all else is kept.
-        gating: how to soften.
+        fn: any JAX function of any arguments. Arrays among the arguments are traced; all other
+            arguments are passed unchanged.
+        gating: how gates are softened.
         skip: sites to leave hard, by index or name as `sites` lists them.
         only: if given, the only sites to soften.
-        enter: names of functions with derivative rules of their own (`jax.custom_jvp`,
-            `jax.custom_vjp`) to replace by those of their bodies, so that gates in them are
-            softened. All other such rules are kept.
+        enter: names of functions with custom derivative rules (`jax.custom_jvp`, `jax.custom_vjp`)
+            to replace by those of their bodies, so that gates in them are softened. All other
+            custom rules are kept.
 
     Returns:
-        A function of the same arguments with the same outputs, bit for bit, whose
-        reverse-mode derivative is soft-gated. It composes with `jit`, `vmap` and `grad`.
+        A function of the same arguments with the same outputs, bit for bit, whose reverse-mode
+        derivative is soft-gated. It composes with `jit`, `vmap` and `grad`.
 
     Raises:
-        GatingError: (when called) `fn` has no gate that can be softened and the gating is not the
-            plain gradient's, a named site does not exist, or a temperature does not fit its site.
+        GatingError: (when called) `fn` has no gate that can be softened and the gating is not that
+            of the plain gradient, a named site does not exist, or a temperature does not fit its
+            site.
     """
     check_gating(gating)
 
@@ -50,7 +52,7 @@ def excite(
         plan.check(gating)
         return plan.run(lambda at: (at.soften(gating), None))[0]
 
-    # Of the rest of a module, its layers and arrays, a function has no use.
+    # The other attributes of a module, its layers and arrays, are of no use to a function.
     return functools.update_wrapper(excited, fn, updated=())
 
 
@@ -62,17 +64,17 @@ def sites(
     enter: Names = (),
     **kwargs: Any,
 ) -> list[Site]:
-    """List every place where the derivative of `fn(*args)` by its arguments jumps.
+    """List every place where the derivative of `fn(*args)` with respect to its arguments jumps.
 
     Args:
         fn: any JAX function.
-        *args: its arguments; nothing is computed, only traced.
+        *args: its arguments. The function is only traced, not computed.
         skip: as for `excite`.
         only: as for `excite`.
         enter: as for `excite`.
         **kwargs: further arguments of `fn`.
 
     Returns:
-        The sites in the order in which they run, each with whether `excite` softens it, and why.
+        The sites in the order in which they run. Each states whether `excite` softens it, and why.
     """
     return Plan(fn, args, kwargs, Selection.of(skip, only, enter)).sites

@@ -1,9 +1,9 @@
-"""Does a function treat the items of a batch alone? Only then may a batch be cut into blocks.
+"""A test whether a function treats batch items independently, so that a batch may be split.
 
-The batch axis is followed through the graph. A primitive that is not known to keep items apart
-counts as one that mixes them. So does whatever depends on how many items there are: the graphs for
-a block and for the whole batch have to be the same but for sizes, and what no item has a part in
-may be as long as the batch only where it is the same for all.
+The batch axis is followed through the graph. A primitive that is not known to keep items separate
+is assumed to mix them. Anything that depends on the number of items also counts as mixing. The
+graphs for a block and for the whole batch therefore have to be the same except for sizes. A value
+that does not depend on any item may be as long as the batch only along axes where it is constant.
 """
 
 import dataclasses
@@ -32,14 +32,14 @@ from jax_excite.graphs.profiles import elementwise
 
 @dataclasses.dataclass(frozen=True)
 class _Batched:
-    """A value with an entry for each item along an axis."""
+    """A value with one entry per item along an axis."""
 
     axis: int
 
 
 @dataclasses.dataclass(frozen=True)
 class _Shared:
-    """A value that no item has a part in; along `uniform` axes its entries are the same."""
+    """A value that does not depend on any item; along `uniform` axes its entries are the same."""
 
     uniform: frozenset[int] = frozenset()
 
@@ -49,15 +49,16 @@ _States = dict[int, _State]
 
 
 class _MixesError(Exception):
-    """Items are mixed, or may be."""
+    """Items are mixed, or may be mixed."""
 
 
 def treats_items_alone(graph: Graph, batched: Sequence[int], whole: Graph) -> bool:
-    """Whether each item's outputs depend on that item alone, and on nothing that varies by item.
+    """Whether each item's outputs depend only on that item and on values that all items share.
 
     Args:
         graph: the graph for a block of a batch.
-        batched: those of its inputs that have the items along axis 0; so have all its outputs.
+        batched: those of its inputs that have the items along axis 0. All its outputs must
+            have them there too.
         whole: the graph for the whole batch.
     """
     states: _States = {n: _Batched(0) if n in batched else _Shared() for n in graph.inputs}
@@ -71,7 +72,7 @@ def treats_items_alone(graph: Graph, batched: Sequence[int], whole: Graph) -> bo
 
 
 def _require_same(graph: Graph, whole: Graph) -> None:
-    """Require that two graphs are the same but for sizes; their values then have the same numbers.
+    """Require that two graphs are the same except for sizes, so that their values correspond.
 
     Args:
         graph: the graph for a block.
@@ -90,7 +91,7 @@ def _require_same(graph: Graph, whole: Graph) -> None:
             _require_same(body, other_body)
 
 
-# Parameters that say how large an output is.
+# Parameters that specify the size of an output.
 _SIZES = ("shape", "new_sizes", "limit_indices", "slice_sizes", "sizes")
 
 
@@ -105,13 +106,13 @@ def _require_same_operands(operands: Sequence[Operand], others: Sequence[Operand
 
 
 def _is_known(value: Any) -> bool:
-    """Whether a constant's numbers can be seen here: those of a tracer or a random key cannot."""
+    """Whether a constant's numbers are accessible; those of a tracer or a random key are not."""
     is_key = jnp.issubdtype(jax.typeof(value).dtype, jax.dtypes.extended)
     return not isinstance(value, Tracer) and not is_key
 
 
 def _same(value: Any, other: Any) -> bool:
-    """Whether two parameters are the same; of what is no number or text, it is not asked."""
+    """Whether two parameters are the same; only numbers, strings and tuples are compared."""
     if isinstance(value, tuple) and isinstance(other, tuple):
         pairs = zip(value, other, strict=True)
         return len(value) == len(other) and all(_same(a, b) for a, b in pairs)
@@ -121,9 +122,10 @@ def _same(value: Any, other: Any) -> bool:
 
 
 def _require_no_count(graph: Graph, whole: Graph, states: _States) -> None:
-    """Require that no axis is as long as the batch but its own, and where all along it is the same.
+    """Require that the length of the batch appears only as a batch axis or as a uniform axis.
 
-    Of such values, what is not computed entry by entry could count the items.
+    Unless a shared value with such an axis is used entry by entry, it could reveal the number of
+    items.
     """
     sized = {
         number: frozenset(
@@ -179,12 +181,12 @@ def _follow(graph: Graph, states: _States) -> None:
         states.update(zip(node.outputs, outputs, strict=True))
 
 
-# Entry by entry too, though `profiles` has no use for them.
+# These are elementwise too, though `profiles` does not need them.
 _ENTRY_BY_ENTRY = ("stop_gradient", "real", "imag", "nextafter")
 
 
 def _together(graph: Graph, node: Node, inputs: list[_State]) -> _State:
-    """Operands of one shape: their batch axis, along which the others have to be uniform."""
+    """The batch axis of operands of one shape; shared operands have to be uniform along it."""
     axes = {state.axis for state in inputs if isinstance(state, _Batched)}
     if len(axes) != 1:
         raise _MixesError(node.name)
@@ -198,7 +200,7 @@ def _together(graph: Graph, node: Node, inputs: list[_State]) -> _State:
 
 
 def _shared(graph: Graph, node: Node, inputs: list[_State]) -> list[_State]:
-    """The outputs of a node that no item has a part in."""
+    """The states of the outputs of a node that does not depend on any item."""
     uniform: frozenset[int] = frozenset()
     states = [state for state in inputs if isinstance(state, _Shared)]
     if node.name == "broadcast_in_dim":
@@ -222,7 +224,7 @@ def _shared(graph: Graph, node: Node, inputs: list[_State]) -> list[_State]:
 
 
 def _first(inputs: list[_State]) -> int:
-    """The batch axis of the first operand; the others have none."""
+    """The batch axis of the first operand; the others must not have one."""
     state, *others = inputs
     if not isinstance(state, _Batched) or any(isinstance(s, _Batched) for s in others):
         raise _MixesError
@@ -274,7 +276,7 @@ def _reduce(graph: Graph, node: Node, inputs: list[_State]) -> _State:
 
 
 def _along(param: str) -> Callable[[Graph, Node, list[_State]], _State]:
-    """A rule for what runs along one axis."""
+    """Return the rule of primitives that run along the axis, or axes, given by a parameter."""
 
     def rule(graph: Graph, node: Node, inputs: list[_State]) -> _State:
         state = _together(graph, node, inputs)
@@ -415,7 +417,7 @@ def _branches(node: Node, inputs: list[_State], states: _States) -> list[_State]
 
 
 def _joined(column: Sequence[_State]) -> _State:
-    """The state of a value that has one of several."""
+    """The state of a value that may have any of several states."""
     batched = {state for state in column if isinstance(state, _Batched)}
     if not batched:
         return _Shared(frozenset.intersection(*(s.uniform for s in column)))  # type: ignore[union-attr]
@@ -451,7 +453,7 @@ def _scan(node: Node, inputs: list[_State], states: _States) -> list[_State]:
 
 
 def _derivative_rule(node: Node, inputs: list[_State], states: _States) -> list[_State]:
-    """A function whose own rule may mix items, unless it is one of JAX or of this library."""
+    """Follow a function whose custom rule may mix items, unless JAX or this library defines it."""
     if any(isinstance(state, _Batched) for state in inputs):
         _require(of_package(node, JAX) or of_package(node, OWN))
     return _call(node, inputs, states)

@@ -22,19 +22,19 @@ from jax_excite.graphs.graph import (
 )
 
 Values = dict[int, Any]  # by `Node.number`
-Outcome = tuple[list[Any], Values]  # the outputs of a node or a graph, and what is brought out
+Outcome = tuple[list[Any], Values]  # the outputs of a node or a graph, and the collected values
 
 
 @dataclasses.dataclass(frozen=True)
 class Reached:
-    """A node as the interpreter reaches it.
+    """A node when the interpreter reaches it.
 
     Attributes:
         node: the node.
         inputs: the values of its inputs.
-        read: gives the value of any operand that has been computed so far.
-        given: what the caller gave for the node, or None.
-        interpreter: runs nested bodies.
+        read: returns the value of any operand that has been computed so far.
+        given: the values that the caller gave for the node, or None.
+        interpreter: the interpreter, which evaluates nested bodies.
     """
 
     node: Node
@@ -49,26 +49,26 @@ Rule = Callable[[Reached], Outcome]
 
 @dataclasses.dataclass(frozen=True)
 class Interpreter:
-    """Runs graphs. A node without a rule computes what its primitive does.
+    """Evaluates graphs. A node without a rule is evaluated by its primitive.
 
     Attributes:
-        rules: by node, also for nodes of nested bodies: `enter` for a node whose bodies are to be
-            run by the interpreter. A rule returns the outputs that the rest of the graph sees, and
-            a pytree of arrays to bring out, by `Node.number`.
-        given: pytrees of arrays to hand to the rules of some nodes. For a node inside a scan they
-            have a leading axis, along which the steps take their slices.
+        rules: the rules by node, including nodes of nested bodies. The rule `enter` is for a node
+            whose bodies the interpreter evaluates. A rule returns the outputs that the rest of the
+            graph receives, and pytrees of arrays to collect, by `Node.number`.
+        given: pytrees of arrays that are passed to the rules of some nodes. For a node inside a
+            scan they have a leading axis, and each step takes its slice along it.
     """
 
     rules: Mapping[Node, Rule]
     given: Values
 
     def __call__(self, graph: Graph, args: Sequence[Any]) -> Outcome:
-        """The values of a graph's outputs, and what the rules brought out, by node.
+        """Evaluate a graph; return its outputs, and the values that rules collected, by node.
 
-        Out of a scan they come stacked; out of a branch that did not run, as zeros.
+        Values collected in a scan are stacked. Those of a branch that did not run are zeros.
 
         Raises:
-            GatingError: a rule brings something out of a `while` loop or a `shard_map`.
+            GatingError: a rule collects a value inside a `while` loop or a `shard_map`.
         """
         env: dict[int, Any] = dict(zip(graph.inputs, args, strict=True))
 
@@ -90,11 +90,11 @@ class Interpreter:
         return [read(operand) for operand in graph.outputs], brought
 
     def with_slices(self, slices: Values) -> "Interpreter":
-        """The interpreter of one step of a scan, with the step's own slices of what is given."""
+        """The interpreter of one step of a scan, with the step's own slices of the given values."""
         return dataclasses.replace(self, given={**self.given, **slices})
 
     def without_values(self, node: Node, body: Graph, args: Sequence[Any]) -> list[Any]:
-        """The outputs of a body out of which nothing can be brought."""
+        """The outputs of a body from which no values can be collected."""
         outputs, brought = self(body, args)
         if brought:
             raise GatingError(
@@ -105,19 +105,19 @@ class Interpreter:
 
 
 def bind(node: Node, inputs: list[Any]) -> list[Any]:
-    """What the primitive of a node computes."""
+    """Evaluate the primitive of a node."""
     outputs = node.primitive.bind(*inputs, **node.primitive.get_bind_params(node.params))
     return list(outputs) if node.primitive.multiple_results else [outputs]
 
 
 def enter(reached: Reached) -> Outcome:
-    """The rule of a node whose bodies the interpreter runs."""
+    """The rule of a node whose bodies the interpreter evaluates."""
     return _ENTER[reached.node.name](reached.node, reached.interpreter, reached.inputs)
 
 
 @contextlib.contextmanager
 def _where(node: Node) -> Iterator[None]:
-    """The named scope and the context, such as `compute_on`, that a node was written in."""
+    """Enter the named scope and the context, such as `compute_on`, that a node was written in."""
     scope = jax.named_scope(node.own_scope) if node.own_scope else contextlib.nullcontext()
     with scope, node.context.manager:
         yield

@@ -1,4 +1,4 @@
-"""A traced function with its sites: what `excite`, `sites` and the theory of paths run."""
+"""A traced function with its sites, which `excite`, `sites` and the theory of paths use."""
 
 import functools
 import warnings
@@ -28,7 +28,7 @@ class Plan:
     """A traced function, its sites, and which of them are softened.
 
     Arrays among the arguments, and among the leaves of the function, are traced; other leaves
-    (activation functions, flags) are not. The derivative is that by the arguments.
+    (activation functions, flags) are not. The derivative is that with respect to the arguments.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Plan:
         self._arrays, rebuild = split_arrays(leaves)
 
         def flat(*arrays: Any) -> Any:
-            # A module that is closed over by an inner trace breaks, so it is rebuilt inside.
+            # A module breaks if an inner trace closes over it, so it is rebuilt inside the trace.
             count = len(self._weights)
             given = rebuild_own(arrays[:count])
             called = jax.tree.unflatten(own_tree, given)
@@ -74,9 +74,9 @@ class Plan:
         self._active: dict[Graph, bool] = {}
 
     def check(self, gating: Gating) -> None:
-        """Raise `GatingError` where there is nothing to soften or a temperature has no site.
+        """Raise `GatingError` if there is nothing to soften or a temperature has no site.
 
-        Warns where gates are left hard that the gating is meant for.
+        Warns if gates that the gating should soften are left hard.
         """
         plain = gating.gate == "hard" and gating.cotangents == "all"
         if not plain and self._differentiable and not any(one.is_gate for one in self._found):
@@ -102,19 +102,19 @@ class Plan:
         arrays: Sequence[Any] | None = None,
         prepared: Prepared | None = None,
     ) -> tuple[Any, dict[str, Any]]:
-        """Evaluate the function, with a say at each gated site.
+        """Evaluate the function, with the output of each gated site computed by `at_site`.
 
         Args:
-            at_site: given a site as it is reached, returns its output, and a pytree of arrays to
-                bring out or None.
-            given: pytrees of arrays by the sites' names, for `at_site` to see. Those of a site
-                inside a scan have a leading axis, one entry for each step.
+            at_site: takes a site when it is reached, and returns its output and a pytree of arrays
+                to collect, or None.
+            given: pytrees of arrays by site name, which are passed to `at_site`. Those of a site
+                inside a scan have a leading axis with one entry per step.
             arrays: arrays of the same shapes to evaluate it on, in place of those it was traced on.
-            prepared: what `prepare` gave. With it convolutions, what is folded into them, and
-                max-pools differ from the function's own by rounding, for speed.
+            prepared: the result of `prepare`. With it, convolutions, the operations folded into
+                them, and max-pools differ from the function's own by rounding, for speed.
 
         Returns:
-            What the function returns, and what was brought out, by the sites' names in their order.
+            The outputs of the function, and the collected arrays by site name, in site order.
         """
         names = {node.number: site.name for node, (_, site) in self._gates.items()}
         interpreter = Interpreter(
@@ -131,24 +131,24 @@ class Plan:
         }
 
     def prepare(self, *, fold: bool = True) -> Prepared:
-        """What makes `run` faster, computed from the weights of the function."""
+        """Compute, from the weights of the function, values that make `run` faster."""
         return prepare(self._graph, self._known, fold=fold)
 
     def treats_items_alone(self, whole: "Plan") -> bool:
-        """Whether the function makes of each item what it makes of that item alone.
+        """Whether the function computes the same for each item in a block as in the whole batch.
 
         Args:
-            whole: that of the whole batch that this one is for a block of.
+            whole: the plan for the whole batch; this plan is for a block of it.
         """
         batched = self._graph.inputs[len(self._weights) :]
         return treats_items_alone(self._graph, batched, whole._graph)
 
     def channel_axis(self, site: Site) -> int | None:
-        """The axis of a site's output that holds channels, or None where that cannot be told."""
+        """The axis of a site's output that holds channels, or None if it cannot be determined."""
         return channel_axis(self._graph, self._found[site.index].node)
 
     def _rules(self, at_site: "SiteRule", prepared: Prepared | None) -> dict[Node, Rule]:
-        """The rule of each node that does not just compute what its primitive does."""
+        """The rules of all nodes that do more than evaluate their primitive."""
         absorbed = {} if prepared is None else prepared.absorbed
         rules: dict[Node, Rule] = {}
         for node in nodes_of(self._graph):
@@ -179,12 +179,13 @@ class Plan:
 
 
 def _check_state(graph: Graph, replaced: dict[str, Any]) -> None:
-    """Raise `GatingError` where a module has changed its own arrays when it was called.
+    """Raise `GatingError` if a module changed its own arrays when it was called.
 
     Args:
-        graph: whose last outputs are pairs of an array of the module and what has taken its place;
-            they are taken off.
-        replaced: the pairs by name. Some modules put an equal array there, as `nnx.remat` does.
+        graph: the graph. Its last outputs are pairs of an array of the module and its replacement;
+            they are removed from the outputs.
+        replaced: the pairs by name. Some modules replace an array by an equal one, as `nnx.remat`
+            does.
     """
     count = 2 * len(replaced)
     pairs = graph.outputs[len(graph.outputs) - count :]
@@ -206,7 +207,7 @@ SiteRule = Callable[[AtSite], tuple[jax.Array, Any]]
 
 
 def _pass_on(place: int, reached: Reached) -> Outcome:
-    """The rule of a node that was folded into a convolution before it."""
+    """The rule of a node that was folded into an earlier convolution."""
     return [reached.inputs[place]], {}
 
 
@@ -220,7 +221,7 @@ def _convolve(conv: Convolution, folded: Folded | None, exact: bool, reached: Re
 
 
 def _soften(at_site: SiteRule, gate: Gate, site: Site, is_fast: bool, reached: Reached) -> Outcome:
-    """The rule of a gate: what `at_site` makes of it, however it is written."""
+    """The rule of a gate, however it is written: its output is computed by `at_site`."""
     inputs = [lax.stop_gradient(value) for value in reached.inputs]
     hard = gate.fast(inputs) if is_fast else None
     if hard is None:

@@ -1,4 +1,4 @@
-"""Sites: the places of a function where its derivative jumps, by name, and which are softened."""
+"""Sites: the places in a function where its derivative jumps, by name, and which are softened."""
 
 import dataclasses
 from collections.abc import Hashable, Iterable, Sequence
@@ -17,13 +17,13 @@ Names = str | Iterable[str]
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """A place of a function where its derivative jumps: a gate, or something else.
+    """A place in a function where its derivative jumps: a gate, or something else.
 
     Attributes:
-        index: its place in the order in which the sites run, from 0.
-        kind: `relu`, `clipped_relu`, `leaky_relu` or `max_pool`, which can be softened; or what
-            else jumps there, such as `abs`, `select`, `hard_swish`.
-        name: its `jax.named_scope` and kind, numbered where that is not unique.
+        index: its position in the order in which the sites run, from 0.
+        kind: `relu`, `clipped_relu`, `leaky_relu` or `max_pool`, which can be softened; or another
+            kind of jump, such as `abs`, `select`, `hard_swish`.
+        name: its `jax.named_scope` and kind, numbered if that is not unique.
         shape: shape of its pre-activation (of the input, for `max_pool`).
         dtype: dtype of its pre-activation.
         source: `file:line (function)` of the caller's code that wrote it.
@@ -43,12 +43,12 @@ class Site:
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """Which sites a gating is for, in a form that compiled functions take as static.
+    """The sites that a gating applies to, in a form that compiled functions take as static.
 
     Attributes:
         skip: sites to leave hard.
         only: if not None, the only sites to soften.
-        enter: functions whose own derivative rules are replaced by those of their bodies.
+        enter: functions whose custom derivative rules are replaced by those of their bodies.
     """
 
     skip: Hashable = ()
@@ -57,7 +57,7 @@ class Selection:
 
     @staticmethod
     def of(skip: SiteSelection, only: SiteSelection | None, enter: Names = ()) -> "Selection":
-        """The selection that a caller names."""
+        """Make a selection of a caller's arguments."""
         names = (enter,) if isinstance(enter, str) else tuple(enter)
         return Selection(_hashable(skip), _hashable(only), names)
 
@@ -72,7 +72,7 @@ SELECT_ALL = Selection()
 
 
 def sites_of(graph: Graph, found: Sequence[Found], selection: Selection) -> list[Site]:
-    """The places that a census found, with names, and which of them a selection softens."""
+    """Name the places that a census found, and mark those that a selection softens."""
     names = _names(found)
     sites = []
     for index, one in enumerate(found):
@@ -101,7 +101,7 @@ def sites_of(graph: Graph, found: Sequence[Found], selection: Selection) -> list
 
 
 def _names(found: Sequence[Found]) -> list[str]:
-    """`scope/kind` for each site, with `_1`, `_2`, ... from the second of a name on."""
+    """`scope/kind` per site, with `_1`, `_2`, ... from the second site of a name on."""
     counts: dict[str, int] = {}
     names = []
     for one in found:
@@ -112,7 +112,7 @@ def _names(found: Sequence[Found]) -> list[str]:
 
 
 def select(selection: Any, found: Sequence[Site], what: str) -> set[int]:
-    """The indices of the sites that a caller named, or `GatingError` for one that is not there."""
+    """The indices of the sites that a caller named; raises `GatingError` for an unknown site."""
     named = (selection,) if isinstance(selection, (str, int, np.integer)) else tuple(selection)
     known = {str(site.index): site.index for site in found}
     known |= {site.name: site.index for site in found}
