@@ -1,6 +1,6 @@
 """Compares this library with PyTorch on this machine: `python -m benchmarks --help`.
 
-Exit codes: 0 done; 1 a check failed, or a variant that has to run did not; 2 wrong input.
+Exit codes: 0 success; 1 a check failed, or a required variant did not run; 2 wrong input.
 """
 
 import dataclasses
@@ -55,9 +55,9 @@ def main(
 ) -> None:
     """Time jobs, check their results, and print and write one table.
 
-    Variants run in turns, each in a process of its own. All processes of a job are alive at once;
-    where memory is short they give theirs back after a run, and run once untimed before the next.
-    The table is written after each job.
+    Variants run in turns, each in its own process. All processes of a job are alive at the same
+    time. If they do not all fit into memory, each process releases its free memory after a run, and
+    runs once untimed before the next timed run. The table is written after each job.
     """
     models = pick("model", {name: name for name in MODELS}, model, DEFAULT_MODELS)
     jobs: list[JobName] = pick("job", {str(name): name for name in JOBS}, job)
@@ -89,7 +89,7 @@ def pick(
     names: Sequence[str] | None,
     default: Sequence[str] | None = None,
 ) -> list[Result]:
-    """Those of `known` that are named, in its order; the default, or all, if none are."""
+    """The named items of `known`, in its order; if no names are given, the default, or all."""
     for name in names or ():
         if name not in known:
             raise typer.BadParameter(f"no {what} {name!r}: there are {', '.join(known)}")
@@ -142,7 +142,7 @@ def check(
 
 
 def ask_referee(setup: Setup, what: str, **details: Any) -> Any:
-    """What `benchmarks.referee` answers, in a process whose memory and threads end with it."""
+    """The answer of `benchmarks.referee`, which runs in a process of its own and then ends."""
     command = {"do": what, "folder": str(setup.folder), "model": setup.model, **details}
     with Worker("benchmarks.referee", [], {}) as worker:
         return worker.tell(json.dumps(command))["answer"]

@@ -1,4 +1,4 @@
-"""Is a fast result right? By its distance to float64, against that of the published reference."""
+"""Checks results: their distance to float64, compared with that of the published reference."""
 
 import dataclasses
 from pathlib import Path
@@ -7,22 +7,22 @@ import numpy as np
 
 from benchmarks.jobs import RADIUS, STEP_SIZE, JobName, as_cells
 
-# Our distance to the float64 result may be this many times the reference's own, and a little.
+# Our distance to the float64 result may be FACTOR times that of the reference, plus SLACK.
 FACTOR, SLACK = 1.5, 1e-6
-# What everyone has to reach, by precision.
+# The largest error of any variant, by precision.
 LIMITS = {"float32": 1e-4, "TF32": 0.1, "bfloat16": 0.5}
-# PGA has to raise the logits of the classes by this part of what the reference does, on average.
+# On average, PGA must raise the logits of the classes by this fraction of the reference's rise.
 RISE = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
-    """How good a result is.
+    """The accuracy of a result.
 
     Attributes:
-        error: relative L2 distance to float64: of the vector fields; of PGA's first step, since
-            further steps diverge chaotically from differences of rounding.
-        rise: in PGA, how much the logits of the classes rose on average.
+        error: relative L2 distance to float64, of the vector fields; for PGA, of its first step,
+            because rounding differences make further steps diverge chaotically.
+        rise: for PGA, the mean rise of the logits of the classes.
     """
 
     error: float
@@ -30,12 +30,12 @@ class Accuracy:
 
 
 def error_of(job: JobName, result: Path, folder: Path) -> float:
-    """The error, as of `Accuracy`, of a worker's results.
+    """The error of a worker's results, as in `Accuracy`.
 
     Args:
-        job: what they are the results of.
+        job: the job that gave the results.
         result: the worker's file.
-        folder: where the images, classes and fields in float64 are.
+        folder: the folder with the images, classes and fields in float64.
     """
     fields = np.load(folder / "fields.npy")
     with np.load(result) as arrays:
@@ -50,7 +50,7 @@ def error_of(job: JobName, result: Path, folder: Path) -> float:
 
 
 def is_inside(found: np.ndarray, x: np.ndarray) -> bool:
-    """Whether ascended images are within the ball around `x` and the bounds, to rounding."""
+    """Whether ascended images are in the ball around `x` and in the bounds, up to rounding."""
     distances = np.linalg.norm((found - x).reshape(len(x), -1), axis=1)
     return bool(distances.max() <= RADIUS * 1.001 and np.abs(found).max() <= 1.001)
 
@@ -63,21 +63,21 @@ def first_step(x: np.ndarray, fields: np.ndarray) -> np.ndarray:
 
 
 def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
-    """L2 norm of the difference, relative to the wanted; infinite for another shape."""
+    """L2 norm of the difference, relative to `wanted`; infinite if the shapes differ."""
     if found.shape != wanted.shape:
         return float("inf")
     return float(np.linalg.norm(found - wanted.astype(np.float64)) / np.linalg.norm(wanted))
 
 
 def complaint(found: Accuracy, reference: Accuracy | None, precision: str, *, is_ours: bool) -> str:
-    """What is wrong with a result; empty if nothing.
+    """A description of what is wrong with a result; empty if nothing is wrong.
 
     Args:
         found: its accuracy.
-        reference: that of the reference as published, in the same precision, where it ran.
+        reference: the accuracy of the published reference in the same precision, if it ran.
         precision: a key of `LIMITS`.
-        is_ours: as good as the reference is asked of it; PyTorch's kernels differ from each other
-            by more, and its other variants only have to be right.
+        is_ours: whether the result must be as accurate as the reference. PyTorch's kernels differ
+            from each other by more, so its other variants only have to meet `LIMITS`.
     """
     limit = LIMITS[precision]
     if is_ours and reference is not None:

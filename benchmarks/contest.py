@@ -1,4 +1,4 @@
-"""The processes that compete in one job: started, run in turns, one at a time, and ended."""
+"""Starts the processes that compete in one job, runs them in turns, and ends them."""
 
 import contextlib
 import dataclasses
@@ -11,15 +11,15 @@ from benchmarks.jobs import JobName, Sizes
 from benchmarks.variants import Device, Task, Variant
 from benchmarks.workers import ENVIRONMENTS, Worker, WorkerError, available_memory, caching
 
-USABLE = 0.7  # part of the available memory that idle workers may fill
+USABLE = 0.7  # fraction of the available memory that idle workers may use
 
-# A variant, and cells or images at a time: None for all in PyTorch, for its own choice here.
+# A variant and its cells or images per batch: None for all in PyTorch, automatic in this library.
 Contestant = tuple[Variant, int | None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What all variants of a model have in common: the folder of its files, sizes and rounds."""
+    """What all variants of a model have in common, such as files, device, sizes and rounds."""
 
     model: str
     folder: Path
@@ -30,19 +30,19 @@ class Setup:
 
 @dataclasses.dataclass(eq=False)
 class Measurement:
-    """What was measured of one variant.
+    """The measurements of one variant.
 
     Attributes:
-        variant: which.
-        batch_size: cells or images at a time; None for all in PyTorch, for its own choice here.
-        seconds: of each round.
+        variant: the variant.
+        batch_size: cells or images per batch; None means all in PyTorch, automatic in this library.
+        seconds: the duration of each round.
         begun: seconds of each round until the job had begun; in PyTorch on a CPU, until its end.
-        first: the same in the first run of a process without a cache, which compiles.
-        cached: the same with the cache that that process left, if it keeps one.
-        peak: bytes, the most that the process had resident; on a GPU, of the GPU's memory.
+        first: the same for the first run of a process without a cache, which compiles.
+        cached: the same with the cache of that process, if the variant has a cache.
+        peak: the peak resident memory of the process in bytes; on a GPU, of the GPU's memory.
         imported: bytes resident after the imports.
-        result: the file with its results, if there is no failure.
-        failure: why there is no measurement.
+        result: the file with the results, if there is no failure.
+        failure: why there is no measurement; empty if there is one.
     """
 
     variant: Variant
@@ -79,7 +79,7 @@ class Contest:
         self.products.answer()
 
     def start(self, measurement: Measurement) -> Worker:
-        """A worker that has its network, and a folder for what it compiles."""
+        """A worker that has loaded its network and has a folder for compiled programs."""
         cache = caching(self.caches / str(self.measurements.index(measurement)))
         variables = {**ENVIRONMENTS[self.environment], **cache}
         worker = self.stack.enter_context(Worker("benchmarks.worker", [], variables))
@@ -97,7 +97,7 @@ class Contest:
         return worker
 
     def warm_up(self) -> None:
-        """Start and run each; where memory cannot hold them all, they rest between runs."""
+        """Start and run each worker; if memory cannot hold all of them, they rest between runs."""
         limit = USABLE * available_memory()
         needed = 0
         for measurement in self.measurements:
@@ -106,14 +106,14 @@ class Contest:
                 measurement.first, _ = worker.run()
                 needed += worker.rest()
         self.crowded = needed > limit
-        # A long ascent warms itself.
+        # A long ascent needs no further warm-up.
         warm = self.crowded or self.job == "pga"
         for measurement in [] if warm else working(self.measurements):
             with noting_failure(measurement):
                 self.workers[measurement].run()
 
     def run_each(self) -> None:
-        """One round: each once, after a run that gets it its memory back if it had to rest."""
+        """Time each worker once; a worker that had to rest first runs untimed, to regain memory."""
         for measurement in working(self.measurements):
             with noting_failure(measurement):
                 worker = self.workers[measurement]
@@ -126,7 +126,7 @@ class Contest:
                     worker.rest()
 
     def finish(self) -> None:
-        """Take results and memory, and end each."""
+        """Collect the result and the memory use of each worker, and end it."""
         for number, measurement in enumerate(self.measurements):
             if measurement.failure:
                 continue
@@ -139,7 +139,7 @@ class Contest:
             self.workers[measurement].close()
 
     def measure_cached(self) -> None:
-        """The first run of another process, which finds what the first one compiled."""
+        """Time the first run of a new process that reuses what the first process compiled."""
         for measurement in working(self.measurements):
             if measurement.variant.compiles:
                 with noting_failure(measurement), self.start(measurement) as worker:
@@ -147,13 +147,13 @@ class Contest:
 
 
 def working(measurements: Sequence[Measurement]) -> list[Measurement]:
-    """Those without a failure."""
+    """The measurements without a failure."""
     return [measurement for measurement in measurements if not measurement.failure]
 
 
 @contextlib.contextmanager
 def noting_failure(measurement: Measurement) -> Iterator[None]:
-    """If a worker fails, write down why, and go on."""
+    """If a worker fails, record the reason and continue."""
     try:
         yield
     except WorkerError as error:

@@ -1,7 +1,7 @@
 """Prints the table of docs/weights.md: `python -m benchmarks.converter [MODEL ...]`.
 
-For each model a checkpoint of the real `torch.save` at its real size, with random weights, is
-converted by the command line in a process that has no torch, and then compared with PyTorch.
+For each model, `torch.save` writes a full-size checkpoint with random weights. The command line
+converts it in a process without torch, and the result is compared with PyTorch.
 """
 
 import sys
@@ -35,7 +35,7 @@ print(status.partition("VmHWM:")[2].split("\\n")[0], file=sys.stderr)
 
 
 def main() -> None:
-    """Print a row for each model named on the command line, or for all."""
+    """Print a row for each model named on the command line, or for all models."""
     print(HEADER)
     with tempfile.TemporaryDirectory() as folder:
         packages = Path(folder, "packages")
@@ -64,7 +64,7 @@ def row(spec: ModelSpec, folder: Path, environment: dict[str, str]) -> str:
 
 
 def convert(checkpoint: Path, out: Path, environment: dict[str, str]) -> tuple[float, int]:
-    """Wall-clock seconds, and peak resident bytes of the process, Python and JAX included."""
+    """Convert; wall-clock seconds and peak resident bytes of the process, with Python and JAX."""
     start = time.perf_counter()
     result = without_torch.run(environment, "-c", CONVERT, str(checkpoint), "-o", str(out))
     return time.perf_counter() - start, int(result.stderr.split()[-2]) * 1024

@@ -1,8 +1,8 @@
 """Times metrics against Quantus: `python -m benchmarks.evaluation [--model MODEL] [--out FILE]`.
 
-Both get the same images, network and maps, of one method or of eleven, and run in turns, each in a
-process of its own; ratios are of medians. The settings that both have are the same. The values are
-compared in tests/parity/test_metrics.py, where both draw the same random numbers.
+Both get the same images, network and maps (of one method or of eleven), and run in turns, each in
+its own process. Ratios are ratios of medians. The settings that both have in common are equal. The
+values are compared in tests/parity/test_metrics.py, where both draw the same random numbers.
 """
 
 import functools
@@ -27,7 +27,7 @@ METRICS = (
     "max_sensitivity",
     "random_logit",
 )
-METHODS = 11  # as many as `jax-excite evaluate` compares, controls apart
+METHODS = 11  # the number that `jax-excite evaluate` compares, without the controls
 IMAGES, RUNS, STEPS, SAMPLES, SIZE = 4, 50, 12, 4, 224
 
 
@@ -38,7 +38,7 @@ def main(
     images: Annotated[int, typer.Option(min=2)] = IMAGES,
     out: Annotated[Path | None, typer.Option(help="A Markdown file.")] = None,
 ) -> None:
-    """Print, and write if asked, a table of medians and ratios."""
+    """Print a table of medians and ratios, and write it if a file is given."""
     lines = ["| metric | methods | Quantus, s | here, s | ratio |", "|---|---|---|---|---|"]
     for name in metric or METRICS:
         for methods in (1, METHODS):
@@ -66,7 +66,7 @@ def main(
 
 
 def serve(side: str, task: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Say that all is ready, then time a run for each line on standard input."""
+    """Report that the worker is ready, then time one run per line of standard input."""
     rng = np.random.default_rng(0)
     x = rng.uniform(-1, 1, (task["n"], SIZE, SIZE, 3)).astype(np.float32)
     maps = rng.normal(size=(task["methods"], *x.shape)).astype(np.float32)
@@ -82,7 +82,7 @@ def serve(side: str, task: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def our_run(
     model: str, metric: str, x: np.ndarray, c: np.ndarray, maps: np.ndarray
 ) -> Callable[[], Any]:
-    """The metric of all maps here."""
+    """A function that computes the metric of all maps with this library."""
     import jax
 
     import jax_excite
@@ -113,7 +113,7 @@ def our_run(
 def quantus_run(
     model: str, metric: str, x: np.ndarray, c: np.ndarray, maps: np.ndarray
 ) -> Callable[[], Any]:
-    """The metric of one set of maps after the other in Quantus."""
+    """A function that computes the metric in Quantus, one set of maps after the other."""
     warnings.simplefilter("ignore")
     import captum.attr
     import quantus
@@ -128,7 +128,7 @@ def quantus_run(
         image = torch.as_tensor(np.asarray(inputs, np.float32))
         return saliency.attribute(image, torch.as_tensor(targets), abs=False).numpy()
 
-    quiet = {"disable_warnings": True, "display_progressbar": False}
+    quiet: dict[str, Any] = {"disable_warnings": True, "display_progressbar": False}
     group = 3 * SIZE**2 // STEPS
     chosen = {
         "faithfulness_correlation": lambda: quantus.FaithfulnessCorrelation(
@@ -159,7 +159,7 @@ def quantus_run(
 
 
 def worker() -> None:
-    """Serve one side, as `serve SIDE TASK` on the command line says."""
+    """Serve one side, given on the command line as `serve SIDE TASK`."""
     stream = answers()
     for answer in serve(sys.argv[2], json.loads(sys.argv[3])):
         print(json.dumps(answer), file=stream)

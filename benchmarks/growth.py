@@ -1,7 +1,7 @@
 """Plots how the cost of a class grid grows: `python -m benchmarks.growth [MODEL] [--out FOLDER]`.
 
-One size varies at a time around a grid of 4 images x 4 classes at 224 x 224. Each point is a
-process of its own, so that its peak memory is that of the job.
+One size varies at a time around a grid of 4 images x 4 classes at 224 x 224. Each point runs in its
+own process, so that the peak memory of the process is that of the job.
 """
 
 import json
@@ -50,7 +50,7 @@ def main(
 
 
 def measured(model: str, rounds: int, sizes: dict[str, int]) -> dict[str, Any]:
-    """Median seconds of a job of some sizes, and peak bytes of its process."""
+    """The median seconds of a job of the given sizes, and the peak bytes of its process."""
     task = json.dumps({"model": model, "rounds": rounds, **sizes})
     command = [sys.executable, "-c", "from benchmarks import growth; growth.work()", task]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -59,7 +59,7 @@ def measured(model: str, rounds: int, sizes: dict[str, int]) -> dict[str, Any]:
 
 
 def work() -> None:
-    """In a process of its own: do the task on the command line, and print what was measured."""
+    """Do the task on the command line, in a separate process, and print the measurements."""
     import jax
 
     import jax_excite
@@ -82,7 +82,7 @@ def work() -> None:
 
 
 def plot(points: list[dict[str, Any]], model: str, path: Path) -> None:
-    """A column for each size that varies: seconds above, peak memory below."""
+    """Plot one column per size that varies: seconds at the top, peak memory at the bottom."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(15, 5.5), layout="constrained")

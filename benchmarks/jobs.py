@@ -20,7 +20,7 @@ STEP_SIZE, RADIUS = 20.0, 100.0  # of PGA
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How large a job is: images, classes for each, pixels of a side, and steps of PGA."""
+    """The size of a job: images, classes per image, pixels per side, and steps of PGA."""
 
     images: int = 5
     classes: int = 6
@@ -29,11 +29,11 @@ class Sizes:
 
     @property
     def cells(self) -> int:
-        """Images times classes."""
+        """The number of images times the number of classes."""
         return self.images * self.classes
 
     def class_indices(self) -> list[int]:
-        """That many of ImageNet's 1000 classes, spread evenly."""
+        """The chosen classes, spread evenly over ImageNet's 1000 classes."""
         return [int(c) for c in np.linspace(0, 999, self.classes).round()]
 
 
@@ -48,12 +48,12 @@ def describe(job: JobName, sizes: Sizes) -> str:
 
 
 def pullbacks(job: JobName, sizes: Sizes) -> int:
-    """How many vector fields the job computes; those of one cell's PGA steps count once."""
+    """The number of vector fields in the job; all PGA steps of one cell count as one."""
     return 1 if job == "latency" else sizes.cells
 
 
 def rounds_of(job: JobName, rounds: int) -> int:
-    """How often a job is timed: PGA, whose steps repeat a pullback, half as often as others."""
+    """How often a job is timed: half as often for PGA, whose steps repeat a pullback."""
     return math.ceil(rounds / 2) if job == "pga" else rounds
 
 
@@ -64,8 +64,9 @@ def gflop(job: JobName, sizes: Sizes, forward: float, shared: bool) -> float:
         job: the job.
         sizes: its size.
         forward: the GFLOP of one image's forward pass. The input gradient costs the same: it has
-            the same multiply-adds, in another order.
-        shared: the classes of an image share one forward pass, in PGA that of the first step.
+            the same multiply-adds in a different order.
+        shared: whether the classes of an image share one forward pass (in PGA, that of the first
+            step).
     """
     steps = sizes.steps if job == "pga" else 1
     saved = sizes.cells - sizes.images if shared else 0
@@ -73,5 +74,5 @@ def gflop(job: JobName, sizes: Sizes, forward: float, shared: bool) -> float:
 
 
 def as_cells(images: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each image once for each class `[N * C, H, W, 3]`, and the class of each `[N * C]`."""
+    """Each image once per class `[N * C, H, W, 3]`, and the class of each cell `[N * C]`."""
     return np.repeat(images, len(classes), axis=0), np.tile(classes, len(images))

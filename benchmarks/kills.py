@@ -1,7 +1,7 @@
 """Kills runs of `jax-excite attribute` at random moments: `python -m benchmarks.kills FOLDER`.
 
-FOLDER holds photographs. After each way of failing the same command goes on; what it ends with is
-compared, byte by byte, with the store of a run that nothing disturbed.
+FOLDER contains photographs. After each failure, the same command is run again and continues. The
+final store is compared, byte by byte, with the store of an undisturbed run.
 """
 
 import os
@@ -28,7 +28,7 @@ def main(
     kills: Annotated[int, typer.Option(min=5, help="How often a run is made to fail.")] = 50,
     seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
 ) -> None:
-    """Run, kill, go on; exit with 1 if a store differs."""
+    """Run, kill and continue; exit with code 1 if a store differs."""
     rng = random.Random(seed)
     ways: dict[str, Callable[[Path, Path, random.Random], bool]] = {
         "kill -9 of the process": _killed,
@@ -68,7 +68,7 @@ def main(
 
 
 def contents(store: Path) -> dict[str, bytes]:
-    """The arrays of a store, as they are on disk."""
+    """The contents of the array files of a store, by path."""
     files = (file for file in (store / "arrays").rglob("*") if file.is_file())
     return {
         str(file.relative_to(store)): file.read_bytes()
@@ -92,14 +92,14 @@ def _begin(source: Path, store: Path, *more: str) -> subprocess.Popen[bytes]:
 
 
 def _left(store: Path) -> int:
-    """Images that are not done."""
+    """The number of images that are not done."""
     from jax_excite import open_store
 
     return int((~open_store(store).done).sum())
 
 
 def _at_a_random_moment(store: Path, rng: random.Random, *runs: subprocess.Popen[bytes]) -> None:
-    """Wait until the run writes, or for some of its start, and then a little."""
+    """Wait for a random part of the start-up, or until the run writes, and a little longer."""
     before = len(list(store.rglob("*")))
     until = time.monotonic() + rng.choice((rng.uniform(0, 8), 600))
     while time.monotonic() < until and all(run.poll() is None for run in runs):
@@ -131,7 +131,7 @@ def _one_killed(source: Path, store: Path, rng: random.Random) -> bool:
     _at_a_random_moment(store, rng, *runs)
     chosen, other = rng.sample(runs, 2)
     chosen.kill()
-    # JAX ends the other by and by; nobody waits for that here.
+    # JAX ends the other process eventually; this benchmark does not wait for it.
     time.sleep(rng.uniform(0, 2))
     other.terminate()
     other.kill()
@@ -148,7 +148,7 @@ def _both_killed(source: Path, store: Path, rng: random.Random) -> bool:
 
 
 def _full(source: Path, store: Path, rng: random.Random) -> bool:
-    """Files may not grow beyond a size: to the run that is a full disk."""
+    """Limit the size of files, which has the same effect on the run as a full disk."""
     most = rng.choice((200, 20_000, 200_000))
 
     def limit() -> None:
@@ -164,7 +164,7 @@ def _full(source: Path, store: Path, rng: random.Random) -> bool:
 
 
 def _read_only(source: Path, store: Path, rng: random.Random) -> bool:
-    """Even to root: a file stands where a folder is wanted."""
+    """Put a file where a folder is needed, which makes writing fail even for root."""
     if not store.exists():
         return False
     place = store / "arrays" / "logits" / "c" / str(rng.randrange(_IMAGES // _CHUNK))

@@ -19,14 +19,14 @@ def measure(
     """Time a job.
 
     Args:
-        setup: the model's.
+        setup: the setup of the model.
         job: the job.
         environment: a key of `ENVIRONMENTS`.
-        contestants: variants, each with its batch size.
+        contestants: the variants, each with its batch size.
 
     Returns:
-        A measurement of each contestant, and the rate of matrix products in GFLOP/s by dtype, the
-        best of all rounds.
+        One measurement per contestant, and the rate of matrix products in GFLOP/s by dtype (the
+        best of all rounds).
     """
     with contextlib.ExitStack() as stack:
         contest = Contest(setup, job, environment, contestants, stack)
@@ -44,7 +44,7 @@ def measure(
 def contestants(
     setup: Setup, job: JobName, environment: str, variants: Sequence[Variant]
 ) -> list[Contestant]:
-    """The variants that do a job, each with its batch size: in `throughput`, the fastest tried."""
+    """The variants for a job, each with its batch size (in `throughput`, the fastest tried)."""
     able = [variant for variant in variants if job in variant.jobs]
     if job != "throughput":
         return [(variant, variant.batch_size) for variant in able]

@@ -1,4 +1,4 @@
-"""This library's side of the comparison, through its public functions only; without torch."""
+"""This library's side of the comparison, with public functions only and without torch."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from benchmarks.variants import Device, Task
 
 
 def prepare(device: Device) -> None:
-    """Choose the device, and TF32 for matrix products on a GPU.
+    """Select the device, and TF32 for matrix products on a GPU.
 
     Raises:
         RuntimeError: JAX finds no GPU.
@@ -40,7 +40,7 @@ class Runner:
         self.cells = jnp.asarray(cells, dtype) if task.job == "throughput" else self.images
 
     def run(self, steps: int) -> jax.Array:
-        """Begin the job; compiling is over when this returns."""
+        """Start the job; compilation has finished when this returns."""
         params, images, batch_size = self.params, self.images, self.batch_size
         if self.job == "grid":
             return jax_excite.pullback_grid(params, images, self.classes, batch_size=batch_size)
@@ -61,13 +61,13 @@ class Runner:
         jax.block_until_ready(result)
 
     def fetch(self, result: jax.Array) -> np.ndarray:
-        """The result as float32, one row for each cell."""
+        """The result as float32, one row per cell."""
         array = np.asarray(result.astype(jnp.float32))
         return array.reshape(-1, *array.shape[-3:])
 
 
 def device_peak(device: Device) -> int | None:
-    """Peak bytes of the device's memory, where it has its own."""
+    """Peak bytes of the device's memory, or None if it has no memory of its own."""
     if device == "cpu":
         return None
     return jax.devices()[0].memory_stats()["peak_bytes_in_use"]

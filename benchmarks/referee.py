@@ -1,4 +1,4 @@
-"""What all variants are given and measured against, by PyTorch in a process of its own."""
+"""Inputs and reference results for all variants, from PyTorch in a process of its own."""
 
 import json
 import sys
@@ -19,8 +19,8 @@ from weights_converter import convert_file
 def prepare(folder: Path, model: str, sizes: Sizes) -> float:
     """Write a network's weights in both formats, images, classes, and the fields in float64.
 
-    Weights are random, with measured BatchNorm statistics, but for a network whose published ones
-    come with a package.
+    The weights are random, with measured BatchNorm statistics, unless a package contains the
+    published weights of the network.
 
     Returns:
         The GFLOP of one image's forward pass.
@@ -38,7 +38,7 @@ def prepare(folder: Path, model: str, sizes: Sizes) -> float:
 
 
 def exact_fields(folder: Path, model: str) -> np.ndarray:
-    """The class grid in float64, one row for each cell."""
+    """The class grid in float64, one row per cell."""
     module = reference.reference(model, weights=folder / "weights.pth")
     soft = reference.soften(module, skip_functional=False)
     images, classes = np.load(folder / "images.npy"), np.load(folder / "classes.npy")
@@ -51,7 +51,7 @@ def exact_fields(folder: Path, model: str) -> np.ndarray:
 
 
 def mean_rises(folder: Path, model: str, results: list[Path]) -> list[float]:
-    """For each file of ascended images, how much the logits of their classes rose on average."""
+    """The mean rise of the logits of the classes, for each file of ascended images."""
     module = reference.reference(model, weights=folder / "weights.pth", dtype=torch.float32)
     cells, targets = as_cells(np.load(folder / "images.npy"), np.load(folder / "classes.npy"))
 
@@ -65,7 +65,7 @@ def mean_rises(folder: Path, model: str, results: list[Path]) -> list[float]:
 
 
 def main() -> None:
-    """A worker: does what a line of standard input says, and answers with one."""
+    """Run a worker that executes each line of standard input and answers with one line."""
     stream = answers()
     for line in sys.stdin:
         command = json.loads(line)

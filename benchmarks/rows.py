@@ -1,4 +1,4 @@
-"""From measurements to the rows of the table."""
+"""Computes the rows of the table from measurements."""
 
 import dataclasses
 import statistics
@@ -23,24 +23,25 @@ class Row:
 
     Attributes:
         model: the network.
-        job: what was done, in words.
+        job: the job in words.
         environment: a key of `workers.ENVIRONMENTS`.
-        variant: who did it.
-        batch_size: cells or images at a time; None for all in PyTorch, for its own choice here.
-        complaint: why the row is worth nothing; empty if it is sound.
-        failed: that the complaint fails the run.
-        seconds: of each round; empty if the variant did not run, and then there is no more.
-        ratios: to each reference, by round: its seconds over these.
-        per_second: vector fields; in PGA, cells.
-        peak: bytes, the most that the process had resident; on a GPU, of the GPU's memory.
+        variant: the name of the variant.
+        batch_size: cells or images per batch; None means all in PyTorch, automatic in this library.
+        complaint: why the row is invalid; empty if it is valid.
+        failed: whether the complaint fails the run.
+        seconds: the duration of each round; empty, like all that follows, if the variant did not
+            run.
+        ratios: for each reference, its seconds divided by these, by round.
+        per_second: vector fields per second; in PGA, cells per second.
+        peak: the peak resident memory of the process in bytes; on a GPU, of the GPU's memory.
         imported: bytes resident after the imports.
-        cold: seconds until the first run had begun, beyond those of a later one: compiling.
-        cached: the same with a filled cache of compiled programs, where there is one.
-        gflop: the work, where forward passes are shared without those that are saved.
+        cold: seconds until the first run had begun, minus those of a later run: compilation.
+        cached: the same with a filled cache of compiled programs, if there is one.
+        gflop: the work; where forward passes are shared, without those that are saved.
         unshared_gflop: the work of the plain algorithm.
-        share: the rate of this work, as part of that of matrix products in the same dtype.
-        error: of `Accuracy`.
-        rise: of `Accuracy`.
+        share: the rate of this work, as a fraction of that of matrix products in the same dtype.
+        error: the error of `Accuracy`.
+        rise: the rise of `Accuracy`.
     """
 
     model: str
@@ -73,14 +74,14 @@ def make_rows(
     rates: Mapping[str, float],
     forward: float,
 ) -> list[Row]:
-    """A row for each measurement of one job in one environment.
+    """One row per measurement of one job in one environment.
 
     Args:
-        setup: the model's.
+        setup: the setup of the model.
         job: the job.
         environment: the environment.
-        measurements: those of all variants.
-        accuracies: of the measurements that have a result.
+        measurements: the measurements of all variants.
+        accuracies: the accuracies of the measurements that have a result.
         rates: GFLOP/s of matrix products by dtype.
         forward: GFLOP of one image's forward pass.
     """
@@ -124,12 +125,12 @@ def make_rows(
 
 
 def precision(setup: Setup, variant: variants.Variant) -> str:
-    """What a variant computes in."""
+    """The arithmetic that a variant uses, a key of `check.LIMITS`."""
     return "TF32" if setup.device == "gpu" and variant.dtype == "float32" else variant.dtype
 
 
 def ratios(measurement: Measurement, by_name: Mapping[str, Measurement]) -> dict[str, list[float]]:
-    """Each reference's seconds over these, by round."""
+    """The seconds of each reference divided by those of a measurement, by round."""
     found = {}
     for name, reference in REFERENCES.items():
         other = by_name.get(variants.reference_name(reference, measurement.variant))

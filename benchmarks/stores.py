@@ -1,8 +1,9 @@
-"""What a store costs: `python -m benchmarks.stores FOLDER [--images N] [--out FOLDER]`.
+"""Measures the cost of a store: `python -m benchmarks.stores FOLDER [--images N] [--out FOLDER]`.
 
-Attributions of crops of the photographs in FOLDER, by EfficientNet-Lite0, into a store, with the
-memory of the process over time. And, in turns in one process: images from files into a store, and
-bare loops of `pullback` over the same images, in memory or read by the loop.
+The first part fills a store with EfficientNet-Lite0's attributions of crops of the photographs in
+FOLDER, and records the memory of the process over time. The second part alternates, in one process,
+between filling a store from image files and bare loops of `pullback` over the same images, which
+are either in memory or read by the loop.
 """
 
 import json
@@ -24,7 +25,7 @@ from benchmarks.worker import memory
 from benchmarks.workers import ROOT
 
 _CROP, _CHUNK = 256, 12
-_COMPARED = 360  # images of the comparison
+_COMPARED = 360  # number of images in the comparison
 
 
 def main(
@@ -59,7 +60,7 @@ def main(
 
 
 def crops(photographs: Path, folder: Path, number: int) -> None:
-    """Crops of photographs, one after the other, at random places."""
+    """Write crops at random positions, taken from one photograph after the other."""
     rng = np.random.default_rng(0)
     files = sorted(photographs.glob("*.jpg"))
     for place in range(number):
@@ -79,7 +80,7 @@ def _worker(what: str, task: dict[str, Any]) -> dict[str, Any]:
 
 
 def fill() -> None:
-    """In a process of its own: fill a store, and print how memory and images grew."""
+    """Fill a store in a separate process, and print its rate and its memory over time."""
     task = json.loads(sys.argv[1])
     begun, samples, stop = time.monotonic(), [], threading.Event()
 
@@ -99,7 +100,7 @@ def fill() -> None:
 
 
 def compare() -> None:
-    """In a process of its own: the same images into a store and by a bare loop, in turns."""
+    """Time a store and bare loops with the same images, in turns, in a separate process."""
     import jax
 
     import jax_excite
@@ -137,7 +138,7 @@ def _greatest(logits: Any) -> Any:
 
 
 def _job(params: Any, source: str, out: Path) -> Any:
-    """The job that the command would do."""
+    """The same job as `jax-excite attribute` would do."""
     import jax
 
     from jax_excite import recipes
@@ -157,7 +158,7 @@ def _job(params: Any, source: str, out: Path) -> Any:
 
 
 def _filled(source: str, out: str) -> tuple[float, int]:
-    """Seconds that `jax-excite attribute` takes in this process, and its images."""
+    """The seconds that `jax-excite attribute` takes in this process, and its image count."""
     from jax_excite.cli.attribute import attribute
     from jax_excite.cli.console import keep_compiled_programs
     from jax_excite.stores import open_store
@@ -169,13 +170,13 @@ def _filled(source: str, out: str) -> tuple[float, int]:
 
 
 def _resident() -> int:
-    """Bytes of memory that this process has now; Linux only."""
+    """The current resident memory of this process in bytes; Linux only."""
     pages = Path("/proc/self/statm").read_text().split()[1]
     return int(pages) * 4096
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
-    """Memory over time."""
+    """Plot memory over time."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3), layout="constrained")

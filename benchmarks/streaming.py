@@ -1,4 +1,4 @@
-"""A grid larger than memory, written to disk: `python -m benchmarks.streaming [--classes 1000]`."""
+"""Writes a grid larger than memory to disk: `python -m benchmarks.streaming [--classes 1000]`."""
 
 import resource
 import tempfile
@@ -21,8 +21,8 @@ def main(
     limit: Annotated[float, typer.Option(help="GB that the process may take.")] = 4.0,
     folder: Annotated[Path | None, typer.Option(help="Where to write; a temporary one.")] = None,
 ) -> None:
-    """Compute the pullbacks of many classes for some images within a limit of memory."""
-    # The limit counts what is allocated, not pages of the file that are in memory meanwhile.
+    """Compute the pullbacks of many classes for some images within a memory limit."""
+    # The limit applies to allocated memory, not to pages of the file that are mapped into memory.
     resource.setrlimit(resource.RLIMIT_DATA, (int(limit * 1e9), int(limit * 1e9)))
     params = jax_excite.load(model, weights=None)
     x = np.random.default_rng(0).uniform(-1, 1, (images, 224, 224, 3)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The table, and where and when it was made."""
+"""Formats the table, with the circumstances of its measurement."""
 
 import dataclasses
 import importlib.metadata
@@ -68,7 +68,7 @@ def _commit() -> str:
 
 
 def _output(*command: str) -> str:
-    """What a command prints; empty if it cannot be run or fails."""
+    """The output of a command; empty if the command cannot be run or fails."""
     try:
         found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -77,12 +77,12 @@ def _output(*command: str) -> str:
 
 
 def markdown(rows: Sequence[Row], rates: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
-    """The table, with a list of its circumstances above.
+    """The table in Markdown, below a list of its circumstances.
 
     Args:
-        rows: the lines.
+        rows: the rows.
         rates: GFLOP/s of matrix products by dtype, with model, job and environment.
-        about: what `circumstances` gave.
+        about: the result of `circumstances`.
     """
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     lines = [
@@ -103,7 +103,7 @@ def markdown(rows: Sequence[Row], rates: Sequence[dict[str, Any]], about: dict[s
 
 
 def as_json(rows: Sequence[Row], rates: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
-    """All of that with nothing rounded or left out."""
+    """The same contents as JSON, complete and without rounding."""
     everything = {**about, "rates": list(rates), "rows": [dataclasses.asdict(row) for row in rows]}
     return json.dumps(everything, indent=1) + "\n"
 
@@ -144,7 +144,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def _spread(values: Sequence[float], form: str) -> str:
-    """The median, and the range where there is one."""
+    """The median, and the range if there are several values."""
     middle = format(statistics.median(values), form)
     if len(values) == 1:
         return middle

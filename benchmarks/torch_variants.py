@@ -1,4 +1,4 @@
-"""The references: the paper's Listings 1 and 2 on torchvision's modules, as published and tuned."""
+"""The references: Listings 1 and 2 of the paper on torchvision modules, published and tuned."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from tests import torch_reference as reference
 
 
 def prepare(device: Device) -> None:
-    """TF32 for convolutions and matrix products on a GPU.
+    """Select TF32 for convolutions and matrix products on a GPU.
 
     Raises:
         RuntimeError: PyTorch finds no GPU.
@@ -28,7 +28,7 @@ def prepare(device: Device) -> None:
 
 
 def device_peak(device: Device) -> int | None:
-    """Peak bytes of the device's memory, where it has its own."""
+    """Peak bytes of the device's memory, or None if it has no memory of its own."""
     return torch.cuda.max_memory_allocated() if device == "gpu" else None
 
 
@@ -62,7 +62,7 @@ class Runner:
         self.targets = torch.as_tensor(targets, device=self.cells.device)
 
     def run(self, steps: int) -> Tensor:
-        """Begin the job; compiling is over when this returns."""
+        """Start the job; compilation has finished when this returns."""
         if self.job == "pga" and self.shares:
             return self._ascend(steps)
         if self.job == "pga":
@@ -78,7 +78,7 @@ class Runner:
         return torch.cat([reference.pullback(self.module, x, c) for x, c in parts])
 
     def _shared_fields(self) -> Tensor:
-        """One forward pass of the images, and a backward pass of all of them for each class."""
+        """One forward pass of all images, and one backward pass of all images per class."""
         x = self.images.detach().requires_grad_()
         logits = self.module(x)
         fields = [
@@ -87,7 +87,7 @@ class Runner:
         return torch.stack(fields, dim=1).flatten(0, 1)
 
     def _ascend(self, steps: int) -> Tensor:
-        """PGA as in `reference.pga`, whose first step shares forward passes."""
+        """PGA as in `reference.pga`, but with shared forward passes in the first step."""
         current = self.cells
         for step in range(steps):
             field = (
@@ -107,17 +107,17 @@ class Runner:
             torch.cuda.synchronize()
 
     def fetch(self, result: Tensor) -> np.ndarray:
-        """The result as float32, one row for each cell."""
+        """The result as float32, one row per cell."""
         return reference.to_numpy(result.float().cpu())
 
 
 def as_published(module: reference.Normalised) -> nn.Module:
-    """Modules replaced, as the paper does, in a network as it is loaded."""
+    """The network as loaded, with its modules replaced as in the paper."""
     return reference.soften(module, skip_functional=False).requires_grad_(True)
 
 
 def tuned(module: reference.Normalised) -> nn.Module:
-    """The same with BatchNorm folded into convolutions, and frozen."""
+    """The same with BatchNorm folded into convolutions, and with frozen weights."""
     fold_batch_norm(module, torch.zeros(1, 3, 64, 64))
     return reference.soften(module, skip_functional=False).requires_grad_(False)
 
@@ -125,14 +125,14 @@ def tuned(module: reference.Normalised) -> nn.Module:
 def fold_batch_norm(module: nn.Module, example: Tensor) -> None:
     """Fold each BatchNorm whose input is the output of a convolution into that convolution.
 
-    Exact in networks that use such an output nowhere else, which holds for all of torchvision's.
+    This is exact if such an output is used nowhere else, which holds for all torchvision networks.
     """
     outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}
     pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
 
     def record(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if isinstance(layer, nn.Conv2d):
-            outputs[id(output)] = layer, output  # kept, so that no other tensor gets its id
+            outputs[id(output)] = layer, output  # kept, so that no other tensor reuses its id
         elif isinstance(layer, nn.BatchNorm2d) and id(inputs[0]) in outputs:
             pairs.append((outputs[id(inputs[0])][0], layer))
 

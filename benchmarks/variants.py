@@ -1,4 +1,4 @@
-"""What is compared: the references in PyTorch and this library, each under its settings."""
+"""The compared variants: the PyTorch references and this library, each with its settings."""
 
 import dataclasses
 import json
@@ -18,15 +18,15 @@ class Variant:
     """One way to do a job.
 
     Attributes:
-        name: what the table and the command line call it.
-        framework: whose process it runs in.
-        method: which of the framework's ways it is.
-        jobs: the jobs that it is for.
-        shares: those of them in which the classes of an image share a forward pass.
-        batch_size: cells at a time in a grid; None for all in PyTorch, for what it chooses here.
-        dtype: of weights and images.
-        compiles: it has something to compile, and a cache for it.
-        optional: that it cannot run is a row of the table, not a failure of the run.
+        name: its name in the table and on the command line.
+        framework: the framework of its process.
+        method: which of the framework's methods it uses.
+        jobs: the jobs that it supports.
+        shares: the jobs in which the classes of an image share a forward pass.
+        batch_size: cells per batch in a grid; None means all in PyTorch, automatic in this library.
+        dtype: the dtype of weights and images.
+        compiles: whether it compiles programs and caches them.
+        optional: if it cannot run, the table has a row for this, and the run does not fail.
     """
 
     name: str
@@ -49,16 +49,17 @@ REFERENCES = (PUBLISHED, TUNED, SHARED, COMPILED)
 OURS = Variant("ours", "jax", "ours", shares=GRIDS, compiles=True)
 OURS_WHOLE = dataclasses.replace(OURS, name="ours, all at once", jobs=("grid",), batch_size=1000)
 
-# Batch sizes that `throughput` tries beside all images at once; the best is measured.
+# Batch sizes that `throughput` tries, besides all images in one batch; the best is measured.
 BATCH_SIZES: dict[Device, tuple[int, ...]] = {"cpu": (1, 6), "gpu": (8, 32, 128)}
 
 _FLOAT32 = (*REFERENCES, OURS, OURS_WHOLE)
 
 
 def variants(device: Device) -> tuple[Variant, ...]:
-    """All variants: in bfloat16 too on a GPU, which has fast arithmetic for it.
+    """All variants; on a GPU, which has fast bfloat16 arithmetic, also in bfloat16.
 
-    On a CPU compiling gains PyTorch little in a grid, so that it is left out of PGA, which is long.
+    On a CPU, compilation makes a PyTorch grid only slightly faster. Compiled PyTorch is therefore
+    left out of PGA, which takes long.
     """
     if device == "cpu":
         short = dataclasses.replace(COMPILED, jobs=("grid", *SINGLES))
@@ -67,27 +68,27 @@ def variants(device: Device) -> tuple[Variant, ...]:
 
 
 def in_bfloat16(variant: Variant) -> Variant:
-    """The same in bfloat16."""
+    """The same variant in bfloat16."""
     return dataclasses.replace(variant, name=f"{variant.name}, bfloat16", dtype="bfloat16")
 
 
 def reference_name(reference: Variant, variant: Variant) -> str:
-    """What the reference of a variant is called: the one in its dtype."""
+    """The name of a reference in the dtype of a variant."""
     return (reference if variant.dtype == "float32" else in_bfloat16(reference)).name
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What a worker is to do.
+    """The task of a worker.
 
     Attributes:
-        variant: how.
-        job: what.
-        model: with which network.
-        folder: where its weights, images and classes are.
-        device: on what.
-        batch_size: cells or images at a time; None as for `Variant`.
-        steps: of PGA.
+        variant: the variant to run.
+        job: the job to do.
+        model: the name of the network.
+        folder: the folder with its weights, images and classes.
+        device: the device to run on.
+        batch_size: cells or images per batch; None as for `Variant`.
+        steps: the number of steps of PGA.
     """
 
     variant: Variant
@@ -104,6 +105,6 @@ class Task:
 
     @staticmethod
     def parse(line: str) -> "Task":
-        """The task that `text` made the line of."""
+        """The task from a line that `text` wrote."""
         fields = json.loads(line)
         return Task(**{**fields, "variant": Variant(**fields["variant"])})

@@ -1,4 +1,4 @@
-"""The work of a network, counted in its jaxpr, and the rate at which a device can do such work."""
+"""The work of a network, counted in its jaxpr, and the rate of such work on a device."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from jax_excite.models import model_spec
 
 
 def forward_gflop(model: str, size: int) -> float:
-    """GFLOP of one image's forward pass: two for each multiply-add, padding included."""
+    """GFLOP of one image's forward pass: two FLOP per multiply-add, including padding."""
     network = model_spec(model).abstract()
     x = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     closed = jax.make_jaxpr(lambda network, x: network(x))(network, x)
@@ -23,7 +23,7 @@ def forward_gflop(model: str, size: int) -> float:
 
 
 def multiply_adds(jaxpr: Any) -> int:
-    """Multiply-adds of the convolutions and matrix products of a jaxpr without loops."""
+    """The number of multiply-adds in convolutions and matrix products of a loop-free jaxpr."""
     total = 0
     for equation in jaxpr.eqns:
         total += _of_equation(equation)
@@ -51,9 +51,9 @@ def _jaxprs(parameters: dict[str, Any]) -> Iterator[Any]:
 
 
 def matmul_rates(device: str) -> Iterator[dict[str, float]]:
-    """The best rate in GFLOP/s of matrix products by dtype, over sizes and two runs; forever.
+    """An endless iterator over the best rate of matrix products in GFLOP/s, by dtype.
 
-    The first rates include no compiling.
+    Each rate is the best over sizes and two runs. The first rates do not include compilation.
     """
     sizes = (2048, 4096) if device == "cpu" else (4096, 8192, 16384)
     dtypes = ("float32",) if device == "cpu" else ("float32", "bfloat16")
@@ -72,7 +72,7 @@ def matmul_rates(device: str) -> Iterator[dict[str, float]]:
 
 
 def main() -> None:
-    """A worker: the rates, once ready and then for each line of standard input."""
+    """Run a worker that reports the rates when it is ready, and per line of standard input."""
     from benchmarks import ours
 
     ours.prepare("gpu" if sys.argv[1] == "gpu" else "cpu")

@@ -1,7 +1,7 @@
 """One process of the benchmark: one variant of one job, run on command.
 
-It is told what to do by lines of JSON on standard input, and answers each with one on standard
-output. A process has either torch or JAX at work in it, never both.
+It reads commands as lines of JSON from standard input, and answers each with a line of JSON on
+standard output. A process uses either torch or JAX, never both.
 """
 
 import ctypes
@@ -22,9 +22,9 @@ from benchmarks.workers import answers
 def serve(task: Task) -> Iterator[dict[str, Any]]:
     """Build the variant, then answer the commands on standard input.
 
-    `run` does the job and gives seconds, those until it had begun and all. `rest` gives free memory
-    back to the system. `finish` writes the result of the last run to a file and gives peak memory
-    before that, and what imports took of it.
+    `run` does the job, and returns the seconds until it had begun and the total seconds. `rest`
+    returns free memory to the system. `finish` writes the result of the last run to a file, and
+    returns the peak memory before that and the memory that was in use after the imports.
     """
     if task.variant.framework == "torch":
         from benchmarks import torch_variants as side
@@ -57,7 +57,7 @@ def serve(task: Task) -> Iterator[dict[str, Any]]:
 
 
 def memory(field: str) -> int:
-    """Bytes of this process: VmRSS, resident now, or VmHWM, the most that has been."""
+    """Memory of this process in bytes: VmRSS is the current, VmHWM the peak resident memory."""
     status = Path("/proc/self/status").read_text()
     found = re.search(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)
     assert found is not None, f"no {field} in /proc/self/status"

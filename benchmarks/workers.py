@@ -1,4 +1,4 @@
-"""Starts the processes of the benchmark and speaks with them; imports neither JAX nor torch."""
+"""Starts and controls the processes of the benchmark; imports neither JAX nor torch."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 ROOT = Path(__file__).parents[1]
 
-# Large blocks of memory are kept, in huge pages, and idle threads of OpenMP sleep.
+# Tuned: malloc uses huge pages and keeps large blocks, and idle OpenMP threads sleep.
 ENVIRONMENTS: dict[str, dict[str, str]] = {
     "default": {},
     "tuned": {
@@ -23,12 +23,12 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
         "OMP_WAIT_POLICY": "passive",
     },
 }
-SHARE_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # JAX takes most of its memory otherwise
-PAUSE = 0.1  # seconds between runs, for threads to go to sleep
+SHARE_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # otherwise JAX reserves most of its memory
+PAUSE = 0.1  # seconds between runs, so that threads go to sleep
 
 
 def caching(folder: Path) -> dict[str, str]:
-    """Variables that make JAX and torch.compile keep what they compile in a folder."""
+    """Variables that make JAX and torch.compile cache compiled programs in a folder."""
     return {
         "JAX_COMPILATION_CACHE_DIR": str(folder / "jax"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -38,21 +38,21 @@ def caching(folder: Path) -> dict[str, str]:
 
 
 def available_memory() -> int:
-    """Bytes that new processes can have without swapping."""
+    """The memory in bytes that new processes can use without swapping."""
     found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
     assert found is not None, "no MemAvailable in /proc/meminfo"
     return int(found[1]) * 1024
 
 
 def answers() -> TextIO:
-    """A worker's standard output; what libraries print from now on goes to standard error."""
+    """A worker's standard output; later output of libraries goes to standard error instead."""
     stream = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     return stream
 
 
 class WorkerError(RuntimeError):
-    """A worker ended without an answer; the text is the last line that it wrote, or its code."""
+    """A worker ended without an answer; the text is its last line, or its exit code."""
 
 
 class Worker:
@@ -71,13 +71,13 @@ class Worker:
         )
 
     def tell(self, line: str) -> dict[str, Any]:
-        """Send a line, and return the answer.
+        """Send a line and return the answer.
 
         Raises:
             WorkerError: the process ended instead.
         """
         assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it has ended: there is no answer either
+        with contextlib.suppress(BrokenPipeError):  # the process has ended, so there is no answer
             self.process.stdin.write(line + "\n")
             self.process.stdin.flush()
         return self.answer()
@@ -95,12 +95,12 @@ class Worker:
         return json.loads(line)
 
     def run(self) -> tuple[float, float]:
-        """Do the job once; the seconds until it had begun, anything compiled, and all."""
+        """Do the job once; return the seconds until it had begun (compiled), and in total."""
         answer = self.tell(json.dumps({"do": "run"}))
         return answer["begun"], answer["seconds"]
 
     def rest(self) -> int:
-        """Give free memory back to the system; the most bytes that the process has had."""
+        """Return free memory to the system; the result is the peak memory in bytes."""
         return self.tell(json.dumps({"do": "rest"}))["peak"]
 
     def __enter__(self) -> "Worker":

@@ -1,9 +1,9 @@
 """Which temperatures are best? The rank of a target class in a network that did not make the image.
 
-Photographs climb towards random classes along the pullbacks of one network; what another network
-then sees in them cannot be fitted to the first one's noise. The rank of the target among the other
-network's classes, 0 the best, is compared over temperatures: constant ones, and multiples of each
-site's own spread.
+Photographs are changed by ascents towards random classes along the pullbacks of one network. The
+response of another network to the result cannot be fitted to the noise of the first one. The rank
+of the target among the other network's classes (0 is best) is compared over temperatures: constant
+ones, and multiples of each site's own spread.
 
     python -m experiments.calibration PHOTOGRAPHS --squeezenet squeezenet1_0.pth --out DIR
 """
@@ -21,6 +21,7 @@ import numpy as np
 
 import jax_excite as je
 from jax_excite import pictures
+from jax_excite.data.class_names import CLASS_NAMES
 from jax_excite.evaluation.summary import interval
 from jax_excite.metrics import standing
 from jax_excite.models import Classifier
@@ -38,7 +39,7 @@ CLASSES = (0, 497, 9, 574)
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """The ranks of the targets after climbing along one network's pullbacks."""
+    """The ranks of the targets after ascents along one network's pullbacks."""
 
     made_with: str
     setting: str
@@ -47,7 +48,7 @@ class Outcome:
 
 
 def settings(name: str, model: Classifier, photographs: np.ndarray) -> dict[str, je.Gating]:
-    """What is compared, by name."""
+    """The gatings to compare, by name."""
     batches = np.split(photographs, range(AT_ONCE, len(photographs), AT_ONCE))
     by_site = je.calibrate(model, batches, scale=1)
     by_channel = je.calibrate(model, batches, scale=1, per_channel=True)
@@ -60,13 +61,13 @@ def settings(name: str, model: Classifier, photographs: np.ndarray) -> dict[str,
 
 
 def times(gating: je.Gating, scale: float) -> je.Gating:
-    """A gating with its site temperatures multiplied."""
+    """A copy of a gating with its site temperatures multiplied by `scale`."""
     own = {site: scale * np.asarray(t) for site, t in gating.site_temperatures.items()}
     return dataclasses.replace(gating, site_temperatures=own)
 
 
 def draw(path: Path, name: str, model: Classifier, photographs: np.ndarray) -> None:
-    """Differences that ten steps make to the first two photographs, by setting."""
+    """Draw the changes that ten steps make to the first two photographs, for each setting."""
     compared = settings(name, model, photographs)
     shown = {what: compared[what] for what in SHOWN[name]}
     rows, titles = [], []
@@ -75,12 +76,12 @@ def draw(path: Path, name: str, model: Classifier, photographs: np.ndarray) -> N
             images = np.asarray(je.pga_grid(model, photograph, CLASSES, gating=gating))
             rows.append([(photograph + 1) / 2, *pictures.scale(images - photograph)])
             titles.append(f"photograph {number}\n{what}")
-    columns = ["photograph", *(je.imagenet.CLASS_NAMES[index] for index in CLASSES)]
+    columns = ["photograph", *(CLASS_NAMES[index] for index in CLASSES)]
     pictures.draw_grid(path, np.asarray(rows, np.float32), titles, columns, title=name)
 
 
 def main() -> None:
-    """Run the experiment; write ranks.json, a table and a picture for each network."""
+    """Run the experiment; write ranks.json, a table and one picture per network."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("photographs", type=Path)
     parser.add_argument("--squeezenet", type=Path, required=True, help="its PyTorch checkpoint")
@@ -119,10 +120,10 @@ def main() -> None:
 
 
 def table(outcomes: list[Outcome]) -> str:
-    """Ranks as a Markdown table, and how they differ from those by the gradient.
+    """The ranks as a Markdown table, with their difference from the ranks by the gradient.
 
-    The last two columns are paired, target by target: in what part of the targets the rank is
-    better than by the gradient (ties count half), and the median difference.
+    The last two columns are paired by target: the share of targets whose rank is better than by
+    the gradient (ties count half), and the median difference.
     """
     lines = [
         "| made with | temperatures | median rank | 95 % interval | quartiles "

