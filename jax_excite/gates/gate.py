@@ -56,9 +56,12 @@ class Gate(Found, abc.ABC):
 
     Attributes:
         kinds: the names under which `sites` lists it.
+        plain_rules: JAX functions whose custom derivative rules are those of the hard gate, so that
+            calls of them are entered.
     """
 
     kinds: ClassVar[tuple[str, ...]]
+    plain_rules: ClassVar[tuple[str, ...]] = ()
 
     @property
     def is_gate(self) -> bool:

@@ -159,6 +159,7 @@ class Relu(Gate):
     slope: Operand | None = None
     negative: bool = False
     kinds: ClassVar[tuple[str, ...]] = ("relu", "clipped_relu", "leaky_relu")
+    plain_rules: ClassVar[tuple[str, ...]] = ("relu", "relu6")
 
     @classmethod
     def find(cls, reading: Reading, value: int, node: Node) -> Found | None:

@@ -35,8 +35,7 @@ from jax_excite.graphs.profiles import (
     unknowns,
 )
 
-# JAX functions whose custom derivative rules are those of the hard gates.
-_PLAIN_RULES = ("relu", "relu6")
+_PLAIN_RULES = frozenset(name for kind in KINDS for name in kind.plain_rules)
 
 # Primitives whose derivative jumps, and the kinds that they are listed as.
 _JUMPS: dict[str, str] = {
