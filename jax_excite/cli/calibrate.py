@@ -15,7 +15,7 @@ from jax_excite.pullbacks.calibration import SCALE
 from jax_excite.pullbacks.calibration import calibrate as measure
 from jax_excite.weights.files import read_any, write
 
-_AT_ONCE = 8
+AT_ONCE = 8
 
 
 def calibrate(
@@ -38,7 +38,7 @@ def calibrate(
             raise ExciteError(f"--out is {out}: there is no folder {out.parent}")
         spec = model_spec(model)
         path, network = open_network(spec, weights)
-        parts = [images[start : start + _AT_ONCE] for start in range(0, len(images), _AT_ONCE)]
+        parts = [images[start : start + AT_ONCE] for start in range(0, len(images), AT_ONCE)]
         batches = (open_images(network, part) for part in with_progress(parts, "Measuring spreads"))
         gating = measure(network, batches, scale=scale, per_channel=per_channel)
         measured = {site: np.asarray(t).tolist() for site, t in gating.site_temperatures.items()}

@@ -25,7 +25,7 @@ from jax_excite.models import Classifier, model_spec
 from jax_excite.pullbacks.pullback import pullback
 from jax_excite.typing import Method
 
-_AT_ONCE = 12
+AT_ONCE = 12
 
 
 class TargetChoice(StrEnum):
@@ -190,7 +190,7 @@ def _fill(
     target: TargetChoice,
 ) -> None:
     """Compute the scores that are missing from the journal, chunk by chunk."""
-    parts = chunks(len(photographs), _AT_ONCE)
+    parts = chunks(len(photographs), AT_ONCE)
     work = [
         (place, number)
         for place, entrant in enumerate(entrants)
@@ -223,7 +223,7 @@ def _table(
     journal: Journal, entrants: Sequence[Entrant], metrics: Sequence[str], count: int
 ) -> dict[str, dict[str, dict[str, list[float]]]]:
     """All scores by model, metric and method."""
-    numbers = range(len(chunks(count, _AT_ONCE)))
+    numbers = range(len(chunks(count, AT_ONCE)))
     return {
         entrant.name: {
             metric: {

@@ -15,7 +15,7 @@ import pytest
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
-from jax_excite import Ascent, Gating, load, load_images, pga_grid, pullback_grid
+from jax_excite import Ascent, Gating, load, load_images, pga_grid, pictures, pullback_grid
 from jax_excite.cli import app, manifest
 from jax_excite.cli.demo import CLASSES, PHOTOGRAPHS
 from jax_excite.models import MODELS
@@ -245,7 +245,7 @@ def test_a_photograph_is_never_overwritten(tmp_path):
     ("where", "name", "error", "code"),
     [
         (grid_module, "pga_grid", KeyboardInterrupt(), 130),
-        (grid_module, "_draw", RuntimeError("a bug"), 1),
+        (lambda: pictures, "draw_grid", RuntimeError("a bug"), 1),
         (lambda: manifest.np, "savez_compressed", OSError(28, "No space left"), 2),
     ],
 )
