@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import jax
 import numpy as np
 from jaxtyping import Float, Float32
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
@@ -23,7 +22,6 @@ from jax_excite.data.images import check_images, to_uint8
 from jax_excite.errors import ImageError
 from jax_excite.typing import AnyArray
 
-Array = np.ndarray | jax.Array
 _Align = Literal["left", "center", "right"]
 
 # Lengths in pixels. The figures have 72 dots per inch, so a point is a pixel.
@@ -118,7 +116,7 @@ def overlay_heat_map(
 
 def draw_grid(
     path: str | os.PathLike[str],
-    cells: Array,
+    cells: AnyArray,
     row_titles: Sequence[str],
     column_titles: Sequence[str],
     *,
@@ -205,7 +203,7 @@ class _Paper:
         return np.array(self.canvas.buffer_rgba())[..., :3]
 
 
-def _finite(fields: Array, at_least: int) -> np.ndarray:
+def _finite(fields: AnyArray, at_least: int) -> np.ndarray:
     values = np.asarray(fields, np.float64)
     if values.ndim < at_least or values.shape[-1] != 3 or 0 in values.shape:
         axes = "[..., H, W, 3]" if at_least == 3 else "[..., C, H, W, 3]"
@@ -216,7 +214,7 @@ def _finite(fields: Array, at_least: int) -> np.ndarray:
 
 
 def _cell_pixels(
-    cells: Array, row_titles: Sequence[str], column_titles: Sequence[str]
+    cells: AnyArray, row_titles: Sequence[str], column_titles: Sequence[str]
 ) -> np.ndarray:
     """Cells as bytes, with each pixel repeated so that a cell is about `_CELL` pixels wide."""
     shape = np.shape(cells)

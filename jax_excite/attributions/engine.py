@@ -37,7 +37,7 @@ class GatingOptions(Options, total=False):
 
 
 @runtime_checkable
-class Rule(Hashable, Protocol):
+class AttributionRule(Hashable, Protocol):
     """How an attribution is computed; settings that are not arrays are part of the rule."""
 
     def __call__(
@@ -48,7 +48,7 @@ class Rule(Hashable, Protocol):
 
 
 def attribute(
-    rule: Rule,
+    rule: AttributionRule,
     params: Params,
     x: Float[AnyArray, "*N H W C"],
     c: Target,
@@ -87,7 +87,7 @@ def _attribute(
     target: Any,
     *,
     settings: Any,
-    rule: Rule,
+    rule: AttributionRule,
     rows: Rows,
     sharding: NamedSharding | None,
 ) -> jax.Array:

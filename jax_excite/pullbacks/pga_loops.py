@@ -16,13 +16,13 @@ from jax_excite.gating import Gating
 from jax_excite.pullbacks import targets
 from jax_excite.pullbacks.batching import Cells, Rows, in_loop
 from jax_excite.pullbacks.sharding import on_each
-from jax_excite.pullbacks.softened import Blockwise, GatedNetwork, fields, linearise
+from jax_excite.pullbacks.softened import Blockwise, Softened, fields, linearise
 from jax_excite.transform.sites import Selection
 from jax_excite.typing import Params
 
 
 def _ascend(
-    network: GatedNetwork,
+    network: Softened,
     start: jax.Array,
     centres: jax.Array,
     target: Any,

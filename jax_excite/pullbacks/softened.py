@@ -127,9 +127,6 @@ class Blockwise:
         return self._plans[rows]
 
 
-GatedNetwork = Callable[[jax.Array, Gating], jax.Array]  # as `softened` returns it
-
-
 def fields(
     pull: Callable[[Any], jax.Array], indices: Int[jax.Array, "N K"]
 ) -> Float[jax.Array, "N K ..."]:
@@ -138,7 +135,7 @@ def fields(
 
 
 def linearise(
-    network: GatedNetwork, x: Float[jax.Array, "N ..."], gating: Gating
+    network: Softened, x: Float[jax.Array, "N ..."], gating: Gating
 ) -> tuple[Float[jax.Array, "N K"], Callable[[Any], jax.Array]]:
     """The logits of a batch, and the map from targets (made by `targets.prepare`) to fields."""
     logits, transpose = jax.vjp(lambda x: network(x, gating), x)
