@@ -162,4 +162,4 @@ def _read_tensors(stream: Stream, storages: dict[str, object]) -> dict[str, obje
 
 def _check_end(stream: Stream, name: str) -> None:
     if stream.left:
-        raise CheckpointError(f"member {name!a} has {stream.left} bytes left over")
+        raise CheckpointError(f"member {name!a} has extra bytes at its end: {stream.left}")

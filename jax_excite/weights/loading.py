@@ -57,7 +57,7 @@ def check_fit(
             "missing": [name for name in leaves if name not in tensors],
             "unexpected": [name for name in tensors if name not in leaves],
             "mis-shaped": [
-                f"{name} is {list(tensors[name].shape)}, not {list(leaves[name].shape)}"
+                f"{name} is {list(tensors[name].shape)} instead of {list(leaves[name].shape)}"
                 for name in both
                 if tensors[name].shape != leaves[name].shape
             ],
