@@ -109,8 +109,8 @@ class Gating:
     def __post_init__(self) -> None:
         if not isinstance(self.site_temperatures, Mapping):
             raise GatingError(
-                f"site_temperatures is {self.site_temperatures!r}: give temperatures by the names "
-                "or indices of sites"
+                f"site_temperatures is {self.site_temperatures!r}: give a mapping from the names "
+                "or indices of sites to temperatures"
             )
         by_text = {str(site): t for site, t in self.site_temperatures.items()}
         object.__setattr__(self, "site_temperatures", FrozenDict(by_text))

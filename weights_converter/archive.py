@@ -45,7 +45,7 @@ class Archive:
             self.records[record.name] = record
             spans.append((header, record))
         if place != len(directory):
-            raise CheckpointError("the zip directory goes on after its last entry")
+            raise CheckpointError("the zip directory continues after its last entry")
         self._check_sizes(spans, start)
 
     def _check_sizes(self, spans: list[tuple[int, Record]], directory: int) -> None:
@@ -149,7 +149,9 @@ def _read_member(file: File, directory: bytes, place: int) -> tuple[int, Record,
     if not same or found[_LOCAL.size :] != raw_name:
         raise CheckpointError(f"record {name!a:.200} contradicts its own header")
     if method == STORED and size != packed:
-        raise CheckpointError(f"record {name!a:.200} is stored but has two sizes")
+        raise CheckpointError(
+            f"record {name!a:.200} is stored uncompressed but has two different sizes"
+        )
     record = Record(name, start, start + packed, size, crc if method == DEFLATED else None)
     return header, record, place + names + extras + comments
 

@@ -25,7 +25,8 @@ from weights_converter.verify import Check, verify
 DIFFERENT = 3
 
 app = typer.Typer(
-    help="PyTorch checkpoints into JAX: without PyTorch, and without running what they contain.",
+    help="Convert PyTorch checkpoints to JAX without PyTorch, and without running what they "
+    "contain.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -42,11 +43,17 @@ def main() -> None:
 def convert_command(
     source: Annotated[Path, typer.Argument(help="A PyTorch checkpoint or safetensors file.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The safetensors file to write.")],
-    model: Annotated[str | None, typer.Option(help="Else recognised; see `list`.")] = None,
-    class_names: Annotated[
-        Path | None, typer.Option(help="Text file with a class on each line, or a JSON list.")
+    model: Annotated[
+        str | None,
+        typer.Option(help="Name of the network (see `list`). Default: recognised from the file."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    class_names: Annotated[
+        Path | None,
+        typer.Option(help="File of class names: text with one per line, or a JSON list."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the output file if it exists.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Convert a checkpoint of a supported network with any number of classes."""
@@ -84,7 +91,10 @@ def verify_command(
     file: Annotated[Path, typer.Argument(help="A converted file.")],
     against: Annotated[
         Path | None,
-        typer.Option(help="A PyTorch checkpoint: compare tensors, and logits by PyTorch."),
+        typer.Option(
+            help="PyTorch checkpoint to compare with: the tensors, and the logits that PyTorch "
+            "computes."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -123,15 +133,17 @@ def list_command(as_json: Json = False) -> None:
 
 @app.command("download")
 def download_command(
-    model: Annotated[str, typer.Argument(help="A name that `list` shows.")],
-    weights: Annotated[str, typer.Option(help="Which of its weights.")] = "pretrained",
+    model: Annotated[str, typer.Argument(help="Name of the network, as shown by `list`.")],
+    weights: Annotated[
+        str, typer.Option(help="Name of the weights, as shown by `list`.")
+    ] = "pretrained",
 ) -> None:
     """Download and convert published weights into the cache, and print the path of the file."""
     with errors_in_one_line():
         spec = model_spec(model)
         if find_published(spec, weights) is None:
             names = ", ".join(published.name for published in spec.published)
-            raise WeightsError(f"{model} has no weights {weights}: there are {names}")
+            raise WeightsError(f"{model} has no weights {weights}: choose one of {names}")
         typer.echo(find_weights(spec, weights))
 
 
@@ -139,24 +151,24 @@ def _check_out(out: Path, source: Path, force: bool) -> None:
     if not out.parent.is_dir():
         raise WeightsError(f"--out is {out}: there is no folder {out.parent}")
     if out.exists() and source.exists() and out.samefile(source):
-        raise WeightsError(f"--out is {out}: give another file than the one to convert")
+        raise WeightsError(f"--out is {out}, which is the file to convert: give another file")
     if out.is_dir():
         raise WeightsError(f"--out is {out}: give a file, not a folder")
     if out.exists() and not force:
-        raise WeightsError(f"{out} is there already: give another file, or --force to replace it")
+        raise WeightsError(f"{out} exists already: give another file, or --force to replace it")
 
 
 def _read_names(path: Path) -> list[str]:
     try:
         text = path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise WeightsError(f"{path} is no text in UTF-8: {error}") from error
+        raise WeightsError(f"{path} is not UTF-8 text: {error}") from error
     try:
         names = json.loads(text)
     except ValueError:
         return text.splitlines()
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise WeightsError(f"{path} is JSON, but no list of strings")
+        raise WeightsError(f"{path} is JSON, but not a list of strings")
     return names
 
 
@@ -180,7 +192,7 @@ def _print_conversion(found: Conversion, source: Path, out: Path, checks: Sequen
     summary = _summary(found, out)
     typer.echo(f"{source} is a {found.spec.name} of {found.num_classes} classes")
     typer.echo(f"renamed from legacy names: {len(found.renamed)}")
-    typer.echo(f"left out: {len(found.ignored)} counters of batches (num_batches_tracked)")
+    typer.echo(f"left out: {len(found.ignored)} batch counters (num_batches_tracked)")
     size = f"{summary['bytes'] / 1e6:.1f} MB"
     typer.echo(
         f"{out}: {summary['tensors']} tensors, {', '.join(summary['dtypes'])}, {size}, "

@@ -143,7 +143,7 @@ def fit(
         key, (shape, dtype) = keys.pop(source), described[source]
         wanted = _source_shape(rule, leaf.shape)
         if shape != wanted:
-            misshaped.append(f"{key} is {list(shape)} for {list(wanted)}")
+            misshaped.append(f"{key} is {list(shape)} instead of {list(wanted)}")
         else:
             blocks = functools.partial(_blocks, state_dict, key, rule)
             tensors[target] = LazyTensor(leaf.shape, dtype, blocks)

@@ -54,7 +54,7 @@ class File:
 
     def __init__(self, path: Path):
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe could block forever
-            raise CheckpointError(f"{path} is no regular file")
+            raise CheckpointError(f"{path} is not a regular file")
         self._file = path.open("rb", buffering=0)
         weakref.finalize(self, self._file.close)
         self._lock = threading.Lock()
@@ -139,7 +139,9 @@ class File:
             self._refuse_change()
 
     def _refuse_change(self) -> NoReturn:
-        raise CheckpointError(f"the file had {self.size} bytes when it was opened, and has changed")
+        raise CheckpointError(
+            f"the file had {self.size} bytes when it was opened, and has changed since"
+        )
 
 
 def inflation_limit(file: File) -> int:

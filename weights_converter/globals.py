@@ -59,7 +59,7 @@ def _parameter(arguments: tuple[Any, ...]) -> Tensor:
     match arguments:
         case (Tensor() as tensor, *rest) if len(rest) < 3:
             return tensor
-    raise CheckpointError("a Parameter of something that is no tensor")
+    raise CheckpointError("a Parameter of something that is not a tensor")
 
 
 def _size(arguments: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -25,7 +25,7 @@ def open_legacy(file: File) -> Contents:
     if stream.small_pickle() != MAGIC:
         raise CheckpointError("a pickle without the magic number of a PyTorch checkpoint")
     if stream.small_pickle() != PROTOCOL_VERSION:
-        raise CheckpointError(f"a legacy checkpoint of another version than {PROTOCOL_VERSION}")
+        raise CheckpointError(f"a legacy checkpoint of a version other than {PROTOCOL_VERSION}")
     stream.small_pickle()
     pickle = stream.pickle()
     records = _find_records(stream, stream.pickle().value, pickle.storages)
@@ -35,9 +35,9 @@ def open_legacy(file: File) -> Contents:
 def _find_records(stream: Stream, keys: object, storages: dict[str, Storage]) -> dict[str, Record]:
     """The record of each storage; the storages lie in the order of `keys`."""
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise CheckpointError("the keys of the storages are no list of strings")
+        raise CheckpointError("the keys of the storages are not a list of strings")
     if len(keys) != len(storages) or set(keys) != storages.keys():
-        raise CheckpointError("the list of storages is not that of the tensors' storages")
+        raise CheckpointError("the list of storages differs from the storages of the tensors")
     records = {}
     for key in keys:
         _, records[key] = stream.record(key, storages[key].dtype, storages[key].count)

@@ -154,7 +154,7 @@ class _Machine:
             what = function.name if isinstance(function, Global) else type(function).__name__
             raise CheckpointError(f"a call of {what} is refused")
         if not isinstance(arguments, tuple):
-            raise CheckpointError(f"{function.name} with arguments that are no tuple")
+            raise CheckpointError(f"{function.name} with arguments that are not a tuple")
         self.spend(len(arguments))
         self.spend(sum(len(item) for item in arguments if isinstance(item, list | tuple)))
         self.push(function.build(arguments))
@@ -182,19 +182,19 @@ class _Machine:
             case ("storage", Global(dtype=np.dtype() as dtype), str(key), str(), int(count), view):
                 pass
             case _:
-                raise CheckpointError("a persistent id that is no storage")
+                raise CheckpointError("a persistent id that is not a storage")
         if count < 0:
             raise CheckpointError(f"storage {key!a:.80} has a negative size")
         storage = Storage(key, dtype, count)
         if self.storages.setdefault(key, storage) != storage:
-            raise CheckpointError(f"storage {key!a:.80} is described twice, differently")
+            raise CheckpointError(f"storage {key!a:.80} is described twice, in different ways")
         match view:
             case None:
                 self.push(storage)
             case (str(), int(start), int(length)):
                 self.push(storage.part(start, length))
             case _:
-                raise CheckpointError(f"storage {key!a:.80} has a view that is no view")
+                raise CheckpointError(f"storage {key!a:.80} has an invalid view")
 
 
 def _name_of(code: bytes) -> str:
@@ -208,7 +208,7 @@ def read_global(stream: io.BytesIO) -> tuple[str, str]:
     """The module and name that follow a GLOBAL or INST opcode."""
     module, name = stream.readline(), stream.readline()
     if not name.endswith(b"\n"):
-        raise CheckpointError("the name breaks off")
+        raise CheckpointError("the name is cut short")
     return module[:-1].decode(), name[:-1].decode()
 
 

@@ -127,11 +127,10 @@ def format_of(file: File) -> str:
         return "legacy"
     if start.startswith(_LFS):
         raise CheckpointError(
-            "it is a pointer of Git LFS and not the file that it stands for: fetch that with "
-            "`git lfs pull`"
+            "it is a Git LFS pointer, not the file itself: fetch the file with `git lfs pull`"
         )
     what = f"it starts with {start[:8]!r}" if start else "the file is empty"
-    raise CheckpointError(f"no checkpoint: {what}")
+    raise CheckpointError(f"not a checkpoint: {what}")
 
 
 def _check_total(file: File, contents: Contents, tensors: dict[str, Tensor]) -> None:
@@ -147,7 +146,7 @@ def _check_total(file: File, contents: Contents, tensors: dict[str, Tensor]) -> 
 
 def _find_state_dict(value: object) -> dict[str, Tensor]:
     if not isinstance(value, dict):
-        raise CheckpointError(f"a state dict is wanted, not a {type(value).__name__}")
+        raise CheckpointError(f"it holds a {type(value).__name__}, not a state dict")
     entries = next((value[key] for key in NESTED_IN if isinstance(value.get(key), dict)), value)
     for name, tensor in entries.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):

@@ -58,7 +58,7 @@ def open_safetensors(file: File) -> Contents:
     header = _parse(file.read(8, length))
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise CheckpointError("the metadata are no strings by name")
+        raise CheckpointError("the metadata are not a mapping from names to strings")
     if len(header) > MAX_TENSORS:
         raise CheckpointError(f"{len(header)} tensors, more than {MAX_TENSORS}")
     tensors, records = {}, {}
@@ -80,9 +80,9 @@ def _parse(header: bytes) -> dict[str, Any]:
     except RecursionError:
         raise CheckpointError("the header is nested too deep") from None
     except ValueError as error:
-        raise CheckpointError(f"the header is no JSON: {error}") from None
+        raise CheckpointError(f"the header is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise CheckpointError("the header is no JSON object")
+        raise CheckpointError("the header is not a JSON object")
     return value
 
 
@@ -109,13 +109,13 @@ def _read_entry(name: str, entry: object, start: int) -> tuple[Tensor, Record]:
     if rest:
         raise CheckpointError(f"{where} has more than a dtype, shape and data_offsets")
     if dtype not in _DTYPES:
-        raise CheckpointError(f"{where} has the dtype {dtype!a:.80}, which is not read")
+        raise CheckpointError(f"{where} has the dtype {dtype!a:.80}, which cannot be read")
     if type(begin) is not int or type(end) is not int or not 0 <= begin <= end:
-        raise CheckpointError(f"{where} has data_offsets that are no range")
+        raise CheckpointError(f"{where} has data_offsets that are not a range")
     if len(shape) > MAX_AXES:
         raise CheckpointError(f"{where} has {len(shape)} axes, more than {MAX_AXES}")
     if not all(type(size) is int and 0 <= size <= MAX_ELEMENTS for size in shape):
-        raise CheckpointError(f"{where} has a shape that holds something that is no count")
+        raise CheckpointError(f"{where} has a shape with an entry that is not a count")
     strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
     storage = Storage(name, _DTYPES[dtype], math.prod(shape))
     if storage.nbytes != end - begin:
@@ -129,7 +129,7 @@ def _check_ranges(records: Iterable[Record], start: int, size: int) -> None:
     free = start
     for record in sorted(records, key=lambda record: (record.start, record.end)):
         if record.start != free:
-            what = "overlaps another" if record.start < free else "lies behind a gap"
+            what = "overlaps another" if record.start < free else "lies after a gap"
             raise CheckpointError(f"tensor {record.name!a:.200} {what}")
         if record.end > size:
             raise CheckpointError(f"tensor {record.name!a:.200} ends outside the file")

@@ -46,7 +46,7 @@ class Stream:
         """The next integers, in the format `form` of the module `struct`."""
         length = struct.calcsize(form)
         if length > self.left:
-            raise CheckpointError(f"{length} bytes are wanted where {self.left} are left")
+            raise CheckpointError(f"{length} bytes are needed, but {self.left} are left")
         self.place += length
         return struct.unpack(form, self.file.read(self.place - length, length))
 
@@ -60,12 +60,12 @@ class Stream:
         """
         needs = f"storage {key!a:.80} needs {'some' if count is None else count} elements"
         if self.left < 8:
-            raise CheckpointError(f"{needs}, but the file goes on for {self.left} bytes")
+            raise CheckpointError(f"{needs}, but the file has {self.left} bytes left")
         (found,) = self.integers("<q")
         storage = Storage(key, dtype, found)
         if found < 0 or storage.nbytes > self.left or found != (found if count is None else count):
             raise CheckpointError(
-                f"{needs}, but the file says {found} and goes on for {self.left} bytes"
+                f"{needs}, but the file declares {found} and has {self.left} bytes left"
             )
         self.place += storage.nbytes
         start = self.place - storage.nbytes

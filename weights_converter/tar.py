@@ -104,7 +104,7 @@ def _check_attributes(data: bytes) -> None:
 
 def _count(value: object, what: str) -> int:
     if type(value) is not int or not 0 <= value <= MAX_OBJECTS:
-        raise CheckpointError(f"the count of {what} is no integer up to {MAX_OBJECTS}")
+        raise CheckpointError(f"the count of {what} is not an integer of at most {MAX_OBJECTS}")
     return value
 
 
@@ -117,21 +117,23 @@ def _read_storages(stream: Stream) -> tuple[dict[str, object], dict[str, Record]
             case (int(number), str(), Global(dtype=np.dtype() as dtype)):
                 key = str(number)
             case _:
-                raise CheckpointError("a storage that is no key, place and type")
+                raise CheckpointError("a storage that is not a key, a place and a type")
         if key in storages:
             raise CheckpointError(f"storage {key!a:.80} is there twice")
         storages[key], records[key] = stream.record(key, dtype)
     views = stream.pickle().value
     _check_end(stream, "storages")
     if not isinstance(views, list):
-        raise CheckpointError("the views of storages are no list")
+        raise CheckpointError("the views of storages are not a list")
     parts: dict[str, object] = {}
     for view in views:
         match view:
             case (int(number), int(root), int(start), int(length)) if str(root) in storages:
                 key = str(number)
             case _:
-                raise CheckpointError("a view of a storage that is no key, root, start and length")
+                raise CheckpointError(
+                    "a view of a storage that is not a key, a root, a start and a length"
+                )
         if key in storages or key in parts:
             raise CheckpointError(f"storage {key!a:.80} is there twice")
         parts[key] = storages[str(root)].part(start, length)
@@ -145,7 +147,7 @@ def _read_tensors(stream: Stream, storages: dict[str, object]) -> dict[str, obje
             case (int(number), int(storage), Global()):
                 key = str(number)
             case _:
-                raise CheckpointError("a tensor that is no key, storage and type")
+                raise CheckpointError("a tensor that is not a key, a storage and a type")
         axes, _ = stream.integers("<2i")  # formerly the lower and upper halves of one integer
         if not 0 <= axes <= MAX_AXES:
             raise CheckpointError(f"tensor {key!a:.80} has {axes} axes")
@@ -160,4 +162,4 @@ def _read_tensors(stream: Stream, storages: dict[str, object]) -> dict[str, obje
 
 def _check_end(stream: Stream, name: str) -> None:
     if stream.left:
-        raise CheckpointError(f"member {name!a} goes on for {stream.left} bytes")
+        raise CheckpointError(f"member {name!a} has extra bytes at its end: {stream.left}")

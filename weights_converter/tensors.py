@@ -108,7 +108,7 @@ def describe_tensor(storage: object, offset: object, shape: object, strides: obj
         raise CheckpointError(f"a tensor needs a storage, not a {type(storage).__name__}")
     where = f"a tensor of storage {storage.key!a:.80}"
     if type(offset) is not int or offset < 0:
-        raise CheckpointError(f"{where} has an offset that is no count")
+        raise CheckpointError(f"{where} has an offset that is not a count")
     shape, strides = _counts(shape, f"{where}: size"), _counts(strides, f"{where}: stride")
     if len(shape) != len(strides):
         raise CheckpointError(f"{where} has {len(shape)} axes but {len(strides)} strides")
@@ -128,9 +128,9 @@ def describe_tensor(storage: object, offset: object, shape: object, strides: obj
 
 def _counts(values: object, what: str) -> tuple[int, ...]:
     if not isinstance(values, tuple) or len(values) > MAX_AXES:
-        raise CheckpointError(f"{what} is no tuple of at most {MAX_AXES} integers")
+        raise CheckpointError(f"{what} is not a tuple of at most {MAX_AXES} integers")
     if not all(type(value) is int and value >= 0 for value in values):
-        raise CheckpointError(f"{what} holds something that is no count")
+        raise CheckpointError(f"{what} has an entry that is not a count")
     return values
 
 

@@ -98,7 +98,7 @@ def _settings(
 
 def _checksum(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> Check:
     found, wanted = data_digest(path), metadata.get(DIGEST, "none recorded")
-    detail = found if found == wanted else f"{found}, but the file says {wanted}"
+    detail = found if found == wanted else f"{found}, but the file records {wanted}"
     return Check("checksum", found == wanted, detail)
 
 
@@ -123,6 +123,8 @@ def _same_logits(spec: ModelSpec, path: Path, checkpoint: Path) -> Check:
     try:
         error = compare_logits(spec, path, checkpoint)
     except ImportError as error:
-        return Check("same logits", None, f"PyTorch cannot be asked: {error}")
+        return Check(
+            "same logits", None, f"PyTorch or the original network cannot be imported: {error}"
+        )
     detail = f"relative L2 error {error:.1e} in float64, at most {TOLERANCE:g} is allowed"
     return Check("same logits", error <= TOLERANCE, detail)

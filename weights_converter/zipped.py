@@ -23,13 +23,14 @@ def open_zip(file: File) -> Contents:
     pickles = pickles_of(archive)
     if len(pickles) != 1 or pickles[0].rpartition("/")[2] != "data.pkl":
         raise CheckpointError(
-            f"one record data.pkl and no other pickle is wanted, not {str(pickles)!a:.200}"
+            "the archive needs one record data.pkl and no other pickle, but has "
+            f"{str(pickles)!a:.200}"
         )
     prefix = pickles[0].removesuffix("data.pkl")
     encoded = read_pickle(archive, pickles[0])
     pickle = load_pickle(encoded)
     if pickle.length != len(encoded):
-        raise CheckpointError(f"record {pickles[0]!a:.200} goes on after the pickle's STOP")
+        raise CheckpointError(f"record {pickles[0]!a:.200} continues after the pickle's STOP")
     records = {
         key: _find_record(archive, f"{prefix}data/{key}", storage)
         for key, storage in pickle.storages.items()
@@ -47,7 +48,7 @@ def _refuse_programs(archive: Archive) -> None:
     else:
         return
     raise CheckpointError(
-        f"it holds {kind}, which is not read: save the weights alone with "
+        f"it holds {kind}, which cannot be read: save the weights alone with "
         "torch.save(module.state_dict(), path)"
     )
 
@@ -85,4 +86,4 @@ def _byteorder(archive: Archive, prefix: str) -> str:
         record = archive.read(name)
         if record in _BYTE_ORDERS:
             return _BYTE_ORDERS[record]
-    raise CheckpointError(f"record {name!a:.200} says neither little nor big")
+    raise CheckpointError(f'record {name!a:.200} contains neither "little" nor "big"')

@@ -140,16 +140,16 @@ def _layer(plan: Plan, wanted: str | int | None, channels: int | None, images: i
             axis = plan.channel_axis(site) if channels is None else channels % 4
             if axis is None:
                 raise GatingError(
-                    f"the axis of channels of {site.name}, of shape {inner}, cannot be told: give "
-                    "channel_axis, such as -1, or another site"
+                    f"the channel axis of {site.name}, of shape {inner}, cannot be determined: "
+                    "give channel_axis, such as -1, or another site"
                 )
             places = math.prod(n for place, n in enumerate(inner) if place not in (0, axis))
             if axis > 0 and places > 1:
                 return _Layer(site, shape, axis)
     listed = ", ".join(f"{s.index} ({s.name}, {s.shape})" for s in plan.sites) or "none"
     raise GatingError(
-        f"site is {wanted!r}: Grad-CAM needs a site with a layer [N, h, w, C] of more than one "
-        f"place; the sites: {listed}"
+        f"site is {wanted!r}: Grad-CAM needs a site whose output [N, h, w, C] has more than one "
+        f"spatial position; sites of the function: {listed}"
     )
 
 

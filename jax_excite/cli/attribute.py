@@ -27,43 +27,64 @@ _SECONDS_BETWEEN_LINES = 2.0
 def attribute(
     source: Annotated[
         str,
-        typer.Argument(help="A folder, a text file with a path a line, or imagenette/160px/train."),
+        typer.Argument(
+            help="A folder, a text file with one path per line, or imagenette/160px/train."
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="The store: new, or one to go on with.")],
+    out: Annotated[Path, typer.Option(help="Path of the store: a new one, or one to continue.")],
     model: ModelName = DEFAULT_MODEL,
     weights: Weights = None,
     method: Annotated[
-        list[str] | None, typer.Option(help="May be repeated; excitation_pullback if not given.")
+        list[str] | None,
+        typer.Option(help="Attribution method; may be repeated. Default: excitation_pullback."),
     ] = None,
     targets: Annotated[
-        str, typer.Option(help="label, top-K, or class indices by commas.")
+        str,
+        typer.Option(help="Classes to explain: label, top-K, or comma-separated class indices."),
     ] = "top-1",
     temperature: Annotated[
-        float | None, typer.Option(help="Of ReLUs and max-pools; else the model's.")
+        float | None, typer.Option(help="Temperature of ReLUs and max-pools. Default: the model's.")
     ] = None,
-    gate: Annotated[str | None, typer.Option(help=f"Else sigmoid: {', '.join(GATES)}.")] = None,
-    dtype: Annotated[str, typer.Option(help="Of attributions: float16 or float32.")] = "float16",
+    gate: Annotated[
+        str | None, typer.Option(help=f"Gate function: {', '.join(GATES)}. Default: sigmoid.")
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="Data type of the attributions: float16 or float32.")
+    ] = "float16",
     chunk: Annotated[
         int,
-        typer.Option(help="Images that a device takes, and that are written, at a time.", min=1),
+        typer.Option(
+            help="Number of images that a device processes, and that are written, together.", min=1
+        ),
     ] = 12,
     limit: Annotated[int | None, typer.Option(help="Maximum number of images.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Of methods that add noise.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the methods that add noise.", min=0)] = 0,
     shard: Annotated[
-        str, typer.Option(help="i/n: of the chunks every n-th, from the i-th. For schedulers.")
+        str,
+        typer.Option(
+            help="i/n: compute every n-th chunk, starting with the i-th. For job schedulers."
+        ),
     ] = "1/1",
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at an image that cannot be decoded.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it takes, and write nothing.")
+        bool,
+        typer.Option("--dry-run", help="Estimate disk space, time and memory, and write nothing."),
     ] = False,
     distributed: Annotated[
-        bool, typer.Option("--distributed", help="One of several processes; SLURM tells which.")
+        bool,
+        typer.Option(
+            "--distributed", help="Run as one of several processes; SLURM sets which one."
+        ),
     ] = False,
-    coordinator: Annotated[str | None, typer.Option(help="HOST:PORT of process 0.")] = None,
-    processes: Annotated[int | None, typer.Option(help="How many there are.", min=1)] = None,
-    process: Annotated[int | None, typer.Option(help="Which this is, from 0.", min=0)] = None,
+    coordinator: Annotated[
+        str | None, typer.Option(help="Address of process 0, as HOST:PORT.")
+    ] = None,
+    processes: Annotated[int | None, typer.Option(help="Total number of processes.", min=1)] = None,
+    process: Annotated[
+        int | None, typer.Option(help="Number of this process, counted from 0.", min=0)
+    ] = None,
 ) -> None:
     """Compute attributions of all images of a source; resumes where a killed run stopped."""
     with errors_in_one_line():
@@ -101,7 +122,10 @@ def attribute(
         names = method or ["excitation_pullback"]
         for name in names:
             if name not in known or names.count(name) > 1:
-                raise ExciteError(f"--method {name}: choose one of {', '.join(known)}, each once")
+                raise ExciteError(
+                    f"--method {name} is unknown or given twice: choose from {', '.join(known)}, "
+                    "each at most once"
+                )
         explainer = Explainer(
             network,
             {name: known[name] for name in names},
@@ -177,7 +201,7 @@ def _begin(out: Path, layout: Any, settings: dict[str, Any], data: ImageData, so
             if theirs.get(name) != value:
                 raise DataError(
                     f"{out} was begun with {name} {_short(theirs.get(name))}, and this run has "
-                    f"{_short(value)}: use the same, or write elsewhere"
+                    f"{_short(value)}: use the same value, or write to another store"
                 )
 
 
@@ -190,7 +214,9 @@ def _fill(job: Any, chunks: list[int]) -> None:
     images = sum(len(job.layout.rows(chunk)) for chunk in chunks)
     before = job.layout.images - images
     if before:
-        announce(f"{before} of {job.layout.images} images are done, or of other parts")
+        announce(
+            f"{before} of {job.layout.images} images are done already or belong to other parts"
+        )
     said = -float("inf")
     console = Console(stderr=True)
     for progress in job.fill(chunks):
@@ -201,7 +227,7 @@ def _fill(job: Any, chunks: list[int]) -> None:
         rate = progress.images / progress.seconds
         left = (images - progress.images) / rate
         line = (
-            f"{progress.images} of {images} images, {rate:.2f} a second, {left:.0f} s left, "
+            f"{progress.images} of {images} images, {rate:.2f} per second, {left:.0f} s left, "
             f"devices busy {progress.busy / progress.seconds:.0%}"
         )
         console.print(line, end="\r" if console.is_terminal and not last else "\n", highlight=False)
@@ -226,6 +252,6 @@ def _say_what_it_takes(job: Any) -> None:
     typer.echo(
         f"{layout.images} images in {layout.chunks} chunks\n"
         f"disk: at most {layout.bytes_of_attributions() / 1e9:.2f} GB\n"
-        f"time: {seconds[0]:.0f} s to begin, then about {total:.0f} s on {devices}\n"
+        f"time: {seconds[0]:.0f} s to start, then about {total:.0f} s on {devices}\n"
         f"memory of this process: about {peak / 1e9:.1f} GB"
     )

@@ -19,15 +19,19 @@ AT_ONCE = 8
 
 
 def calibrate(
-    images: Annotated[list[Path], typer.Argument(help="Photographs; a hundred are plenty.")],
-    out: Annotated[Path, typer.Option(help="A .safetensors file, for --weights.")],
+    images: Annotated[
+        list[Path], typer.Argument(help="Photographs to measure on; a hundred are enough.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="The .safetensors file to write, for use with --weights.")
+    ],
     model: ModelName = DEFAULT_MODEL,
     weights: Weights = None,
     scale: Annotated[
         float, typer.Option(help="Temperature in units of the standard deviation.")
     ] = SCALE,
     per_channel: Annotated[
-        bool, typer.Option(help="A temperature for each channel, not only for each site.")
+        bool, typer.Option(help="Measure one temperature per channel instead of one per site.")
     ] = False,
 ) -> None:
     """Measure the spread of each site, and write weights with temperatures derived from it."""

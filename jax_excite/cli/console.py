@@ -52,7 +52,7 @@ def run(app: typer.Typer) -> None:
     except OSError as error:
         # At exit, Python writes the rest of the buffer once more; send it to the null device.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        typer.echo(f"error: standard output cannot be written: {error}", err=True)
+        typer.echo(f"error: cannot write to standard output: {error}", err=True)
         sys.exit(2)
 
 

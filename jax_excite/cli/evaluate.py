@@ -40,38 +40,49 @@ def evaluate(
     out: Annotated[
         Path,
         typer.Option(
-            help="A .csv, .json or .parquet file; .md, .png, .manifest.json and .journal.jsonl "
-            "go beside it."
+            help="The .csv, .json or .parquet file to write; .md, .png, .manifest.json and "
+            ".journal.jsonl files are written beside it."
         ),
     ],
     model: Annotated[
         list[str] | None,
-        typer.Option(help="A name that `models` lists, or NAME=WEIGHTS; may be repeated."),
+        typer.Option(help="Name that `jax-excite models` lists, or NAME=WEIGHTS; may be repeated."),
     ] = None,
     method: Annotated[
-        list[str] | None, typer.Option(help="May be repeated; all if not given.")
+        list[str] | None,
+        typer.Option(help="Attribution method; may be repeated. Default: all but the slowest."),
     ] = None,
     metric: Annotated[
-        list[str] | None, typer.Option(help="May be repeated; all if not given.")
+        list[str] | None, typer.Option(help="Metric to compute; may be repeated. Default: all.")
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="Of excitation pullbacks; else each model's.")
+        float | None,
+        typer.Option(help="Temperature of excitation pullbacks. Default: each model's."),
     ] = None,
     temperatures: Annotated[
         str | None,
-        typer.Option(help="Further excitation pullbacks at these, of pools too, by commas."),
+        typer.Option(
+            help="Comma-separated temperatures (of ReLUs and max-pools) of further excitation "
+            "pullbacks."
+        ),
     ] = None,
     gate: Annotated[
-        str | None, typer.Option(help=f"Of excitation pullbacks, else sigmoid: {', '.join(GATES)}.")
+        str | None,
+        typer.Option(
+            help=f"Gate function of excitation pullbacks: {', '.join(GATES)}. Default: sigmoid."
+        ),
     ] = None,
     reference: Annotated[
-        str, typer.Option(help="The method that the others are paired with.")
+        str, typer.Option(help="Method with which each other method is compared.")
     ] = "excitation_pullback",
     target: Annotated[
-        TargetChoice, typer.Option(help="Explain the predicted class, or the photograph's own.")
+        TargetChoice, typer.Option(help="Explain the predicted class, or the photograph's label.")
     ] = TargetChoice.PREDICTED,
     limit: Annotated[int | None, typer.Option(help="Maximum number of photographs.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Of noise, subsets and other classes.", min=0)] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(help="Seed of noise, random subsets and the choice of other classes.", min=0),
+    ] = 0,
 ) -> None:
     """Compare attribution methods by several metrics; resumes where a killed run stopped."""
     with errors_in_one_line():
@@ -82,7 +93,7 @@ def evaluate(
             raise ExciteError(f"--out is {out}: there is no folder {out.parent}")
         if out.resolve().is_relative_to(images.resolve()):
             raise ExciteError(
-                f"--out is {out}: choose a place outside {images}, beside photographs"
+                f"--out is {out}: choose a path outside {images}, the folder of the photographs"
             )
         if gate is not None and gate not in GATES:
             raise ExciteError(f"there is no gate {gate!r}: choose one of {', '.join(GATES)}")
@@ -120,7 +131,10 @@ def evaluate(
             entrants[place] = dataclasses.replace(entrants[place], judge=judge.params)
         compared = list(entrants[0].methods)
         if reference not in compared:
-            raise ExciteError(f"--reference is {reference}: compared are {', '.join(compared)}")
+            raise ExciteError(
+                f"--reference is {reference}: choose one of the compared methods, "
+                f"{', '.join(compared)}"
+            )
         settings = {
             "seed": seed,
             "version": importlib.metadata.version("jax-excite"),
@@ -197,7 +211,7 @@ def _fill(
         for number in range(len(parts))
         if any(_key(entrant.name, number, metric) not in journal for metric in metrics)
     ]
-    for place, number in with_progress(work, "Comparing, chunks of photographs"):
+    for place, number in with_progress(work, "Comparing methods on chunks of photographs"):
         entrant, (indices, count) = entrants[place], parts[number]
         some = [photographs[int(index)] for index in indices]
         labels = np.asarray([each.label for each in some]) if target is TargetChoice.LABEL else None

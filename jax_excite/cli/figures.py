@@ -78,20 +78,25 @@ FIGURES = {
 def figures(
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Names that `models` lists; by commas or repeated [efficientnet_lite0]."),
+        typer.Option(
+            help="Names of networks, comma-separated or repeated. Default: efficientnet_lite0."
+        ),
     ] = None,
     weights: Weights = None,
     figure: Annotated[
-        list[int] | None, typer.Option(help="1, 2, 3 or 4; may be repeated [all].")
+        list[int] | None,
+        typer.Option(help="Figure to draw, 1 to 4; may be repeated. Default: all."),
     ] = None,
     images: Annotated[
         Path | None,
-        typer.Option(help="Folder of photographs; else Imagenette's validation split."),
+        typer.Option(help="Folder of photographs. Default: Imagenette's validation split."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the choice of photographs.")] = SEED,
-    temperature: Annotated[float | None, typer.Option(help="Of ReLUs; else the model's.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of photographs.")] = SEED,
+    temperature: Annotated[
+        float | None, typer.Option(help="Temperature of ReLUs. Default: the model's.")
+    ] = None,
     pool_temperature: Annotated[
-        float | None, typer.Option(help="Of max-pools; else the model's.")
+        float | None, typer.Option(help="Temperature of max-pools. Default: the model's.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for pictures and manifests.")] = Path("out"),
 ) -> None:
@@ -137,14 +142,16 @@ def figures(
 def _figures(numbers: Sequence[int]) -> list[int]:
     for number in numbers:
         if number not in FIGURES:
-            raise ExciteError(f"--figure is {number}: give {', '.join(map(str, FIGURES))}")
+            raise ExciteError(f"--figure is {number}: choose one of {', '.join(map(str, FIGURES))}")
     return sorted(set(numbers))
 
 
 def _specs(models: Sequence[str], weights: str | None) -> list[ModelSpec]:
     names = dict.fromkeys(name.strip() for names in models for name in names.split(","))
     if weights is not None and len(names) > 1:
-        raise ExciteError(f"--weights is {weights}, of one model: give one --model with it")
+        raise ExciteError(
+            f"--weights is {weights}, which is for one network: give only one --model"
+        )
     return [model_spec(name) for name in names]
 
 

@@ -49,33 +49,42 @@ _GATINGS = {
 
 def grid(
     images: Annotated[list[Path], typer.Argument(help="Photographs.")],
-    classes: Annotated[str, typer.Option(help="Names or indices of classes, by commas.")],
-    out: Annotated[Path, typer.Option(help="PNG file; the arrays go beside it, as .npz.")],
+    classes: Annotated[str, typer.Option(help="Comma-separated names or indices of classes.")],
+    out: Annotated[
+        Path, typer.Option(help="PNG file to write; the arrays are written beside it, as .npz.")
+    ],
     model: ModelName = DEFAULT_MODEL,
     weights: Weights = None,
-    what: Annotated[What, typer.Option(help="Gradient ascent, or the pullback itself.")] = (
-        What.ASCENT
-    ),
-    recipe: Annotated[Recipe, typer.Option(help="Published settings.")] = Recipe.EXCITATION,
+    what: Annotated[
+        What, typer.Option(help="Draw gradient ascents, or the pullbacks themselves.")
+    ] = What.ASCENT,
+    recipe: Annotated[Recipe, typer.Option(help="Published settings to use.")] = Recipe.EXCITATION,
     temperature: Annotated[
-        float | None, typer.Option(help="Of ReLUs; else the model's, or the recipe's.")
+        float | None,
+        typer.Option(help="Temperature of ReLUs. Default: the model's, or the recipe's."),
     ] = None,
     pool_temperature: Annotated[
-        float | None, typer.Option(help="Of max-pools; else the model's, or the recipe's.")
+        float | None,
+        typer.Option(help="Temperature of max-pools. Default: the model's, or the recipe's."),
     ] = None,
     gate: Annotated[
-        str | None, typer.Option(help=f"Else the recipe's: {', '.join(GATES)}.")
+        str | None, typer.Option(help=f"Gate function: {', '.join(GATES)}. Default: the recipe's.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Number of steps [10].")] = None,
-    step_size: Annotated[float | None, typer.Option(help="L2 norm of a step [20].")] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of steps. Default: 10.")] = None,
+    step_size: Annotated[
+        float | None, typer.Option(help="L2 norm of each step. Default: 20.")
+    ] = None,
     radius: Annotated[
-        str | None, typer.Option(help="Of the L2 ball around a photograph [100]; none for no ball.")
+        str | None,
+        typer.Option(
+            help="Radius of the L2 ball around each photograph, or none for no ball. Default: 100."
+        ),
     ] = None,
     skip: Annotated[
-        list[str] | None, typer.Option(help="A site to leave hard; may be repeated.")
+        list[str] | None, typer.Option(help="Site whose gates stay hard; may be repeated.")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Cells at a time, to bound memory.")
+        int | None, typer.Option(help="Number of cells computed together, to limit memory.")
     ] = None,
 ) -> None:
     """Draw ascents or pullbacks of photographs (rows) towards classes (columns)."""
@@ -129,7 +138,7 @@ def _check_out(out: Path, images: Sequence[Path]) -> None:
     if out.is_dir():
         raise ExciteError(f"--out is {out}: give a file, not a folder")
     if out.resolve() in [path.resolve() for path in images]:
-        raise ExciteError(f"--out is {out}: give another file than a photograph")
+        raise ExciteError(f"--out is {out}, which is one of the photographs: give another file")
 
 
 def _recipe(recipe: Recipe, spec: ModelSpec, **given: Any) -> tuple[Gating, Ascent]:
@@ -137,7 +146,10 @@ def _recipe(recipe: Recipe, spec: ModelSpec, **given: Any) -> tuple[Gating, Asce
     base, ascent = _GATINGS[recipe]
     settings = {name: value for name, value in given.items() if value is not None}
     if recipe is Recipe.VANILLA and settings:
-        raise ExciteError(f"--recipe vanilla is the plain gradient: leave out {_option(settings)}")
+        raise ExciteError(
+            "--recipe vanilla is the plain gradient, which has no such settings: leave out "
+            f"{_option(settings)}"
+        )
     if recipe is Recipe.EXCITATION:
         return excitation_gating(spec, **settings), ascent
     return dataclasses.replace(base, **settings), ascent
@@ -155,7 +167,7 @@ def _ascent(
             raise ExciteError(f"--radius is {radius}: give a positive number, or none")
         settings["radius"] = None if size == math.inf else size
     if what is What.PULLBACK and settings:
-        raise ExciteError(f"--what pullback is no ascent: leave out {_option(settings)}")
+        raise ExciteError(f"--what pullback makes no ascent: leave out {_option(settings)}")
     if settings.get("steps", 0) < 0:
         raise ExciteError(f"--steps is {steps}: give a number of at least 0")
     if not math.isfinite(settings.get("step_size", 0)):

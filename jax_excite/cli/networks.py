@@ -13,10 +13,15 @@ from jax_excite.models import Classifier, ModelSpec
 from jax_excite.weights.loading import load
 from jax_excite.weights.published import PRETRAINED, find_weights
 
-ModelName = Annotated[str, typer.Option(help="A name that `models` lists.")]
+ModelName = Annotated[
+    str, typer.Option(help="Name of the network, as listed by `jax-excite models`.")
+]
 Weights = Annotated[
     str | None,
-    typer.Option(help="A .pth or .safetensors file, or IMAGENET1K_V2; else the first published."),
+    typer.Option(
+        help="A .pth or .safetensors file, or a name such as IMAGENET1K_V2. Default: the first "
+        "published."
+    ),
 ]
 DEFAULT_MODEL = "efficientnet_lite0"
 

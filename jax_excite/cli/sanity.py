@@ -22,13 +22,15 @@ FAILED = 3
 
 def sanity(
     image: Annotated[Path, typer.Argument(help="A photograph.")],
-    classes: Annotated[str, typer.Option(help="Two classes, names or indices, by a comma.")],
+    classes: Annotated[
+        str, typer.Option(help="Names or indices of two classes, separated by a comma.")
+    ],
     model: ModelName = DEFAULT_MODEL,
     weights: Weights = None,
     temperature: Annotated[
-        float | None, typer.Option(help="Of ReLUs and pools; else the model's.")
+        float | None, typer.Option(help="Temperature of ReLUs and max-pools. Default: the model's.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the random weights.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random weights.", min=0)] = 0,
 ) -> None:
     """Check the method on a photograph; exits with 3 if a check fails."""
     with errors_in_one_line():

@@ -14,7 +14,7 @@ from jax_excite.errors import DataError
 if TYPE_CHECKING:
     from jax_excite.stores import Store
 
-StorePath = Annotated[Path, typer.Argument(help="A store that `attribute` has written.")]
+StorePath = Annotated[Path, typer.Argument(help="A store written by `jax-excite attribute`.")]
 
 
 def status(store: StorePath) -> None:
@@ -38,15 +38,16 @@ def status(store: StorePath) -> None:
 
 def view(
     store: StorePath,
-    out: Annotated[Path, typer.Option(help="A PNG file.")],
+    out: Annotated[Path, typer.Option(help="PNG file to write.")],
     images: Annotated[
-        str, typer.Option(help="First and last, 0:5, or indices or names by commas.")
+        str,
+        typer.Option(help="A range of indices, such as 0:5, or comma-separated indices or names."),
     ] = "0:5",
     method: Annotated[
-        list[str] | None, typer.Option(help="May be repeated; all if not given.")
+        list[str] | None, typer.Option(help="Method to draw; may be repeated. Default: all.")
     ] = None,
     class_index: Annotated[
-        int | None, typer.Option("--class", help="Only images that have this target.")
+        int | None, typer.Option("--class", help="Draw only the images that have this target.")
     ] = None,
 ) -> None:
     """Draw a selection of a store: one row per image, one column per method and target."""
@@ -58,7 +59,7 @@ def view(
         methods = method or found.methods
         cells = _cells(found, images, class_index)
         if not cells:
-            raise DataError(f"{store} has no such images with target {class_index}")
+            raise DataError(f"{store} has no images in this selection with target {class_index}")
         done = found.done
         rows, titles = [], []
         for place, targets in cells:
@@ -90,7 +91,9 @@ def _cells(found: "Store", images: str, class_index: int | None) -> list[tuple[i
     first, colon, last = images.partition(":")
     if colon and images not in found.names:
         if not all(each.isdecimal() or not each for each in (first, last)):
-            raise DataError(f"--images is {images!r}: give first:last, indices, or names")
+            raise DataError(
+                f"--images is {images!r}: give first:last, or comma-separated indices or names"
+            )
         places = range(len(found))[slice(int(first or 0), int(last) if last else None)]
     else:
         places = [found.place(each) for each in _listed(images.split(","), set(found.names))]

@@ -21,15 +21,23 @@ TEMPERATURES = "0,0.05,0.15,0.3,0.5,1,2,inf"
 
 def sweep(
     images: Annotated[list[Path], typer.Argument(help="Photographs.")],
-    classes: Annotated[str, typer.Option(help="A class for each photograph, or one, by commas.")],
-    out: Annotated[Path, typer.Option(help="PNG file; the arrays go beside it, as .npz.")],
+    classes: Annotated[
+        str, typer.Option(help="One class, or one per photograph, separated by commas.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="PNG file to write; the arrays are written beside it, as .npz.")
+    ],
     model: ModelName = DEFAULT_MODEL,
     weights: Weights = None,
     temperatures: Annotated[
-        str, typer.Option(help="By commas; those stored with weights are not used.")
+        str,
+        typer.Option(
+            help="Comma-separated temperatures; those stored with the weights are not used."
+        ),
     ] = TEMPERATURES,
     calibrated: Annotated[
-        bool, typer.Option(help="In units of each site's spread over the photographs.")
+        bool,
+        typer.Option(help="Give temperatures in units of each site's spread over the photographs."),
     ] = False,
 ) -> None:
     """Draw photographs (rows) and pullbacks at several temperatures (columns)."""
@@ -43,7 +51,9 @@ def sweep(
         path, network = open_network(spec, weights)
         indices = [class_index(name.strip(), network.class_names) for name in classes.split(",")]
         if len(indices) not in (1, len(images)):
-            raise ExciteError(f"--classes is {classes}: give one class, or {len(images)}")
+            raise ExciteError(
+                f"--classes is {classes}: give one class, or one per photograph ({len(images)})"
+            )
         photographs = open_images(network, images)
         gating = calibrate(network, photographs, scale=1) if calibrated else EXCITATION
         targets = np.broadcast_to(indices, len(images))

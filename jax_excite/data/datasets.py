@@ -184,9 +184,9 @@ def listed_images(path: str | os.PathLike[str]) -> ImageData:
     try:
         names = [line.strip() for line in text.read_text("utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError:
-        raise DataError(f"{text} is no text file: give one with a path on each line") from None
+        raise DataError(f"{text} is not a text file: give one with one path per line") from None
     if not names:
-        raise DataError(f"{text} lists no images: give a path on each line")
+        raise DataError(f"{text} lists no images: give one path per line")
     return _of_files(names, [text.parent / name for name in names])
 
 
@@ -239,9 +239,7 @@ def select(
         if len(found) < per_class
     ]
     if too_few:
-        raise TargetError(
-            f"{per_class} of each class are wanted, and class {', class '.join(too_few)}"
-        )
+        raise TargetError(f"per_class is {per_class}, but class {', class '.join(too_few)}")
     return [
         data[int(place)]
         for index in indices

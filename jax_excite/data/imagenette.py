@@ -93,8 +93,8 @@ def _prepare(builder: Any, downloads: Path) -> None:
     if archive.is_file():
         if problem := _mismatch(archive, published.checksum):
             raise DataError(
-                f"{archive} is not the file published at {url}: {problem}. Remove it to have it "
-                "downloaded, or put the right file in its place"
+                f"{archive} is not the file published at {url}: {problem}. Remove it so that it "
+                "is downloaded again, or replace it with the right file"
             )
     else:
         _download(url, archive, published)
@@ -132,8 +132,8 @@ def _download(url: str, path: Path, published: Any) -> None:
         partial.unlink(missing_ok=True)
     if problem:
         raise DataError(
-            f"cannot download {url}: {problem}. To go on without a network, get {path.name} "
-            f"({published.size}) by other means and put it in {path.parent}"
+            f"cannot download {url}: {problem}. To continue without a network connection, get "
+            f"{path.name} ({published.size}) by other means and put it in {path.parent}"
         )
 
 

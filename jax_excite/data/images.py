@@ -215,10 +215,10 @@ def decoding(name: str) -> Iterator[None]:
             warnings.simplefilter("ignore", UserWarning)  # damaged tags beside intact pixels
             yield
     except _DAMAGED as error:
-        why = "no format known" if isinstance(error, UnidentifiedImageError) else error
+        why = "unknown format" if isinstance(error, UnidentifiedImageError) else error
         raise ImageError(
-            f"{name} cannot be read as an image ({why}): give a whole one in one of the formats "
-            f"{', '.join(FORMATS)}, of at most {Image.MAX_IMAGE_PIXELS} pixels"
+            f"{name} cannot be read as an image ({why}): give an undamaged file in one of the "
+            f"formats {', '.join(FORMATS)}, of at most {Image.MAX_IMAGE_PIXELS} pixels"
         ) from error
 
 
@@ -230,8 +230,9 @@ def _resize(image: Image.Image, short: int, size: int) -> Image.Image:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and short * long > limit:
         raise ImageError(
-            f"an image of {width} x {height} pixels is {short} x {long} when its short side has "
-            f"{short}: give one that is closer to square (at most {limit} pixels after resizing)"
+            f"an image of {width} x {height} pixels becomes {short} x {long} when its short side "
+            f"is resized to {short}: give one that is closer to square (at most {limit} pixels "
+            "after resizing)"
         )
     new_width, new_height = (short, long) if width < height else (long, short)
     left, top = round((new_width - size) / 2), round((new_height - size) / 2)

@@ -37,7 +37,7 @@ class Journal:
             lock.acquire()
         except filelock.Timeout:
             raise ExciteError(
-                f"another run is writing {path}: wait for it, or write elsewhere"
+                f"another run is writing {path}: wait for it, or write to another file"
             ) from None
         try:
             journal = Journal(path)
@@ -61,15 +61,15 @@ class Journal:
             self._results = {line["key"]: line["result"] for line in lines}
         except (ValueError, KeyError, TypeError):
             raise ExciteError(
-                f"{self.path} is not a journal of this command: remove it, or write elsewhere"
+                f"{self.path} is not a journal of this command: remove it, or write to another file"
             ) from None
         self._begun = True
         for name in {**settings, **theirs}:
             old, new = theirs.get(name), settings.get(name)
             if old != new:
                 raise ExciteError(
-                    f"{self.path} is of a run with {name} {_short(old)}, and this one has "
-                    f"{_short(new)}: use the same, or remove the file to begin anew"
+                    f"{self.path} belongs to a run with {name} {_short(old)}, and this run has "
+                    f"{_short(new)}: use the same value, or remove the file to start again"
                 )
 
     def __contains__(self, key: str) -> bool:

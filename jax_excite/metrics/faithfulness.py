@@ -88,7 +88,9 @@ def random_subsets(key: PRNGKeyArray, runs: int, subset_size: int, size: int) ->
     """`runs` subsets of `subset_size` distinct indices below `size`, `[runs, subset_size]`."""
     whole_number(runs, "runs")
     if whole_number(subset_size, "subset_size") > size:
-        raise SettingError(f"subset_size is {subset_size}: an image has {size} values")
+        raise SettingError(
+            f"subset_size is {subset_size}: give at most {size}, the number of values in an image"
+        )
     # NumPy draws a small sample without shuffling the whole range.
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
     return np.stack([rng.choice(size, subset_size, replace=False) for _ in range(runs)])

@@ -54,10 +54,10 @@ def mosaics(
     if x.ndim != 4 or classes.shape != (count,) or height % 2 or width % 2:
         raise ImageError(
             f"x has shape {x.shape} and classes {classes.shape}: give photographs [N, H, W, 3] of "
-            "even height and width, and a class for each"
+            "even height and width, and one class per photograph"
         )
     if len(np.unique(classes)) < 4:
-        raise ImageError("the photographs are of fewer than four classes: a mosaic needs four")
+        raise ImageError("the photographs have fewer than four classes: a mosaic needs four")
     rng = np.random.default_rng(seed)
     parts = np.empty((count, 4), int)
     masks = np.zeros((count, height, width), bool)
@@ -152,7 +152,7 @@ def _fitting(maps: Float[AnyArray, "*M N H W C"], masks: Bool[np.ndarray, "N H W
     if found.ndim not in (4, 5) or found.shape[-4:-1] != masks.shape or masks.dtype != bool:
         raise ImageError(
             f"maps have shape {found.shape} and masks {masks.shape} of {masks.dtype}: give maps "
-            "[N, H, W, 3], with one axis more in front for several methods, and masks [N, H, W] of "
-            "bool"
+            "[N, H, W, 3], with an additional leading axis for several methods, and masks [N, H, "
+            "W] of bool"
         )
     return found

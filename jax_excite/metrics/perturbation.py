@@ -85,8 +85,8 @@ def grouped(
     found = jnp.asarray(maps)
     if found.shape[-x.ndim :] != x.shape or found.ndim not in (x.ndim, x.ndim + 1):
         raise ImageError(
-            f"maps have shape {found.shape}: give those of x, {x.shape}, with one axis more in "
-            "front for several methods"
+            f"maps have shape {found.shape}: give maps of the shape of x, {x.shape}, with an "
+            "additional leading axis for several methods"
         )
     count = len(x) if x.ndim == 4 else 1
     return found.reshape(-1, count, *x.shape[-3:]), found.shape[:-3]

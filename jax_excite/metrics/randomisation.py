@@ -40,7 +40,9 @@ def layers(params: Params, x: Float[AnyArray, "N H W C"]) -> dict[str, list[str]
     _find_uses(graph, dict(zip(graph.inputs, everything, strict=True)), first)
     names = [name for name, leaf in named_leaves(params).items() if is_weight(leaf)]
     if not names:
-        raise ExciteError("params has no weights to randomise: its arrays are no floats")
+        raise ExciteError(
+            "params has no weights to randomise: none of its arrays has a float dtype"
+        )
     above = names[0].split(".")[:-1]
     while above and not all(name.startswith(f"{'.'.join(above)}.") for name in names):
         above.pop()

@@ -105,7 +105,7 @@ def random_logit(
     images, single = as_batch(x, None)
     logits = number_of_logits(as_pytree(params), images)
     if logits < 2:
-        raise ExciteError("the network has one logit: there is no other class")
+        raise ExciteError("the network has one logit, so there is no other class to compare with")
     before = method(params, x, c) if maps is None else maps
     wanted = np.broadcast_to(np.asarray(c), len(images))
     others = other_classes(key, wanted, logits)
@@ -141,7 +141,7 @@ def randomised(
     """
     found = layers(params, as_batch(x, None)[0][:1])
     if down_to is not None and down_to not in found:
-        raise ExciteError(f"down_to is {down_to!r}: the layers are {', '.join(found)}")
+        raise ExciteError(f"down_to is {down_to!r}: choose one of the layers {', '.join(found)}")
     changed = params
     for layer, names in found.items():
         changed = randomise(changed, names, seed)

@@ -78,8 +78,8 @@ class Classifier(nnx.Module):
         smallest = self.preprocessing.min_size
         if min(height, width) < smallest:
             raise ImageError(
-                f"x has shape {x.shape}: this network takes images of {smallest} x {smallest} "
-                "pixels and more"
+                f"x has shape {x.shape}: this network takes images of at least {smallest} x "
+                f"{smallest} pixels"
             )
         with jax.named_scope("preprocessing"):
             x = self.preprocessing.normalise(jnp.asarray(x))

@@ -193,5 +193,5 @@ MODELS: dict[str, ModelSpec] = {
 def model_spec(name: str) -> ModelSpec:
     """Return the network named `name`, or raise `WeightsError` if there is none."""
     if name not in MODELS:
-        raise WeightsError(f"no model is called {name!r}: there are {', '.join(MODELS)}")
+        raise WeightsError(f"no model is called {name!r}: choose one of {', '.join(MODELS)}")
     return MODELS[name]

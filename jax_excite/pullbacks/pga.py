@@ -113,7 +113,7 @@ def pga(
     centres = request.images if around is None else as_batch(around, ascent.bounds)[0]
     if centres.shape != request.images.shape:
         raise ImageError(
-            f"around has shape {centres.shape}: give that of x, {request.images.shape}"
+            f"around has shape {centres.shape}: give the shape of x, {request.images.shape}"
         )
     settings = {
         "ascent": as_floats(ascent),

@@ -173,7 +173,7 @@ def _check_out(out: Any, shape: tuple[int, ...], is_single: bool) -> None:
     if tuple(out.shape) != wanted:
         raise SettingError(f"out has shape {tuple(out.shape)}: the result has {wanted}")
     if not np.issubdtype(out.dtype, np.floating):
-        raise SettingError(f"out has dtype {out.dtype}: the result is float, so give such an array")
+        raise SettingError(f"out has dtype {out.dtype}: the result is float, so give a float array")
 
 
 def as_batch(

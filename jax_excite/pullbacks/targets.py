@@ -40,14 +40,14 @@ def prepare(c: Any, images: int, logits: int, single: bool = False) -> Any:
         value = jax.eval_shape(c, jax.ShapeDtypeStruct((logits,), jnp.result_type(float)))
         if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
             raise TargetError(
-                f"the objective maps the logits ({logits},) of one image to {value}: "
-                "it has to give one float"
+                f"the objective maps the logits ({logits},) of one image to {value}: it has to "
+                "return one float"
             )
         return as_pytree(c)
     if isinstance(c, str):
         raise TargetError(
             f"the target is the string {c!r}: give a class index "
-            f"(jax_excite.data.class_names.class_index({c!r}) finds that of a class name)"
+            f"(jax_excite.data.class_names.class_index({c!r}) finds the index of a class name)"
         )
     target = c if isinstance(c, jax.Array) else np.asarray(c)
     if jnp.issubdtype(target.dtype, jnp.floating):

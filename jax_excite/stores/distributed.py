@@ -26,7 +26,9 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
     if any(each is None for each in given) and any(each is not None for each in given):
         raise ExciteError("give --coordinator, --processes and --process together, or none of them")
     if processes is not None and process is not None and not 0 <= process < processes:
-        raise ExciteError(f"--process is {process}: there are {processes}, from 0")
+        raise ExciteError(
+            f"--process is {process}: there are {processes} processes, numbered from 0"
+        )
     jax.distributed.initialize(coordinator, processes, process)
 
 

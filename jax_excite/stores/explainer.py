@@ -54,7 +54,7 @@ class Targets:
             classes = tuple(int(each) for each in text.split(","))
         except ValueError:
             raise TargetError(
-                f"targets are {text!r}: give label, top-K, or class indices by commas"
+                f"targets are {text!r}: give label, top-K, or comma-separated class indices"
             ) from None
         return Targets(classes, 0, False)
 

@@ -139,8 +139,8 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
         return json.loads((path / MANIFEST).read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         raise DataError(
-            f"{path} is no store: it lacks a readable {MANIFEST}; give the path of a store, or of "
-            "nothing yet"
+            f"{path} is not a store, because it has no readable {MANIFEST}: give the path of a "
+            "store, or a path that does not exist yet"
         ) from None
 
 

@@ -68,7 +68,7 @@ def exclusive(store: Path, part: int, parts: int) -> Iterator[None]:
                 if other == (part, parts) or other[1] != parts:
                     raise DataError(
                         f"another run is writing {_named(*other)} of {store}: wait for it, or "
-                        f"write elsewhere (this run wants {_named(part, parts)})"
+                        f"write to another store (this run is to write {_named(part, parts)})"
                     )
             own = filelock.FileLock(folder / f"{part}-of-{parts}.lock", timeout=0)
             own.acquire()

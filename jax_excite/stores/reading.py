@@ -90,10 +90,13 @@ class Store:
         """
         method = self.methods[0] if method is None else method
         if method not in self.methods:
-            raise DataError(f"{self.path} has no {method!r}: it has {', '.join(self.methods)}")
+            raise DataError(
+                f"{self.path} has no method {method!r}: choose one of {', '.join(self.methods)}"
+            )
         if not 0 <= target < self.layout.targets:
             raise TargetError(
-                f"target is {target}: {self.path} has {self.layout.targets} of each image, from 0"
+                f"target is {target}: {self.path} has {self.layout.targets} targets per image, "
+                "numbered from 0"
             )
         rows = self._rows(images)
         place = self.methods.index(method), target

@@ -92,8 +92,8 @@ def gates(params: Params, x: Float[AnyArray, "N ..."], gating: Gating = EXCITATI
     check_gating(gating)
     if gating.cotangents != "all":
         raise GatingError(
-            f"cotangents is {gating.cotangents!r}: gates that depend on the cotangent are no "
-            "gating function; give a gating with cotangents='all'"
+            f"cotangents is {gating.cotangents!r}: gates that depend on the cotangent do not form "
+            "a gating function; give a gating with cotangents='all'"
         )
     both = _gates(as_pytree(params), x, as_floats(gating)).by_name()
     return Gates(
@@ -200,11 +200,11 @@ def run_network(
         if site.kind in GATE_KINDS and not site.gated
     ]
     if hidden:
-        raise GatingError(f"the function has gates that cannot be held: {', '.join(hidden)}")
+        raise GatingError(f"the function has gates that cannot be fixed: {', '.join(hidden)}")
     if given is not None and set(given) != {site.name for site in plan.sites if site.gated}:
         raise GatingError(
-            f"the gates are those of the sites {', '.join(given)}, but the function has "
-            f"{', '.join(site.name for site in plan.sites if site.gated)}"
+            f"the gates are given for the sites {', '.join(given)}, but the function has the "
+            f"sites {', '.join(site.name for site in plan.sites if site.gated)}"
         )
     return plan.run(at_site, given)
 
@@ -232,7 +232,7 @@ def _affine(at: AtSite) -> jax.Array:
     wanted = at.gate.value_shape(at)
     if value.shape != wanted:
         raise GatingError(
-            f"the gates of {at.name} have shape {value.shape}, its site needs {wanted}"
+            f"the gates of {at.name} have shape {value.shape}, but the site needs {wanted}"
         )
     return at.gate.held(at, value, stopped)
 
@@ -254,7 +254,7 @@ def _covector(params: Params, x: Float[AnyArray, "N ..."], c: Any) -> jax.Array:
     if callable(c):
         raise TargetError(
             "the target is an objective: f_Lambda is linear in the logits, so give a class index, "
-            "one for each entry of the batch, or a cotangent"
+            "an array with one per entry of the batch, or a cotangent"
         )
     logits = number_of_logits(params, x)
     target = targets.prepare(c, len(x), logits)

@@ -98,7 +98,7 @@ def gram(
     others = x if x2 is None else x2
     if x.shape[1:] != others.shape[1:]:
         raise SettingError(
-            f"x has shape {x.shape} and x2 {others.shape}: they differ beyond axis 0"
+            f"x has shape {x.shape} and x2 {others.shape}: they may differ only in axis 0"
         )
     if not (len(x) and len(others)):
         raise SettingError(

@@ -115,8 +115,8 @@ def paths(net: Perceptron, start: int = 1) -> Int[np.ndarray, "P layers"]:
     if number > MOST_PATHS:
         raise ExciteError(
             f"there are {number} paths through layers of {', '.join(map(str, widths))} "
-            f"coordinates, of which at most {MOST_PATHS} can be listed; paths.py has functions "
-            "that need no list"
+            f"coordinates, but at most {MOST_PATHS} can be listed: use the functions of "
+            "jax_excite.theory, which need no list"
         )
     return np.indices(widths).reshape(len(widths), -1).T
 

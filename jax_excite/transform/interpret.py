@@ -98,8 +98,8 @@ class Interpreter:
         outputs, brought = self(body, args)
         if brought:
             raise GatingError(
-                f"a site is inside `{node.name}`, out of which its gates and pre-activations "
-                "cannot be brought"
+                f"a site is inside `{node.name}`, from which its gates and pre-activations cannot "
+                "be extracted"
             )
         return outputs
 

@@ -54,7 +54,7 @@ def locked(path: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=PATIENCE)
         except filelock.Timeout:
-            _say(f"Waiting for another process, which is making {path}")
+            _say(f"Waiting for another process, which is writing {path}")
             lock.acquire()
     except OSError as error:
         raise _unwritable(path.parent, error) from error
@@ -83,8 +83,8 @@ def download(url: str, path: Path, sha256_prefix: str) -> None:
     if path.is_file():
         if problem := _mismatch(path, sha256_prefix):
             raise WeightsError(
-                f"{path} is not the file published at {shown}: {problem}. Remove it to have it "
-                "downloaded, or put the right file in its place"
+                f"{path} is not the file published at {shown}: {problem}. Remove it so that it is "
+                "downloaded again, or replace it with the right file"
             )
         return
     import requests
@@ -117,7 +117,9 @@ def _fetch(url: str, path: Path) -> None:
             # The first digits of a digest detect accidents; only TLS protects against forgeries.
             if url.startswith("https:") and not answer.url.startswith("https:"):
                 place = _without_credentials(answer.url)
-                raise requests.exceptions.InvalidSchema(f"it redirects to {place}, without TLS")
+                raise requests.exceptions.InvalidSchema(
+                    f"it redirects to {place}, which does not use TLS"
+                )
 
         pooch.HTTPDownloader(
             progressbar=progress,  # pyright: ignore[reportArgumentType]: any such object will do
@@ -143,11 +145,11 @@ def _reason(error: "requests.RequestException", url: str) -> str:
 
     cause = error.args[0] if error.args else error
     if isinstance(error, requests.HTTPError):
-        reason = f"the server says {str(error).partition(' for url')[0]}"
+        reason = f"the server responded {str(error).partition(' for url')[0]}"
     elif isinstance(error, requests.Timeout) or isinstance(cause, ReadTimeoutError):
-        reason = f"nothing came for {TIMEOUT:g} s"
+        reason = f"no data arrived for {TIMEOUT:g} s"
     elif isinstance(error, requests.exceptions.ChunkedEncodingError):
-        reason = f"it was cut short: {cause}"
+        reason = f"the download was interrupted: {cause}"
     else:
         reason = str(getattr(cause, "reason", cause))
     proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
@@ -160,8 +162,8 @@ def _without_credentials(address: str) -> str:
 
 def _unavailable(url: str, path: Path, reason: str) -> WeightsError:
     return WeightsError(
-        f"cannot download {url}: {reason}. To go on without a network, get that file by other "
-        f"means and put it at {path}, or give its place: load(name, weights=FILE), "
+        f"cannot download {url}: {reason}. To continue without a network connection, get that "
+        f"file by other means and put it at {path}, or give its path: load(name, weights=FILE), "
         "jax-excite grid --weights FILE"
     )
 

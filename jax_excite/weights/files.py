@@ -134,7 +134,7 @@ def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], digest: 
     end = 0
     for name, tensor in tensors.items():
         if tensor.dtype not in _DTYPES:
-            raise WeightsError(f"{name} has dtype {tensor.dtype}, which is not written")
+            raise WeightsError(f"{name} has dtype {tensor.dtype}, which cannot be written")
         start, end = end, end + math.prod(tensor.shape) * tensor.dtype.itemsize
         entries[name] = {
             "dtype": _DTYPES[tensor.dtype],
@@ -169,12 +169,12 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, dict[str, str]]
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise WeightsError(
-                    f"{path} has format {metadata.get('format')!r} where {FORMAT!r} is wanted: "
-                    "convert the PyTorch checkpoint that it came from"
+                    f"{path} has format {metadata.get('format')!r}, but {FORMAT!r} is needed: "
+                    "convert the original PyTorch checkpoint again"
                 )
             yield file, metadata
     except SafetensorError as error:
-        raise WeightsError(f"{path} is no safetensors file: {error}") from error
+        raise WeightsError(f"{path} is not a safetensors file: {error}") from error
 
 
 def data_digest(path: str | os.PathLike[str]) -> str:
@@ -222,7 +222,7 @@ def read_any(path: Path, model: str) -> tuple[Mapping[str, Tensor], dict[str, st
             read it.
     """
     if not path.is_file():
-        raise WeightsError(f"{path} is no file: give a PyTorch checkpoint or a safetensors file")
+        raise WeightsError(f"{path} is not a file: give a PyTorch checkpoint or a safetensors file")
     if is_ours(path):
         tensors, metadata = read(path)
         if metadata.get("model") != model:
@@ -231,8 +231,8 @@ def read_any(path: Path, model: str) -> tuple[Mapping[str, Tensor], dict[str, st
     found = importlib.metadata.entry_points(group="jax_excite.checkpoints", name="torch")
     if not found:
         raise WeightsError(
-            f"{path} is no safetensors file of jax_excite, and nothing here reads PyTorch "
-            "checkpoints: the package weights_converter, which comes with jax-excite, is not "
+            f"{path} is not a safetensors file written by jax_excite, and PyTorch checkpoints "
+            "cannot be read: the package weights_converter, which comes with jax-excite, is not "
             "installed"
         )
     return next(iter(found)).load()(path, model)

@@ -57,7 +57,7 @@ def check_fit(
             "missing": [name for name in leaves if name not in tensors],
             "unexpected": [name for name in tensors if name not in leaves],
             "mis-shaped": [
-                f"{name} is {list(tensors[name].shape)} for {list(leaves[name].shape)}"
+                f"{name} is {list(tensors[name].shape)} instead of {list(leaves[name].shape)}"
                 for name in both
                 if tensors[name].shape != leaves[name].shape
             ],
@@ -188,7 +188,7 @@ def read_settings(
         class_names = tuple(map(str, names))
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(
-            f"{what} does not say how images are normalised, or what classes it has: {error!r}"
+            f"{what} has no readable description of its preprocessing and classes: {error!r}"
         ) from error
     if len(class_names) != num_classes:
         raise WeightsError(f"{what} names {len(class_names)} classes, but has {num_classes}")
@@ -208,5 +208,5 @@ def read_temperatures(metadata: Mapping[str, str], what: str) -> Temperatures:
         )
     except (AttributeError, TypeError, ValueError) as error:
         raise WeightsError(
-            f"{what} has temperatures that are not numbers by site: {error!r}"
+            f"{what} has temperatures that are not a mapping from sites to numbers: {error!r}"
         ) from error

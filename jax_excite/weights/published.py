@@ -40,7 +40,9 @@ def find_published(spec: ModelSpec, weights: str | os.PathLike[str]) -> Publishe
         return spec.published[0]
     found = {published.name: published for published in spec.published}
     if str(weights).startswith("IMAGENET1K_") and weights not in found:
-        raise WeightsError(f"{spec.name} has no weights {weights}: there are {', '.join(found)}")
+        raise WeightsError(
+            f"{spec.name} has no weights {weights}: choose one of {', '.join(found)}"
+        )
     return found.get(str(weights))
 
 

@@ -79,7 +79,7 @@ def test_grad_cam_asks_where_channels_cannot_be_told():
         return jax.nn.relu(2 * x.reshape(2, 8, 4, 6)).mean((1, 2))
 
     x = images()
-    with pytest.raises(je.GatingError, match="cannot be told: give channel_axis"):
+    with pytest.raises(je.GatingError, match="cannot be determined: give channel_axis"):
         attributions.grad_cam(net, x, 1)
     assert attributions.grad_cam(net, x, 1, channel_axis=-1).shape == x.shape
 

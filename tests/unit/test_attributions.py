@@ -124,7 +124,7 @@ def test_guided_and_deconvolution_by_hand():
 
 
 def test_positive_cotangents_are_no_gating_function(model, x):
-    with pytest.raises(GatingError, match="no gating function"):
+    with pytest.raises(GatingError, match="do not form a gating function"):
         gates(model, x, recipes.GUIDED_BACKPROP)
     with pytest.raises(GatingError, match="cotangents is 'some'"):
         Gating(cotangents="some")

@@ -199,7 +199,7 @@ def test_manifest_is_enough_to_compute_the_grid_again(tmp_path):
         ({"--classes": "crane"}, "134"),
         ({"--model": "alexnet"}, "'alexnet'.*efficientnet_lite0"),
         ({"--model": "resnet50"}, "resnet50-0676ba61.pth"),
-        ({"--weights": "nowhere.pth"}, "nowhere.pth is no file"),
+        ({"--weights": "nowhere.pth"}, "nowhere.pth is not a file"),
         ({"--weights": __file__}, "test_cli.py"),
         ({"--temperature": "-1"}, "temperature is -1"),
         ({"--pool-temperature": "nan"}, "pool_temperature is nan"),
@@ -237,7 +237,7 @@ def test_a_photograph_is_never_overwritten(tmp_path):
     photograph.write_bytes(CAT.read_bytes())
     result = run("grid", photograph, "--classes", "church", "--out", photograph)
     assert result.exit_code == 2
-    assert "another file than a photograph" in result.stderr
+    assert "which is one of the photographs: give another file" in result.stderr
     assert photograph.read_bytes() == CAT.read_bytes()
 
 

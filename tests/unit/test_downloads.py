@@ -214,7 +214,7 @@ def test_status(server, path, status, phrase):
 @pytest.mark.parametrize("page", ["silent", "held"])
 def test_stall(server, path, page, monkeypatch):
     monkeypatch.setattr(downloads, "TIMEOUT", 0.2)
-    assert "nothing came for 0.2 s" in refusal(server.url(page), path)
+    assert "no data arrived for 0.2 s" in refusal(server.url(page), path)
 
 
 @pytest.fixture
@@ -280,7 +280,7 @@ def test_no_redirect_away_from_tls(path, tmp_path, monkeypatch):
         secure.scheme = "https"
         secure.moved_to = plain.url("weights")
         message = refusal(secure.url("moved"), path)
-        assert f"redirects to {plain.url('weights')}, without TLS" in message
+        assert f"redirects to {plain.url('weights')}, which does not use TLS" in message
         download(secure.url("weights"), path, PREFIX)
     assert path.read_bytes() == BODY
 
@@ -330,7 +330,7 @@ def test_two_processes_at_once(server, path):
         assert server.half_sent.wait(20)
         with child(server.url("held"), path) as other:
             waiting = other.stderr.readline()
-            assert waiting == f"Waiting for another process, which is making {path}\n"
+            assert waiting == f"Waiting for another process, which is writing {path}\n"
             server.go_on.set()
             assert one.wait(20) == 0
             assert other.wait(20) == 0

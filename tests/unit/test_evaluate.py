@@ -190,9 +190,13 @@ def test_every_photograph_gets_a_mosaic_though_its_neighbours_are_alike(
         (["--model", "resnet50", "--model", "resnet50"], "names a model twice"),
         (
             ["--reference", "smooth_grad"],
-            "--reference is smooth_grad: compared are excitation_pullback, smoothed_pullback_8",
+            "--reference is smooth_grad: choose one of the compared methods, excitation_pullback, "
+            "smoothed_pullback_8",
         ),
-        (["--reference", "smooth_grad", *SOME], "--reference is smooth_grad: compared are"),
+        (
+            ["--reference", "smooth_grad", *SOME],
+            "--reference is smooth_grad: choose one of the compared methods,",
+        ),
         (["--temperatures", "warm"], "--temperatures has 'warm'"),
         (["--model", "nonet"], "nonet"),
     ],
@@ -213,7 +217,7 @@ def test_wrong_places_are_named(network, folder, tmp_path):
     assert "there is no folder" in result.stderr
     result = run("evaluate", folder, "--out", folder / "t.csv")
     assert result.exit_code == 2
-    assert "choose a place outside" in result.stderr
+    assert "choose a path outside" in result.stderr
     (folder / "strange.png").write_bytes((folder / "0007_cat.png").read_bytes())
     result = run("evaluate", folder, "--out", tmp_path / "t.csv", "--target", "label")
     assert result.exit_code == 2
@@ -237,7 +241,7 @@ def test_other_settings_and_a_second_run_are_refused(network, folder, tmp_path):
     before = out.read_bytes()
     other = run("evaluate", folder, "--out", out, *options, "--seed", 8)
     assert other.exit_code == 2
-    assert "is of a run with seed 0, and this one has 8" in other.stderr
+    assert "belongs to a run with seed 0, and this run has 8" in other.stderr
     with filelock.FileLock(f"{out.with_suffix('.journal.jsonl')}.lock"):
         second = run("evaluate", folder, "--out", out, *options)
     assert second.exit_code == 2

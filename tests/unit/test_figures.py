@@ -257,7 +257,7 @@ def test_photographs_are_imagenette_s_by_default(tiny, folder, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--figure", 5], "--figure is 5: give 1, 2, 3, 4"),
+        (["--figure", 5], "--figure is 5: choose one of 1, 2, 3, 4"),
         (["--model", "alexnet"], "'alexnet'.*efficientnet_lite0"),
         (["--model", "squeezenet1_0,resnet18", "--weights", "a.pth"], "one --model"),
         (["--model", "squeezenet1_0", "--weights", "nowhere.pth"], "nowhere.pth"),

@@ -116,7 +116,7 @@ def test_a_gating_can_be_hashed_and_nobody_changes_that_of_others():
     gating = Gating(site_temperatures=own)
     own["relu"] = 9.0
     assert gating.site_temperatures["relu"] == 0.5
-    with pytest.raises(GatingError, match="site_temperatures is 3: give temperatures by"):
+    with pytest.raises(GatingError, match="site_temperatures is 3: give a mapping from"):
         Gating(site_temperatures=3)
 
 

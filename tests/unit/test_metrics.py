@@ -105,7 +105,7 @@ def test_subsets_are_distinct_and_the_options_reach_the_network(x, maps):
             linear, x, 2, maps, key=KEY, runs=4, subset_size=30, **options
         )
         np.testing.assert_allclose(found, wanted, rtol=1e-3)
-    with pytest.raises(ValueError, match="subset_size is 900: an image has 768"):
+    with pytest.raises(ValueError, match="subset_size is 900: give at most 768"):
         metrics.faithfulness_correlation(linear, x, 2, maps, key=KEY, subset_size=900)
 
 
@@ -203,7 +203,9 @@ def test_parameter_randomisation(model, x):
     assert not np.array_equal(head.head.kernel[...], model.head.kernel[...])
     above = metrics.parameter_randomisation(attributions.gradient, model, head, x, 2)
     assert not np.allclose(above, seeing)
-    with pytest.raises(ExciteError, match="down_to is 'neck': the layers are head, conv2"):
+    with pytest.raises(
+        ExciteError, match="down_to is 'neck': choose one of the layers head, conv2"
+    ):
         metrics.randomised(model, x, down_to="neck")
 
 

@@ -113,7 +113,9 @@ def test_takes_every_size_from_the_smallest(name):
 
     assert shape(smallest, smallest + 3) == (1000,)
     if smallest > 1:
-        with pytest.raises(ImageError, match=f"takes images of {smallest} x {smallest} pixels"):
+        with pytest.raises(
+            ImageError, match=f"takes images of at least {smallest} x {smallest} pixels"
+        ):
             shape(smallest + 3, smallest - 1)
 
 
@@ -131,7 +133,9 @@ def test_no_two_models_are_the_same():
 
 
 def test_an_unknown_model():
-    with pytest.raises(WeightsError, match=r"'resnet51': there are resnet18, resnet34, resnet50"):
+    with pytest.raises(
+        WeightsError, match=r"'resnet51': choose one of resnet18, resnet34, resnet50"
+    ):
         model_spec("resnet51")
 
 

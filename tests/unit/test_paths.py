@@ -219,11 +219,11 @@ def test_refusals(x):
         gates(lambda x: lax.while_loop(lambda x: x.sum() < 9, lambda x: jax.nn.relu(x) + 1, x), x)
     with pytest.raises(GatingError, match="no gate to soften"):
         preactivations(lambda x: jax.nn.gelu(x), x)
-    with pytest.raises(GatingError, match="gates are those of the sites relu, but the function"):
+    with pytest.raises(GatingError, match="gates are given for the sites relu, but the function"):
         induced(lambda x: jnp.maximum(jax.nn.relu(x), 0), x, gates(net, x))
-    with pytest.raises(GatingError, match=r"have shape \(3, 4\), its site needs \(2, 4\)"):
+    with pytest.raises(GatingError, match=r"have shape \(3, 4\), but the site needs \(2, 4\)"):
         induced(net, x[:2], gates(net, x))
-    with pytest.raises(GatingError, match=r"cannot be held: relu \(its gradient is soft already"):
+    with pytest.raises(GatingError, match=r"cannot be fixed: relu \(its gradient is soft already"):
         gates(lambda x: jnp.maximum(excite(net)(x), 0), x)
     with pytest.raises(TargetError, match="objective"):
         induced_pullback(net, x, lambda y: y[0] ** 2, gates(net, x))
@@ -260,5 +260,5 @@ def test_gram_refuses(x):
         gram(net, images(), batch_size=0)
     with pytest.raises(ValueError, match="give at least one of each"):
         gram(net, images()[:0])
-    with pytest.raises(ValueError, match="differ beyond axis 0"):
+    with pytest.raises(ValueError, match="they may differ only in axis 0"):
         gram(net, images(2), images(2, size=10))

@@ -134,7 +134,9 @@ def test_the_second_weights_bring_their_preprocessing(cache, files):
 
 
 def test_weights_that_do_not_exist(cache):
-    with pytest.raises(WeightsError, match="no weights IMAGENET1K_V3: there are IMAGENET1K_V1, "):
+    with pytest.raises(
+        WeightsError, match="no weights IMAGENET1K_V3: choose one of IMAGENET1K_V1, "
+    ):
         load(NAME, weights="IMAGENET1K_V3")
 
 

@@ -318,8 +318,8 @@ def test_a_view_and_the_status(network, folder, tmp_path):
     for wrong, message in (
         (("--images", "cat"), "has no image 'cat'"),
         (("--images", "99"), "has no image 99"),
-        (("--method", "lime"), "has no 'lime'"),
-        (("--class", 3), "no such images"),
+        (("--method", "lime"), "has no method 'lime'"),
+        (("--class", 3), "no images in this selection"),
     ):
         found = run("view", out, "--out", tmp_path / "d.png", *wrong)
         assert (found.exit_code, message in found.stderr) == (2, True)
@@ -332,8 +332,8 @@ def test_a_view_and_the_status(network, folder, tmp_path):
         (("--targets", "best"), "targets are 'best': give label, top-K"),
         (("--targets", "1000"), "class index 1000 is out of range"),
         (("--targets", "top-1001"), "there are 1000 classes"),
-        (("--method", "lime"), "--method lime: choose one of"),
-        (("--method", "gradient", "--method", "gradient"), "each once"),
+        (("--method", "lime"), "--method lime is unknown or given twice: choose from"),
+        (("--method", "gradient", "--method", "gradient"), "each at most once"),
         (("--shard", "3/2"), "--shard is '3/2': give i/n"),
         (("--gate", "door"), "there is no gate 'door'"),
         (("--dtype", "int8"), "--dtype is int8"),
@@ -353,7 +353,7 @@ def test_wrong_places_are_named(network, folder, tmp_path):
     found = attribute(tmp_path / "nothing", tmp_path / "store")
     assert "there is no" in found.stderr
     found = attribute(folder, folder)
-    assert "is no store" in found.stderr
+    assert "is not a store" in found.stderr
     with pytest.raises(DataError, match="there is no store"):
         open_store(tmp_path / "nothing")
     (folder / "strange.png").write_bytes((folder / "0007_cat.png").read_bytes())

@@ -91,7 +91,9 @@ def test_temperatures_are_kept(path, tmp_path):
 @pytest.mark.parametrize("text", ["[1]", '{"a": "hot"}', "{", '{"a": [[1]]}'])
 def test_bad_temperatures_are_refused(path, tensors, text):
     write(path, tensors, describe(model_spec(SMALL)) | {"temperatures": text})
-    with pytest.raises(WeightsError, match="temperatures that are not numbers by site"):
+    with pytest.raises(
+        WeightsError, match="temperatures that are not a mapping from sites to numbers"
+    ):
         load(SMALL, weights=path)
 
 
@@ -104,7 +106,9 @@ def test_preprocessing_comes_from_the_file(path, tensors):
     assert preprocessing.size == 160
     for broken in ("[1]", "{}", "no JSON"):
         write(path, tensors, metadata | {"preprocessing": broken})
-        with pytest.raises(WeightsError, match="does not say how images are normalised"):
+        with pytest.raises(
+            WeightsError, match="has no readable description of its preprocessing and classes"
+        ):
             load(SMALL, weights=path)
 
 
@@ -120,7 +124,7 @@ def test_everything_that_does_not_fit_is_in_one_message(path, tensors):
     assert f"{path} does not fit squeezenet1_0: " in message
     assert "1 missing: classifier.1.bias;" in message
     assert "1 unexpected: features.99.bias;" in message
-    assert "1 mis-shaped: features.0.bias is [5] for [96];" in message
+    assert "1 mis-shaped: features.0.bias is [5] instead of [96];" in message
     assert "1 not of a float dtype: features.3.squeeze.bias is int32" in message
 
 
@@ -166,7 +170,7 @@ def test_weights_of_another_model(path, tensors):
 
 
 def test_no_file(tmp_path):
-    with pytest.raises(WeightsError, match="is no file: give a PyTorch checkpoint"):
+    with pytest.raises(WeightsError, match="is not a file: give a PyTorch checkpoint"):
         load(SMALL, weights=tmp_path / "absent.pth")
 
 
@@ -179,7 +183,7 @@ def test_a_damaged_safetensors_file(path, tensors):
 
 def test_a_safetensors_file_of_a_format_to_come(path, tensors):
     save_file(tensors, path, {"format": "jax_excite 2", "model": SMALL})
-    with pytest.raises(WeightsError, match="format 'jax_excite 2' where 'jax_excite 1' is wanted"):
+    with pytest.raises(WeightsError, match="format 'jax_excite 2', but 'jax_excite 1' is needed"):
         load(SMALL, weights=path)
 
 

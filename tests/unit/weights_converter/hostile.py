@@ -51,7 +51,7 @@ def _programs(command: str) -> Iterator[tuple[str, bytes, str]]:
     yield "global of builtins", state_dict(call("builtins", "eval", text("1"))), "'builtins.eval'"
     yield "global mentioned", state_dict(named("subprocess", "Popen")), "'subprocess.Popen'"
     yield "global of torch", state_dict(call("torch.hub", "load", text("x"))), "'torch.hub.load'"
-    yield "global cut short", b"\x80\x02cos\nsys", "GLOBAL at byte 2: the name breaks off"
+    yield "global cut short", b"\x80\x02cos\nsys", "GLOBAL at byte 2: the name is cut short"
     yield "global not utf-8", state_dict(b"c\xff\n\xff\n"), "GLOBAL"
     yield "stack global", state_dict(stacked), "'os.system'"
     yield "stack global dotted", state_dict(dotted), "'torch.storage.os.system'"
@@ -68,7 +68,7 @@ def _programs(command: str) -> Iterator[tuple[str, bytes, str]]:
     yield "payload after the tensors", state_dict(tensor() + b"s" + system), "'os.system'"
     yield "call of a storage", state_dict(call("torch", "FloatStorage")), "a call of FloatStorage"
     yield "call of a string", state_dict(text(command) + b")R"), "a call of str"
-    yield "call without a tuple", state_dict(ordered + b"]R"), "no tuple"
+    yield "call without a tuple", state_dict(ordered + b"]R"), "not a tuple"
     yield "call with odd pairs", state_dict(ordered + b"]K\1a\x85R"), "list of pairs"
     yield "size of an int", state_dict(call("torch", "Size", b"K\1")), "torch.Size"
     yield "state of an ordered dict", state_dict(ordered + b")R" + attribute + b"b"), "BUILD"
@@ -78,11 +78,11 @@ def _programs(command: str) -> Iterator[tuple[str, bytes, str]]:
     yield "state of two values", state_dict(tensor() + b"NN\x86b"), "BUILD"
     yield "state of a list", state_dict(b"]NNN\x87b"), "a state for a list"
     yield "persistent id as text", state_dict(b"P0\n"), "opcode PERSID"
-    yield "persistent id of an int", state_dict(b"K\1Q"), "no storage"
+    yield "persistent id of an int", state_dict(b"K\1Q"), "not a storage"
     module = group(text("module"), ordered, text("a"), text("b"))
-    yield "persistent id of a module", state_dict(module + b"Q"), "no storage"
+    yield "persistent id of a module", state_dict(module + b"Q"), "not a storage"
     odd = group(text("storage"), ordered, text("0"), text("cpu"), b"K\6") + b"Q"
-    yield "persistent id of a dict", state_dict(odd), "no storage"
+    yield "persistent id of a dict", state_dict(odd), "not a storage"
     yield "marks too deep", pickled(b"(" * 10_000), "nested more than"
     yield "huge memo index", state_dict(b"Nr\xff\xff\xff\xff"), "memo index 4294967295"
     yield "unset memo index", state_dict(b"j\xff\xff\xff\xff"), "not set"
@@ -106,15 +106,15 @@ def _programs(command: str) -> Iterator[tuple[str, bytes, str]]:
     yield "key of many bits", pickled(b"}" + integer(2**61 - 1 << 64) + b"Ns"), "dict key"
     yield "name that is an int", pickled(b"}K\1" + tensor() + b"s"), "entry 1"
     yield "value that is no tensor", state_dict(storage()), "entry 'w' is a Storage"
-    yield "state dict that is a tensor", pickled(tensor()), "wanted, not a Tensor"
+    yield "state dict that is a tensor", pickled(tensor()), "it holds a Tensor, not a state dict"
 
     yield "offset outside", state_dict(tensor(offset=integer(1))), "ends at 7"
     yield "offset far outside", state_dict(tensor(offset=integer(2**63))), "outside the storage"
-    yield "offset negative", state_dict(tensor(offset=integer(-1))), "no count"
-    yield "offset a string", state_dict(tensor(offset=text("0"))), "no count"
+    yield "offset negative", state_dict(tensor(offset=integer(-1))), "not a count"
+    yield "offset a string", state_dict(tensor(offset=text("0"))), "not a count"
     yield "size outside", state_dict(tensor(size=integers(7))), "ends at 7"
     yield "size negative", state_dict(tensor(size=integers(-6))), "size holds"
-    yield "size a list", state_dict(tensor(size=b"](K\6e")), "size is no tuple"
+    yield "size a list", state_dict(tensor(size=b"](K\6e")), "size is not a tuple"
     yield "size of a float", state_dict(tensor(size=group(b"G" + bytes(8)))), "size holds"
     wide = tensor(size=integers(2**62, 2**62), stride=integers(0, 0))
     yield "sizes that overflow", state_dict(wide), "overflows"
@@ -133,7 +133,7 @@ def _programs(command: str) -> Iterator[tuple[str, bytes, str]]:
     plain = call("torch._utils", "_rebuild_tensor", b"N")
     yield "tensor of one argument", state_dict(plain), "1 arguments"
     parameter = call("torch.nn.parameter", "Parameter", text("x"))
-    yield "parameter of a string", state_dict(parameter), "no tensor"
+    yield "parameter of a string", state_dict(parameter), "not a tensor"
     yield "storage negative", state_dict(tensor(storage(count=-6))), "negative size"
     yield "storage too large", state_dict(tensor(storage(count=2**61))), "needs"
     yield "storage too small", state_dict(tensor(storage(count=5), size=integers(5))), "needs"
@@ -146,13 +146,17 @@ def _programs(command: str) -> Iterator[tuple[str, bytes, str]]:
         "from 3 on lie outside",
     )
     odd = storage("0", "FloatStorage", 6, text("v"))
-    yield "storage view of no kind", state_dict(tensor(odd)), "no view"
+    yield "storage view of no kind", state_dict(tensor(odd)), "invalid view"
 
 
 def _values() -> Iterator[tuple[str, bytes, str]]:
-    yield "lists too deep", pickled(b"]" * 90_000 + b"a" * 89_999), "wanted, not a list"
-    yield "tuples too deep", pickled(b")" + b"\x85" * 90_000), "wanted, not a tuple"
-    yield "list in itself", pickled(b"]q\0h\0a"), "wanted, not a list"
+    yield (
+        "lists too deep",
+        pickled(b"]" * 90_000 + b"a" * 89_999),
+        "it holds a list, not a state dict",
+    )
+    yield "tuples too deep", pickled(b")" + b"\x85" * 90_000), "it holds a tuple, not a state dict"
+    yield "list in itself", pickled(b"]q\0h\0a"), "it holds a list, not a state dict"
     yield "dict in itself", pickled(b"}q\0" + text("model") + b"h\0s"), "entry 'model'"
     yield "no stop", b"\x80\x02N", "without a STOP"
     yield (
@@ -202,7 +206,11 @@ def _archives() -> Iterator[tuple[str, bytes, str]]:
         patched(plain, directory={46: b"\xff"}, local={30: b"\xff"}),
         "not UTF-8",
     )
-    yield "stored with two sizes", patched(plain, directory={24: b"\x19"}, local={}), "two sizes"
+    yield (
+        "stored with two sizes",
+        patched(plain, directory={24: b"\x19"}, local={}),
+        "two different sizes",
+    )
     beyond = patched(plain, directory={20: b"\0\0\0\1" * 2}, local={})
     yield "record beyond the file", beyond, "overlaps"
     last = plain.rindex(b"PK\1\2") + 20
@@ -253,19 +261,23 @@ def _streams() -> Iterator[tuple[str, bytes, str]]:
         "magic number",
     )
     version = legacy(good).replace(integer(1001), integer(1002))
-    yield "other version", version, "another version"
+    yield "other version", version, "a version other than"
     yield "keys too few", legacy(good, keys=()), "list of storages"
     yield "keys twice", legacy(good, keys=("0", "0")), "list of storages"
     yield "keys of others", legacy(good, keys=("1",)), "list of storages"
     yield "keys of no kind", legacy(good).replace(b"](" + text("0") + b"e", b"K\1"), "no list"
-    yield "count negative", legacy(good, struct.pack("<q", -6) + SIX_FLOATS), "the file says -6"
-    yield "count huge", legacy(good, struct.pack("<q", 2**62) + SIX_FLOATS), "the file says 4611"
-    yield "count missing", legacy(good, b""), "goes on for 0 bytes"
-    yield "data cut short", legacy(good, count + SIX_FLOATS[:-1]), "goes on for 23 bytes"
+    yield "count negative", legacy(good, struct.pack("<q", -6) + SIX_FLOATS), "the file declares -6"
+    yield (
+        "count huge",
+        legacy(good, struct.pack("<q", 2**62) + SIX_FLOATS),
+        "the file declares 4611",
+    )
+    yield "count missing", legacy(good, b""), "has 0 bytes left"
+    yield "data cut short", legacy(good, count + SIX_FLOATS[:-1]), "has 23 bytes left"
     yield "data too long", legacy(good, count + SIX_FLOATS + good), "follow the last storage"
 
 
 def _strangers() -> Iterator[tuple[str, bytes, str]]:
     yield "empty file", b"", "empty"
-    yield "html", b"<html>404</html>", "no checkpoint"
-    yield "zip of nothing", b"PK\5\6" + bytes(18), "no checkpoint"
+    yield "html", b"<html>404</html>", "not a checkpoint"
+    yield "zip of nothing", b"PK\5\6" + bytes(18), "not a checkpoint"

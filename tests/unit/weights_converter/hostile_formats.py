@@ -42,15 +42,15 @@ def _headers() -> Iterator[tuple[str, bytes, str]]:
     half, rest = entry(0, 12, (3,)), entry(12, 24, (3,))
     yield "safetensors overlapping", safetensors({"a": half, "b": entry(8, 20, (3,))}), "overlaps"
     yield "safetensors the same range", safetensors({"a": whole, "b": whole}), "'b' overlaps"
-    yield "safetensors with a gap", safetensors({"a": entry(4, 24, (5,))}), "behind a gap"
+    yield "safetensors with a gap", safetensors({"a": entry(4, 24, (5,))}), "after a gap"
     yield "safetensors with a gap inside", safetensors({"a": half, "b": entry(16, 24, (2,))}), "gap"
     yield "safetensors beyond the file", safetensors({"a": half, "b": entry(12, 28, (4,))}), "'b' e"
     far = entry(0, 2**62, (2**40, 2**20))
     yield "safetensors far beyond the file", safetensors({"a": far}), "'a' has sizes whose product"
     yield "safetensors with more bytes", safetensors({"a": half}), "12 bytes follow"
     yield "safetensors of nothing with bytes", safetensors({}), "24 bytes follow"
-    yield "safetensors backwards", safetensors({"a": entry(24, 0)}), "no range"
-    yield "safetensors before the data", safetensors({"a": entry(-24, 0)}), "no range"
+    yield "safetensors backwards", safetensors({"a": entry(24, 0)}), "not a range"
+    yield "safetensors before the data", safetensors({"a": entry(-24, 0)}), "not a range"
     yield "safetensors larger than its shape", safetensors({"a": entry(0, 24, (5,))}), "needs 20"
     yield "safetensors smaller than its shape", safetensors({"a": entry(0, 24, (7,))}), "needs 28"
     huge = entry(0, 24, (2**32, 2**32))
@@ -59,9 +59,9 @@ def _headers() -> Iterator[tuple[str, bytes, str]]:
     yield "safetensors whose shape overflows at zero", safetensors({"a": none}, b""), "overflows"
     many = entry(0, 24, (1,) * 1_000_000)
     yield "safetensors of many axes", safetensors({"a": many}), "1000000 axes"
-    yield "safetensors of negative size", safetensors({"a": entry(0, 24, (-6,))}), "no count"
-    yield "safetensors of half a size", safetensors({"a": entry(0, 24, (6.0,))}), "no count"
-    yield "safetensors of true size", safetensors({"a": entry(0, 24, (True,))}), "no count"
+    yield "safetensors of negative size", safetensors({"a": entry(0, 24, (-6,))}), "not a count"
+    yield "safetensors of half a size", safetensors({"a": entry(0, 24, (6.0,))}), "not a count"
+    yield "safetensors of true size", safetensors({"a": entry(0, 24, (True,))}), "not a count"
     yield "safetensors of unknown dtype", safetensors({"a": entry(0, 24, dtype="F7")}), "'F7'"
     small = entry(0, 24, (24,), "F8_E4M3")
     yield "safetensors of float8", safetensors({"a": small}), "'F8_E4M3'"
@@ -77,9 +77,9 @@ def _headers() -> Iterator[tuple[str, bytes, str]]:
     yield "safetensors with a field twice", safetensors(field), "'shape' twice"
     yield "safetensors with a control character", safetensors({"a\x1b[2J": whole}), "be printed"
     yield "safetensors with half a character", safetensors({"a\ud800": whole}), "be printed"
-    yield "safetensors not utf-8", safetensors(b'{"\xff": 1}'), "no JSON"
-    yield "safetensors in utf-16", safetensors('{"a": 1}'.encode("utf-16-le")), "no JSON"
-    yield "safetensors with more after it", safetensors(b'{"a": 1} {}'), "no JSON"
+    yield "safetensors not utf-8", safetensors(b'{"\xff": 1}'), "not JSON"
+    yield "safetensors in utf-16", safetensors('{"a": 1}'.encode("utf-16-le")), "not JSON"
+    yield "safetensors with more after it", safetensors(b'{"a": 1} {}'), "not JSON"
     yield "safetensors with nan", safetensors(b'{"a": NaN}'), "NaN"
     yield "safetensors with a huge integer", safetensors(b'{"a": ' + b"9" * 10_000 + b"}"), "JSON"
     deep = b'{"a":' + b"[" * 90_000 + b"]" * 90_000 + b"}"
@@ -109,20 +109,28 @@ def _tars(command: str) -> Iterator[tuple[str, bytes, str]]:
         for member in ("pickle", "storages", "tensors"):
             yield f"tar {name} in {member}", tar(**{member: pickled(code)}), "'os.system'"
     yield "tar inst", tar(pickle=pickled(b"(" + text(command) + b"ios\nsystem\n")), "opcode INST"
-    yield "tar container", tar(pickle=pickled(group(text("a"), b"N", b"N") + b"Q")), "no storage"
-    yield "tar of an unknown object", tar(pickle=pickled(b"}" + text("9") + b"Qs")), "no storage"
-    yield "tar of an object by number", tar(pickle=pickled(b"}" + integer(1) + b"Qs")), "no storage"
+    yield "tar container", tar(pickle=pickled(group(text("a"), b"N", b"N") + b"Q")), "not a storage"
+    yield "tar of an unknown object", tar(pickle=pickled(b"}" + text("9") + b"Qs")), "not a storage"
+    yield (
+        "tar of an object by number",
+        tar(pickle=pickled(b"}" + integer(1) + b"Qs")),
+        "not a storage",
+    )
     inner = state_dict(tensor())
     yield "tar of a storage not its own", tar(pickle=inner), "lies in no record"
-    yield "tar with a second pickle", tar(pickle=TAR_PICKLE + TAR_PICKLE), "'pickle' goes on"
-    yield "tar with more tensors", tar(tensors=TAR_TENSORS + b"N."), "'tensors' goes on"
-    yield "tar with more storages", tar(storages=TAR_STORAGES + b"N."), "'storages' goes on"
+    yield (
+        "tar with a second pickle",
+        tar(pickle=TAR_PICKLE + TAR_PICKLE),
+        "'pickle' has extra bytes",
+    )
+    yield "tar with more tensors", tar(tensors=TAR_TENSORS + b"N."), "'tensors' has extra bytes"
+    yield "tar with more storages", tar(storages=TAR_STORAGES + b"N."), "'storages' has extra bytes"
 
     def tensors(*parts: bytes) -> bytes:
         return tar(tensors=pickled(integer(len(parts))) + b"".join(parts))
 
     yield "tar offset outside", tensors(tar_tensor(1, 7, offset=1)), "ends at 7"
-    yield "tar offset negative", tensors(tar_tensor(1, 7, offset=-1)), "no count"
+    yield "tar offset negative", tensors(tar_tensor(1, 7, offset=-1)), "not a count"
     yield "tar size outside", tensors(tar_tensor(1, 7, (7,))), "ends at 7"
     yield "tar size negative", tensors(tar_tensor(1, 7, (-6,))), "size holds"
     yield "tar size overflows", tensors(tar_tensor(1, 7, (2**62, 2**62), (0, 0))), "overflows"
@@ -136,11 +144,19 @@ def _tars(command: str) -> Iterator[tuple[str, bytes, str]]:
     yield "tar tensor like a storage", tensors(tar_tensor(7, 7)), "'7' is there twice"
     yield "tar tensor view outside", tensors(tar_tensor(1, 8, (5,))), "ends at 5"
     for member in ("tensors", "storages"):
-        yield f"tar count of {member} huge", tar(**{member: pickled(integer(2**40))}), "no integer"
-        yield f"tar count of {member} negative", tar(**{member: pickled(integer(-1))}), "no integer"
-        yield f"tar count of {member} text", tar(**{member: pickled(text("1"))}), "no integer"
+        yield (
+            f"tar count of {member} huge",
+            tar(**{member: pickled(integer(2**40))}),
+            "not an integer",
+        )
+        yield (
+            f"tar count of {member} negative",
+            tar(**{member: pickled(integer(-1))}),
+            "not an integer",
+        )
+        yield f"tar count of {member} text", tar(**{member: pickled(text("1"))}), "not an integer"
         odd = pickled(integer(1)) + pickled(b"N")
-        yield f"tar odd {member}", tar(**{member: odd}), f"a {member[:-1]} that is no key"
+        yield f"tar odd {member}", tar(**{member: odd}), f"a {member[:-1]} that is not a key"
 
     def storages(kind: str, count: int, views: bytes = b"]", times: int = 1) -> bytes:
         one = pickled(group(integer(7), text("cpu"), named("torch", kind)))
@@ -150,10 +166,10 @@ def _tars(command: str) -> Iterator[tuple[str, bytes, str]]:
     def views(*numbers: int) -> bytes:
         return b"]" + integers(*numbers) + b"a"
 
-    yield "tar storage negative", storages("FloatStorage", -6), "the file says -6"
-    yield "tar storage huge", storages("FloatStorage", 2**62), "the file says 4611"
+    yield "tar storage negative", storages("FloatStorage", -6), "the file declares -6"
+    yield "tar storage huge", storages("FloatStorage", 2**62), "the file declares 4611"
     yield "tar storage twice", storages("FloatStorage", 6, times=2), "'7' is there twice"
-    yield "tar storage of no dtype", storages("Size", 6), "a storage that is no key"
+    yield "tar storage of no dtype", storages("Size", 6), "a storage that is not a key"
     yield "tar storage of complex", storages("ComplexFloatStorage", 3), "ComplexFloatStorage"
     yield "tar view outside", storages("FloatStorage", 6, views(8, 7, 3, 4)), "from 3 on lie"
     yield "tar view negative", storages("FloatStorage", 6, views(8, 7, -1, 4)), "from -1 on lie"
@@ -236,7 +252,7 @@ def _wide_zips() -> Iterator[tuple[str, bytes, str]]:
         return struct.pack(f"<2H{len(values)}Q", 1, 8 * len(values), *values)
 
     yield "wide sizes huge", widened(field(2**63, 2**63)), "overlaps"
-    yield "wide sizes that differ", widened(field(24, 25)), "two sizes"
+    yield "wide sizes that differ", widened(field(24, 25)), "two different sizes"
     yield "wide sizes twice", widened(field(24, 24) + field(24, 24)), "64-bit sizes twice"
     yield "wide sizes cut short", widened(field(24)), "64-bit sizes"
     yield "wide place huge", widened(field(24, 24, 2**63), place=2**32 - 1), "header of record"
@@ -255,7 +271,7 @@ def _wide_zips() -> Iterator[tuple[str, bytes, str]]:
     yield "wide end of many members", end64(2**63, size, entry), "9223372036854775808 records"
     yield "wide end of a huge directory", end64(2, 2**63, entry), "gap"
     yield "wide end of a far directory", end64(2, size, 2**63), "gap"
-    yield "wide end with fewer members", end64(1, size, entry), "goes on after its last entry"
+    yield "wide end with fewer members", end64(1, size, entry), "continues after its last entry"
     ones = plain[:end] + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 2, 2, *(2**32 - 1,) * 2, 0)
     yield "wide end missing", ones, "gap"
 

@@ -224,7 +224,7 @@ def test_verify_finds_differences(checkpoint, converted, tmp_path):
     data[-4:] = np.float32(np.nan).tobytes()
     converted.write_bytes(data)
     assert "finite values: WRONG (" in run("verify", converted).stdout
-    fails(run("verify", checkpoint), "no safetensors file")
+    fails(run("verify", checkpoint), "not a safetensors file")
 
 
 def test_list():

@@ -96,7 +96,7 @@ def test_a_state_dict_that_does_not_fit():
         fit(source, model_spec(SMALL), "FILE")
     assert str(caught.value) == (
         "FILE does not fit squeezenet1_0: 1 missing: classifier.1.bias; 1 unexpected: head.weight; "
-        "1 mis-shaped: features.0.weight is [96, 3, 3, 3] for [96, 3, 7, 7]"
+        "1 mis-shaped: features.0.weight is [96, 3, 3, 3] instead of [96, 3, 7, 7]"
     )
 
 

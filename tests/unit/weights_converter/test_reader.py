@@ -177,7 +177,7 @@ def test_expanded_tensors(written):
 def test_files_that_are_no_checkpoints_are_named_for_what_they_are(tmp_path):
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n"
     (tmp_path / "lfs.pth").write_bytes(pointer)
-    with pytest.raises(CheckpointError, match=r"pointer of Git LFS.*git lfs pull"):
+    with pytest.raises(CheckpointError, match=r"Git LFS pointer.*git lfs pull"):
         read_checkpoint(tmp_path / "lfs.pth")
     module = torch.nn.Linear(2, 3)
     with warnings.catch_warnings():
