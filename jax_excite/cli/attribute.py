@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from jax_excite.cli.console import announce, errors_in_one_line
-from jax_excite.cli.gatings import excitation_gating, with_stored_temperatures
+from jax_excite.cli.gatings import check_gate, gating_of
 from jax_excite.cli.manifest import describe_file, describe_run
 from jax_excite.cli.networks import DEFAULT_MODEL, ModelName, Weights, open_network
 from jax_excite.data.datasets import ImageData
@@ -91,73 +91,77 @@ def attribute(
         from jax_excite.stores import distributed as together
         from jax_excite.stores.explainer import Explainer, Targets, methods_by_name
         from jax_excite.stores.filling import Job
-        from jax_excite.stores.layout import Layout
         from jax_excite.stores.ledger import exclusive
         from jax_excite.stores.source import fingerprint, open_source
 
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-        if dtype not in ("float16", "float32"):
-            raise ExciteError(f"--dtype is {dtype}: give float16 or float32")
-        if gate is not None and gate not in GATES:
-            raise ExciteError(f"there is no gate {gate!r}: choose one of {', '.join(GATES)}")
+        _check(out, dtype)
+        check_gate(gate)
         number, shards = _shard(shard)
-        wanted = Targets.parse(targets)
-        spec = model_spec(model)
-        if not out.parent.is_dir():
-            raise ExciteError(f"--out is {out}: there is no folder {out.parent}")
+        wanted, spec = Targets.parse(targets), model_spec(model)
         if distributed or coordinator is not None:
             together.join(coordinator, processes, process)
-        data = open_source(source)[:limit]
-        if wanted.label and None in data.labels:
-            unknown = data.names[data.labels.index(None)]
-            raise ExciteError(
-                f"--targets is label, but the file name of {unknown} contains no label"
-            )
+        data = _with_labels(open_source(source)[:limit], wanted)
         file, network = open_network(spec, weights)
-        gating = excitation_gating(
-            spec, temperature=temperature, pool_temperature=temperature, gate=gate
-        )
-        gating = with_stored_temperatures(gating, network, temperature)
-        known = methods_by_name(gating, seed)
-        names = method or ["excitation_pullback"]
-        for name in names:
-            if name not in known or names.count(name) > 1:
-                raise ExciteError(
-                    f"--method {name} is unknown or given twice: choose from {', '.join(known)}, "
-                    "each at most once"
-                )
-        explainer = Explainer(
-            network,
-            {name: known[name] for name in names},
-            wanted,
-            jax.local_devices(),
-            chunk,
-            network.preprocessing.size,
-        )
-        height, width, _ = explainer.shape
-        layout = Layout(
-            len(data), len(names), wanted.count, height, width, explainer.classes, dtype, chunk
-        )
+        gating = gating_of(spec, network, temperature=temperature, gate=gate)
+        methods = _chosen(method, methods_by_name(gating, seed))
+        size, resize = network.preprocessing.size, network.preprocessing.resize
+        explainer = Explainer(network, methods, wanted, jax.local_devices(), chunk, size)
+        layout = _layout(explainer, len(data), dtype, chunk)
+        job = Job(out, layout, data, explainer, size, resize, strict)
+        if dry_run:
+            return _estimate(job)
         settings = {
             "source": fingerprint(data),
             "model": model,
             "weights": describe_file(file)["sha256"],
-            "methods": names,
+            "methods": list(methods),
             "targets": targets,
             "recipe": _plain(gating),
             "seed": seed,
         }
-        preprocessing = network.preprocessing
-        job = Job(out, layout, data, explainer, preprocessing.size, preprocessing.resize, strict)
-        if dry_run:
-            _say_what_it_takes(job)
-            return
         _begin(out, layout, settings, data, source)
         part, parts = together.part_of_process(number, shards)
         with exclusive(out, part, parts):
             _fill(job, job.left(part, parts))
         together.wait_for_others(job, number, shards)
         typer.echo(str(out))
+
+
+def _layout(explainer: Any, images: int, dtype: str, chunk: int) -> Any:
+    """The layout of a store with the maps of so many images."""
+    from jax_excite.stores.layout import Layout
+
+    height, width, _ = explainer.shape
+    sizes = len(explainer.methods), explainer.targets.count, height, width, explainer.classes
+    return Layout(images, *sizes, dtype, chunk)
+
+
+def _check(out: Path, dtype: str) -> None:
+    if dtype not in ("float16", "float32"):
+        raise ExciteError(f"--dtype is {dtype}: give float16 or float32")
+    if not out.parent.is_dir():
+        raise ExciteError(f"--out is {out}: there is no folder {out.parent}")
+
+
+def _with_labels(data: ImageData, targets: Any) -> ImageData:
+    """The images; raises `ExciteError` if labels are the targets and an image has none."""
+    if targets.label and None in data.labels:
+        unknown = data.names[data.labels.index(None)]
+        raise ExciteError(f"--targets is label, but the file name of {unknown} contains no label")
+    return data
+
+
+def _chosen(method: list[str] | None, known: dict[str, Any]) -> dict[str, Any]:
+    """The methods that the user names, each once, in the user's order."""
+    names = method or ["excitation_pullback"]
+    for name in names:
+        if name not in known or names.count(name) > 1:
+            raise ExciteError(
+                f"--method {name} is unknown or given twice: choose from {', '.join(known)}, "
+                "each at most once"
+            )
+    return {name: known[name] for name in names}
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -233,7 +237,7 @@ def _fill(job: Any, chunks: list[int]) -> None:
         console.print(line, end="\r" if console.is_terminal and not last else "\n", highlight=False)
 
 
-def _say_what_it_takes(job: Any) -> None:
+def _estimate(job: Any) -> None:
     """Print the disk space, computed from sizes, and time and memory, measured on some images."""
     import resource
 

@@ -12,7 +12,7 @@ import numpy as np
 import typer
 
 from jax_excite.cli.console import errors_in_one_line, with_progress
-from jax_excite.cli.gatings import excitation_gating, with_stored_temperatures
+from jax_excite.cli.gatings import check_gate, gating_of
 from jax_excite.cli.manifest import appear_together, describe_file, describe_run, save_manifest
 from jax_excite.cli.networks import DEFAULT_MODEL, open_images, open_network
 from jax_excite.data.datasets import ImageData, image_folder
@@ -86,42 +86,19 @@ def evaluate(
 ) -> None:
     """Compare attribution methods by several metrics; resumes where a killed run stopped."""
     with errors_in_one_line():
-        from jax_excite.evaluation import plots
-
         write = writer_of(out)
-        if not out.parent.is_dir():
-            raise ExciteError(f"--out is {out}: there is no folder {out.parent}")
-        if out.resolve().is_relative_to(images.resolve()):
-            raise ExciteError(
-                f"--out is {out}: choose a path outside {images}, the folder of the photographs"
-            )
-        if gate is not None and gate not in GATES:
-            raise ExciteError(f"there is no gate {gate!r}: choose one of {', '.join(GATES)}")
-        wanted = [each.partition("=") for each in model or [DEFAULT_MODEL]]
-        named = {name: weights for name, _, weights in wanted}
-        if len(named) < len(wanted):
-            raise ExciteError("--model names a model twice: give each once")
-        metrics = _chosen("metric", metric, METRICS)
-        judged = [each for each in metrics if each.startswith("transfer")]
-        if len(named) == 1 and judged:
-            if metric:
-                raise ExciteError(f"--metric {judged[0]} needs a second --model as the judge")
-            metrics = [each for each in metrics if each not in judged]
+        _check_place(out, images)
+        check_gate(gate)
+        named = _models(model)
+        metrics = _chosen_metrics(metric, len(named))
         photographs = _in_random_order(image_folder(images), seed, limit)
-        if target is TargetChoice.LABEL and None in photographs.labels:
-            unknown = photographs[photographs.labels.index(None)].name
-            raise ExciteError(
-                f"--target is label, but the file name of {unknown} contains no label"
-            )
+        _check_labels(photographs, target)
         entrants, files = [], {}
         for name, weights in named.items():
             spec = model_spec(name)
             path, network = open_network(spec, weights or None)
             files[name] = describe_file(path)["sha256"]
-            gating = excitation_gating(
-                spec, temperature=temperature, pool_temperature=temperature, gate=gate
-            )
-            gating = with_stored_temperatures(gating, network, temperature)
+            gating = gating_of(spec, network, temperature=temperature, gate=gate)
             standard, further = bound_methods(gating, seed), _ablation(gating, temperatures)
             kept = {
                 each: standard[each] for each in _chosen("method", method or COMPARED, standard)
@@ -130,11 +107,7 @@ def evaluate(
         for place, judge in enumerate(entrants[1:] + entrants[:1]):
             entrants[place] = dataclasses.replace(entrants[place], judge=judge.params)
         compared = list(entrants[0].methods)
-        if reference not in compared:
-            raise ExciteError(
-                f"--reference is {reference}: choose one of the compared methods, "
-                f"{', '.join(compared)}"
-            )
+        _check_reference(reference, compared)
         settings = {
             "seed": seed,
             "version": importlib.metadata.version("jax-excite"),
@@ -148,15 +121,64 @@ def evaluate(
         with Journal.open(out.with_suffix(".journal.jsonl"), settings) as journal:
             _fill(journal, entrants, metrics, photographs, target)
             table = _table(journal, entrants, metrics, len(photographs))
-        lines = summarise(table, reference, seed=seed)
-        beside = [out, *(out.with_suffix(each) for each in (".md", ".png", ".manifest.json"))]
-        with appear_together(*beside) as (result, text, picture, manifest):
-            write(result, lines)
-            text.write_text(markdown(lines, {k: m.better for k, m in METRICS.items()}), "utf-8")
-            plots.draw_intervals(picture, lines, {k: m.better for k, m in METRICS.items()})
-            described = {**settings, "metrics": metrics, "reference": reference}
-            save_manifest(manifest, {**described, **describe_run()})
-        typer.echo("\n".join(map(str, beside)))
+        described = {**settings, "metrics": metrics, "reference": reference, **describe_run()}
+        _write(out, write, summarise(table, reference, seed=seed), described)
+
+
+def _write(out: Path, write: Any, lines: Any, manifest: dict[str, Any]) -> None:
+    """Write the table and, beside it, the report, the plot and the manifest."""
+    from jax_excite.evaluation import plots
+
+    better = {name: metric.better for name, metric in METRICS.items()}
+    beside = [out, *(out.with_suffix(each) for each in (".md", ".png", ".manifest.json"))]
+    with appear_together(*beside) as (table, text, picture, described):
+        write(table, lines)
+        text.write_text(markdown(lines, better), "utf-8")
+        plots.draw_intervals(picture, lines, better)
+        save_manifest(described, manifest)
+    typer.echo("\n".join(map(str, beside)))
+
+
+def _check_reference(reference: str, compared: Sequence[str]) -> None:
+    if reference not in compared:
+        raise ExciteError(
+            f"--reference is {reference}: choose one of the compared methods, {', '.join(compared)}"
+        )
+
+
+def _check_place(out: Path, images: Path) -> None:
+    if not out.parent.is_dir():
+        raise ExciteError(f"--out is {out}: there is no folder {out.parent}")
+    if out.resolve().is_relative_to(images.resolve()):
+        raise ExciteError(
+            f"--out is {out}: choose a path outside {images}, the folder of the photographs"
+        )
+
+
+def _models(model: list[str] | None) -> dict[str, str]:
+    """The weights that the user gives, or nothing, by the name of each model."""
+    wanted = [each.partition("=") for each in model or [DEFAULT_MODEL]]
+    named = {name: weights for name, _, weights in wanted}
+    if len(named) < len(wanted):
+        raise ExciteError("--model names a model twice: give each once")
+    return named
+
+
+def _chosen_metrics(metric: list[str] | None, models: int) -> list[str]:
+    """The metrics that the user names, or all that so many models allow."""
+    metrics = _chosen("metric", metric, METRICS)
+    judged = [each for each in metrics if each.startswith("transfer")]
+    if models > 1 or not judged:
+        return metrics
+    if metric:
+        raise ExciteError(f"--metric {judged[0]} needs a second --model as the judge")
+    return [each for each in metrics if each not in judged]
+
+
+def _check_labels(photographs: ImageData, target: TargetChoice) -> None:
+    if target is TargetChoice.LABEL and None in photographs.labels:
+        unknown = photographs.names[photographs.labels.index(None)]
+        raise ExciteError(f"--target is label, but the file name of {unknown} contains no label")
 
 
 def _chosen(what: str, names: Sequence[str] | None, known: Mapping[str, Any]) -> list[str]:

@@ -4,7 +4,8 @@ import dataclasses
 from typing import Any
 
 from jax_excite import recipes
-from jax_excite.gating import Gating
+from jax_excite.errors import ExciteError
+from jax_excite.gating import GATES, Gating
 from jax_excite.models import Classifier, ModelSpec
 
 
@@ -18,6 +19,30 @@ def excitation_gating(spec: ModelSpec, **given: Any) -> Gating:
     suited = {"temperature": spec.temperature, "pool_temperature": spec.temperature}
     settings = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(recipes.EXCITATION, **{**suited, **settings})
+
+
+def gating_of(
+    spec: ModelSpec, network: Classifier, *, temperature: float | None, gate: str | None
+) -> Gating:
+    """The gating of a network with one temperature for all kinds of gates.
+
+    Args:
+        spec: the network's entry in the registry.
+        network: the network with its weights.
+        temperature: the temperature that the user sets, or None for the network's own.
+        gate: the gate function that the user sets, or None for the paper's.
+    """
+    check_gate(gate)
+    gating = excitation_gating(
+        spec, temperature=temperature, pool_temperature=temperature, gate=gate
+    )
+    return with_stored_temperatures(gating, network, temperature)
+
+
+def check_gate(gate: str | None) -> None:
+    """Raise `ExciteError` if a user names a gate function that does not exist."""
+    if gate is not None and gate not in GATES:
+        raise ExciteError(f"there is no gate {gate!r}: choose one of {', '.join(GATES)}")
 
 
 def with_stored_temperatures(gating: Gating, network: Classifier, *given: float | None) -> Gating:

@@ -3,7 +3,6 @@
 import dataclasses
 import enum
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +14,13 @@ from jax_excite import recipes
 from jax_excite.ascent import Ascent
 from jax_excite.cli.console import errors_in_one_line, with_progress
 from jax_excite.cli.gatings import excitation_gating, with_stored_temperatures
-from jax_excite.cli.manifest import appear_together, describe_file, describe_run, save_arrays
+from jax_excite.cli.manifest import (
+    appear_together,
+    check_picture,
+    describe_file,
+    describe_run,
+    save_arrays,
+)
 from jax_excite.cli.networks import DEFAULT_MODEL, ModelName, Weights, open_images, open_network
 from jax_excite.data.class_names import class_index
 from jax_excite.errors import ExciteError
@@ -91,7 +96,7 @@ def grid(
     with errors_in_one_line():
         from jax_excite import pictures
 
-        _check_out(out, images)
+        check_picture(out, images)
         spec = model_spec(model)
         gating, ascent = _recipe(
             recipe, spec, temperature=temperature, pool_temperature=pool_temperature, gate=gate
@@ -128,17 +133,6 @@ def grid(
             _draw(pictures, picture, arrays, [path.stem for path in images], titles)
             save_arrays(archive, arrays, manifest)
         typer.echo(f"{out}\n{out.with_suffix('.npz')}")
-
-
-def _check_out(out: Path, images: Sequence[Path]) -> None:
-    if out.suffix.lower() != ".png":
-        raise ExciteError(f"--out is {out}: give a file name that ends in .png")
-    if not out.parent.is_dir():
-        raise ExciteError(f"--out is {out}: there is no folder {out.parent}")
-    if out.is_dir():
-        raise ExciteError(f"--out is {out}: give a file, not a folder")
-    if out.resolve() in [path.resolve() for path in images]:
-        raise ExciteError(f"--out is {out}, which is one of the photographs: give another file")
 
 
 def _recipe(recipe: Recipe, spec: ModelSpec, **given: Any) -> tuple[Gating, Ascent]:

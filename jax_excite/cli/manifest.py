@@ -7,14 +7,28 @@ import json
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from jax_excite.errors import ExciteError
+
 _PACKAGES = ("jax-excite", "jax", "jaxlib", "flax", "numpy", "pillow")
+
+
+def check_picture(out: Path, images: Sequence[Path] = ()) -> None:
+    """Raise `ExciteError` unless a PNG file can be written there without replacing an image."""
+    if out.suffix.lower() != ".png":
+        raise ExciteError(f"--out is {out}: give a file name that ends in .png")
+    if not out.parent.is_dir():
+        raise ExciteError(f"--out is {out}: there is no folder {out.parent}")
+    if out.is_dir():
+        raise ExciteError(f"--out is {out}: give a file, not a folder")
+    if out.resolve() in [path.resolve() for path in images]:
+        raise ExciteError(f"--out is {out}, which is one of the photographs: give another file")
 
 
 @contextlib.contextmanager

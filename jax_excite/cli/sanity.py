@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from jax_excite.cli.console import announce, errors_in_one_line
-from jax_excite.cli.gatings import excitation_gating, with_stored_temperatures
+from jax_excite.cli.gatings import gating_of
 from jax_excite.cli.networks import DEFAULT_MODEL, ModelName, Weights, open_images, open_network
 from jax_excite.data.class_names import class_index
 from jax_excite.errors import ExciteError
@@ -40,8 +40,7 @@ def sanity(
         if len(set(indices)) != 2:
             raise ExciteError(f"--classes is {classes}: give two different classes")
         x = open_images(network, [image])[0]
-        gating = excitation_gating(spec, temperature=temperature, pool_temperature=temperature)
-        gating = with_stored_temperatures(gating, network, temperature)
+        gating = gating_of(spec, network, temperature=temperature, gate=None)
 
         announce("Randomising the layers from the top down")
         cascade = randomisation_cascade(network, x, indices[0], gating=gating, seed=seed)

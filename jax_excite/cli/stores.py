@@ -8,6 +8,7 @@ import numpy as np
 import typer
 
 from jax_excite.cli.console import errors_in_one_line
+from jax_excite.cli.manifest import check_picture
 from jax_excite.data.class_names import CLASS_NAMES
 from jax_excite.errors import DataError
 
@@ -55,6 +56,7 @@ def view(
         from jax_excite import pictures
         from jax_excite.stores import open_store
 
+        check_picture(out)
         found = open_store(store)
         methods = method or found.methods
         cells = _cells(found, images, class_index)

@@ -8,7 +8,13 @@ import numpy as np
 import typer
 
 from jax_excite.cli.console import announce, errors_in_one_line
-from jax_excite.cli.manifest import appear_together, describe_file, describe_run, save_arrays
+from jax_excite.cli.manifest import (
+    appear_together,
+    check_picture,
+    describe_file,
+    describe_run,
+    save_arrays,
+)
 from jax_excite.cli.networks import DEFAULT_MODEL, ModelName, Weights, open_images, open_network
 from jax_excite.data.class_names import class_index
 from jax_excite.errors import ExciteError
@@ -44,8 +50,7 @@ def sweep(
     with errors_in_one_line():
         from jax_excite import pictures
 
-        if out.suffix.lower() != ".png":
-            raise ExciteError(f"--out is {out}: give a file name that ends in .png")
+        check_picture(out, images)
         values = [_temperature(text) for text in temperatures.split(",")]
         spec = model_spec(model)
         path, network = open_network(spec, weights)
@@ -62,17 +67,13 @@ def sweep(
             fields = np.asarray(
                 temperature_sweep(network, photographs, targets, values, gating=gating)
             )
-            cells = [
-                [(photograph + 1) / 2, *pictures.scale(fields[:, row])]
-                for row, photograph in enumerate(photographs)
-            ]
-            rows = [
+            names = [
                 f"{image.stem}\n{network.class_names[c]}"
                 for image, c in zip(images, targets, strict=True)
             ]
             unit = " spreads" if calibrated else ""
             columns = ["photograph", *(f"T = {t:g}{unit}" for t in values)]
-            pictures.draw_grid(picture, np.asarray(cells, np.float32), rows, columns)
+            pictures.draw_grid(picture, _cells(photographs, fields), names, columns)
             manifest = {
                 "gating": dataclasses.asdict(gating),
                 "model": model,
@@ -84,6 +85,14 @@ def sweep(
             arrays = {"temperatures": np.asarray(values), "pullbacks": fields}
             save_arrays(archive, arrays, manifest)
         typer.echo(f"{out}\n{out.with_suffix('.npz')}")
+
+
+def _cells(photographs: np.ndarray, fields: np.ndarray) -> np.ndarray:
+    """One row per photograph: the photograph, and its pullbacks `[T, N, H, W, 3]`, scaled."""
+    from jax_excite.pictures import scale
+
+    rows = zip(photographs, fields.swapaxes(0, 1), strict=True)
+    return np.asarray([[(image + 1) / 2, *scale(row)] for image, row in rows], np.float32)
 
 
 def _temperature(text: str) -> float:
