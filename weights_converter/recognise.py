@@ -32,8 +32,8 @@ def recognise(shapes: Mapping[str, Shape], what: str = "the state dict") -> str:
         if _parameters_for_imagenet(renamed[spec.family], spec) == spec.parameters:
             return spec.name
     raise WeightsError(
-        f"{what} has the number of parameters of no known model: to see what differs, choose with "
-        "--model one of those that `weights-converter list` shows"
+        f"{what} has a number of parameters that matches no known model: to see what differs, "
+        "choose with --model one of those that `weights-converter list` shows"
     )
 
 

@@ -132,7 +132,10 @@ def test_sanity_fails_where_classes_have_one_map(tiny):
         (("calibrate", CAT, "--out", "a.pth"), "ends in .safetensors"),
         (("calibrate", CAT, "--out", "a.safetensors", "--scale", "-1"), "scale is -1"),
         (("sweep", CAT, "--classes", "3", "--out", "a.jpg"), "ends in .png"),
-        (("sweep", CAT, "--classes", "3,5", "--out", "a.png"), "give one class, or 1"),
+        (
+            ("sweep", CAT, "--classes", "3,5", "--out", "a.png"),
+            "give one class, or one per photograph (1)",
+        ),
         (
             ("sweep", CAT, "--classes", "3", "--out", "a.png", "--temperatures", "1,hot"),
             "has 'hot': give numbers, or inf",

@@ -120,7 +120,7 @@ def poison(state_dict):
 
 def test_an_unknown_network(checkpoint, tmp_path):
     fewer = edited(checkpoint, tmp_path / "a.pth", lambda found: found.pop("features.0.weight"))
-    fails(run("convert", fewer, "-o", tmp_path / "out"), "is of no known model")
+    fails(run("convert", fewer, "-o", tmp_path / "out"), "matches no known model")
 
 
 def test_interrupted(checkpoint, tmp_path, monkeypatch):
@@ -235,7 +235,7 @@ def test_list():
 
 
 def test_download_of_unknown_weights():
-    fails(run("download", "resnet18", "--weights", "IMAGENET1K_V2"), "there are IMAGENET1K_V1")
+    fails(run("download", "resnet18", "--weights", "IMAGENET1K_V2"), "choose one of IMAGENET1K_V1")
     fails(run("download", "resnet18", "--weights", "mine.pth"), "no weights mine.pth")
 
 
