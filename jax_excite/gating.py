@@ -20,7 +20,7 @@ PoolWeights = Literal["through", "detached"]
 PoolPadding = Literal["zero", "-inf"]
 Cotangents = Literal["all", "positive"]
 
-Gate = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+GateFunction = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def _sigmoid(z: jax.Array, temperature: jax.Array, slope: jax.Array) -> jax.Array:
@@ -48,7 +48,7 @@ def _leaky(z: jax.Array, temperature: jax.Array, slope: jax.Array) -> jax.Array:
     return jnp.where(z > 0, jnp.ones_like(z), slope)
 
 
-GATES: dict[GateName, Gate] = {
+GATE_FUNCTIONS: dict[GateName, GateFunction] = {
     "sigmoid": _sigmoid,
     "normal_cdf": _normal_cdf,
     "softsign": _softsign,
@@ -185,4 +185,4 @@ def gate_values(
     """
     zero = is_zero(temperature)
     divisor = jnp.where(zero, jnp.ones_like(temperature), temperature)
-    return jnp.where(zero, _hard(z, divisor, slope), GATES[gate](z, divisor, slope))
+    return jnp.where(zero, _hard(z, divisor, slope), GATE_FUNCTIONS[gate](z, divisor, slope))

@@ -18,7 +18,7 @@ from jax_excite.cli.manifest import describe_file, describe_run
 from jax_excite.cli.networks import DEFAULT_MODEL, ModelName, Weights, open_network
 from jax_excite.data.datasets import ImageData
 from jax_excite.errors import DataError, ExciteError
-from jax_excite.gating import GATES, Gating
+from jax_excite.gating import GATE_FUNCTIONS, Gating
 from jax_excite.models import model_spec
 
 _SECONDS_BETWEEN_LINES = 2.0
@@ -46,7 +46,8 @@ def attribute(
         float | None, typer.Option(help="Temperature of ReLUs and max-pools. Default: the model's.")
     ] = None,
     gate: Annotated[
-        str | None, typer.Option(help=f"Gate function: {', '.join(GATES)}. Default: sigmoid.")
+        str | None,
+        typer.Option(help=f"Gate function: {', '.join(GATE_FUNCTIONS)}. Default: sigmoid."),
     ] = None,
     dtype: Annotated[
         str, typer.Option(help="Data type of the attributions: float16 or float32.")

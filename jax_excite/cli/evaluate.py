@@ -20,7 +20,7 @@ from jax_excite.errors import ExciteError
 from jax_excite.evaluation.journal import Journal
 from jax_excite.evaluation.scoring import COMPARED, METRICS, Chunk, Entrant, bound_methods, chunks
 from jax_excite.evaluation.summary import markdown, summarise, writer_of
-from jax_excite.gating import GATES, Gating
+from jax_excite.gating import GATE_FUNCTIONS, Gating
 from jax_excite.models import Classifier, model_spec
 from jax_excite.pullbacks.pullback import pullback
 from jax_excite.typing import Method
@@ -69,7 +69,7 @@ def evaluate(
     gate: Annotated[
         str | None,
         typer.Option(
-            help=f"Gate function of excitation pullbacks: {', '.join(GATES)}. Default: sigmoid."
+            help=f"Gate function of excitation pullbacks: {', '.join(GATE_FUNCTIONS)}. Default: sigmoid."
         ),
     ] = None,
     reference: Annotated[

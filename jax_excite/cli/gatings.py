@@ -5,7 +5,7 @@ from typing import Any
 
 from jax_excite import recipes
 from jax_excite.errors import ExciteError
-from jax_excite.gating import GATES, Gating
+from jax_excite.gating import GATE_FUNCTIONS, Gating
 from jax_excite.models import Classifier, ModelSpec
 
 
@@ -41,8 +41,8 @@ def gating_of(
 
 def check_gate(gate: str | None) -> None:
     """Raise `ExciteError` if a user names a gate function that does not exist."""
-    if gate is not None and gate not in GATES:
-        raise ExciteError(f"there is no gate {gate!r}: choose one of {', '.join(GATES)}")
+    if gate is not None and gate not in GATE_FUNCTIONS:
+        raise ExciteError(f"there is no gate {gate!r}: choose one of {', '.join(GATE_FUNCTIONS)}")
 
 
 def with_stored_temperatures(gating: Gating, network: Classifier, *given: float | None) -> Gating:

@@ -24,7 +24,7 @@ from jax_excite.cli.manifest import (
 from jax_excite.cli.networks import DEFAULT_MODEL, ModelName, Weights, open_images, open_network
 from jax_excite.data.class_names import class_index
 from jax_excite.errors import ExciteError
-from jax_excite.gating import GATES, Gating
+from jax_excite.gating import GATE_FUNCTIONS, Gating
 from jax_excite.models import Classifier, ModelSpec, model_spec
 from jax_excite.pullbacks.pga import pga_grid
 from jax_excite.pullbacks.pullback import pullback_grid
@@ -73,7 +73,8 @@ def grid(
         typer.Option(help="Temperature of max-pools. Default: the model's, or the recipe's."),
     ] = None,
     gate: Annotated[
-        str | None, typer.Option(help=f"Gate function: {', '.join(GATES)}. Default: the recipe's.")
+        str | None,
+        typer.Option(help=f"Gate function: {', '.join(GATE_FUNCTIONS)}. Default: the recipe's."),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Number of steps. Default: 10.")] = None,
     step_size: Annotated[

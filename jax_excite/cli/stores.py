@@ -61,7 +61,8 @@ def view(
         methods = method or found.methods
         cells = _cells(found, images, class_index)
         if not cells:
-            raise DataError(f"{store} has no images in this selection with target {class_index}")
+            wanted = "" if class_index is None else f" with target {class_index}"
+            raise DataError(f"{store} has no images in this selection{wanted}")
         done = found.done
         rows, titles = [], []
         for place, targets in cells:

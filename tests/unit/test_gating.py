@@ -5,7 +5,7 @@ import pytest
 from scipy import special
 
 from jax_excite import Ascent, Gating, GatingError, recipes
-from jax_excite.gating import GATES, gate_values
+from jax_excite.gating import GATE_FUNCTIONS, gate_values
 
 FORMULAS = {
     "sigmoid": lambda z, t: special.expit(z / t),
@@ -22,19 +22,19 @@ def values(gate, z, temperature, slope=0.3):
 
 
 def test_every_gate_has_a_formula_here():
-    assert set(FORMULAS) == set(GATES)
+    assert set(FORMULAS) == set(GATE_FUNCTIONS)
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("temperature", [0.05, 0.3, 1.0, 20.0])
-@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("gate", GATE_FUNCTIONS)
 def test_gate_follows_its_formula(gate, temperature):
     np.testing.assert_allclose(
         values(gate, Z, temperature), FORMULAS[gate](Z, temperature), rtol=1e-12, atol=1e-15
     )
 
 
-@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("gate", GATE_FUNCTIONS)
 @pytest.mark.parametrize("temperature", [0.0, 1e-45])
 def test_zero_temperature_is_the_hard_gate(gate, temperature):
     z = jnp.array([-2.0, -1e-30, 0.0, 1e-30, 3.0])
@@ -46,7 +46,7 @@ def test_infinite_temperature_is_one_half(gate):
     np.testing.assert_array_equal(values(gate, Z, np.inf), np.full(Z.shape, 0.5))
 
 
-@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("gate", GATE_FUNCTIONS)
 def test_gate_stays_in_range_at_extreme_inputs(gate):
     z = jnp.array([-3e38, -1.0, 0.0, 1.0, 3e38])
     for temperature in (0.0, 1e-38, 1.0, 3e38, np.inf):
