@@ -69,7 +69,8 @@ def evaluate(
     gate: Annotated[
         str | None,
         typer.Option(
-            help=f"Gate function of excitation pullbacks: {', '.join(GATE_FUNCTIONS)}. Default: sigmoid."
+            help=f"Gate function of excitation pullbacks: {', '.join(GATE_FUNCTIONS)}. "
+            "Default: sigmoid."
         ),
     ] = None,
     reference: Annotated[
