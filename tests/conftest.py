@@ -1,6 +1,9 @@
 """Settings that hold for every test, and the table that the parity tests fill."""
 
+import ctypes
+import gc
 import os
+import sys
 
 import jax
 import pytest
@@ -18,10 +21,13 @@ jax.config.update("jax_default_matmul_precision", "highest")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _without_the_programs_of_other_files():
+def _without_the_memory_of_other_files():
     """Compiled programs of a file are of no use to the next, and take gigabytes."""
     yield
     jax.clear_caches()
+    gc.collect()
+    if sys.platform == "linux":  # glibc keeps what was freed otherwise
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 @pytest.fixture
