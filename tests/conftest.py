@@ -4,9 +4,16 @@ import ctypes
 import gc
 import os
 import sys
+from pathlib import Path
 
 import jax
 import pytest
+
+# Programs that take a second to compile are kept: for the other process, for the processes that
+# tests start, and for the next run.
+kept = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(kept))
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 
 # Each of pytest-xdist's processes on a core of its own: the thread pools of JAX and PyTorch spin,
 # and two processes that share all cores take several times as long.
@@ -28,6 +35,14 @@ def _without_the_memory_of_other_files():
     gc.collect()
     if sys.platform == "linux":  # glibc keeps what was freed otherwise
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_quickly(request):
+    """With `COMPILE_QUICKLY = True` in a file, XLA optimises little: its networks are small."""
+    jax.config.update(
+        "jax_disable_most_optimizations", getattr(request.module, "COMPILE_QUICKLY", False)
+    )
 
 
 @pytest.fixture

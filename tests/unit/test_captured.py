@@ -16,6 +16,8 @@ from jax_excite import attributions
 from jax_excite.metrics import randomisation, stability
 from tests.networks import Network, images, relative_error
 
+COMPILE_QUICKLY = True
+
 W = jnp.ones((3, 5)) * 0.3
 
 

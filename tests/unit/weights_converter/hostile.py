@@ -113,9 +113,9 @@ def _programs(command: str) -> Iterator[tuple[str, bytes, str]]:
     yield "offset negative", state_dict(tensor(offset=integer(-1))), "not a count"
     yield "offset a string", state_dict(tensor(offset=text("0"))), "not a count"
     yield "size outside", state_dict(tensor(size=integers(7))), "ends at 7"
-    yield "size negative", state_dict(tensor(size=integers(-6))), "size holds"
+    yield "size negative", state_dict(tensor(size=integers(-6))), "size has an entry"
     yield "size a list", state_dict(tensor(size=b"](K\6e")), "size is not a tuple"
-    yield "size of a float", state_dict(tensor(size=group(b"G" + bytes(8)))), "size holds"
+    yield "size of a float", state_dict(tensor(size=group(b"G" + bytes(8)))), "size has an entry"
     wide = tensor(size=integers(2**62, 2**62), stride=integers(0, 0))
     yield "sizes that overflow", state_dict(wide), "overflows"
     none = tensor(size=integers(0, 2**62), stride=integers(1, 1))
@@ -123,7 +123,7 @@ def _programs(command: str) -> Iterator[tuple[str, bytes, str]]:
     many = tensor(size=integers(*[1] * 65), stride=integers(*[1] * 65))
     yield "axes beyond number", state_dict(many), "at most 64"
     yield "stride outside", state_dict(tensor(stride=integers(2))), "ends at 11"
-    yield "stride negative", state_dict(tensor(stride=integers(-1))), "stride holds"
+    yield "stride negative", state_dict(tensor(stride=integers(-1))), "stride has an entry"
     yield "stride far outside", state_dict(tensor(stride=integers(2**62))), "outside the storage"
     grown = tensor(size=integers(2**30), stride=integers(0))
     yield "stride zero", state_dict(grown), "bytes in a file of"
@@ -186,7 +186,7 @@ def _archives() -> Iterator[tuple[str, bytes, str]]:
     yield "no pickle", plain.replace(b"data.pkl", b"data.PKL"), "data.pkl"
     yield "huge pickle", archive(bytes(9 << 20), method=zipfile.ZIP_DEFLATED), "larger than"
     strange = {"data/0": SIX_FLOATS, "byteorder": b"middle"}
-    yield "strange byte order", archive(good, strange), "neither little nor big"
+    yield "strange byte order", archive(good, strange), 'contains neither "little" nor "big"'
     bools = {"data/0": b"\0\1\2\3\4\5"}
     yield "bools of 5", archive(state_dict(tensor(storage(kind="BoolStorage"))), bools), "bools"
 
@@ -265,7 +265,7 @@ def _streams() -> Iterator[tuple[str, bytes, str]]:
     yield "keys too few", legacy(good, keys=()), "list of storages"
     yield "keys twice", legacy(good, keys=("0", "0")), "list of storages"
     yield "keys of others", legacy(good, keys=("1",)), "list of storages"
-    yield "keys of no kind", legacy(good).replace(b"](" + text("0") + b"e", b"K\1"), "no list"
+    yield "keys of no kind", legacy(good).replace(b"](" + text("0") + b"e", b"K\1"), "not a list"
     yield "count negative", legacy(good, struct.pack("<q", -6) + SIX_FLOATS), "the file declares -6"
     yield (
         "count huge",

@@ -132,10 +132,10 @@ def _tars(command: str) -> Iterator[tuple[str, bytes, str]]:
     yield "tar offset outside", tensors(tar_tensor(1, 7, offset=1)), "ends at 7"
     yield "tar offset negative", tensors(tar_tensor(1, 7, offset=-1)), "not a count"
     yield "tar size outside", tensors(tar_tensor(1, 7, (7,))), "ends at 7"
-    yield "tar size negative", tensors(tar_tensor(1, 7, (-6,))), "size holds"
+    yield "tar size negative", tensors(tar_tensor(1, 7, (-6,))), "size has an entry"
     yield "tar size overflows", tensors(tar_tensor(1, 7, (2**62, 2**62), (0, 0))), "overflows"
     yield "tar stride outside", tensors(tar_tensor(1, 7, strides=(2,))), "ends at 11"
-    yield "tar stride negative", tensors(tar_tensor(1, 7, strides=(-1,))), "stride holds"
+    yield "tar stride negative", tensors(tar_tensor(1, 7, strides=(-1,))), "stride has an entry"
     yield "tar axes negative", tensors(tar_tensor(1, 7, axes=-1)), "-1 axes"
     yield "tar axes beyond number", tensors(tar_tensor(1, 7, axes=2**31 - 1)), "2147483647 axes"
     yield "tar axes cut short", tensors(tar_tensor(1, 7, axes=60)), "are left"
@@ -175,7 +175,7 @@ def _tars(command: str) -> Iterator[tuple[str, bytes, str]]:
     yield "tar view negative", storages("FloatStorage", 6, views(8, 7, -1, 4)), "from -1 on lie"
     yield "tar view of none", storages("FloatStorage", 6, views(8, 9, 0, 1)), "a view of a storage"
     yield "tar view of itself", storages("FloatStorage", 6, views(7, 7, 0, 1)), "'7' is there twice"
-    yield "tar views of no kind", storages("FloatStorage", 6, b"}"), "no list"
+    yield "tar views of no kind", storages("FloatStorage", 6, b"}"), "not a list"
 
 
 def _tar_headers() -> Iterator[tuple[str, bytes, str]]:
@@ -312,4 +312,4 @@ def _mixed() -> Iterator[tuple[str, bytes, str]]:
     half = pickled(b"}X\3\0\0\0\xed\xa0\x80" + tensor() + b"s")
     yield "name of half a character", archive(half), "be printed"
     order = {"data/0": SIX_FLOATS, "byteorder": bytes(9 << 20)}
-    yield "byte order of 9 MB", archive(pickle, order), "neither little nor big"
+    yield "byte order of 9 MB", archive(pickle, order), 'contains neither "little" nor "big"'
