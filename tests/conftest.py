@@ -31,9 +31,20 @@ jax.config.update("jax_default_matmul_precision", "highest")
 def _without_the_memory_of_other_files():
     """Compiled programs of a file are of no use to the next, and take gigabytes."""
     yield
+    give_memory_back()
+
+
+@pytest.fixture
+def little_memory():
+    """For tests of large networks: each gives back the memory of its own."""
+    yield
+    give_memory_back()
+
+
+def give_memory_back():
     jax.clear_caches()
     gc.collect()
-    if sys.platform == "linux":  # glibc keeps what was freed otherwise
+    if sys.platform == "linux":  # otherwise glibc keeps what was freed
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 

@@ -20,6 +20,15 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of TensorFlow's absence, and what else an import says
     keras = pytest.importorskip("keras", reason="keras is a test dependency")
 
+pytestmark = pytest.mark.usefixtures("little_memory")
+
+
+@pytest.fixture(autouse=True)
+def _one_family_at_a_time():
+    yield
+    keras.backend.clear_session()
+
+
 # Family: a network of it, and the smallest images that it takes, about.
 FAMILIES = {
     "ConvNeXt": ("ConvNeXtTiny", 32),
