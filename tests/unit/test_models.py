@@ -22,6 +22,8 @@ from tests.torch_reference import EfficientNet, original, torchvision
 from weights_converter.convert import find_rule
 from weights_converter.names import IGNORED, TABLES
 
+COMPILE_QUICKLY = True
+
 SMALL = "squeezenet1_0"
 MEMBERS = [SMALL, "resnet50", "vgg11_bn", "densenet121", "efficientnet_lite0"]
 TORCHVISIONS = [name for name, spec in MODELS.items() if spec.family != "efficientnet_lite"]
