@@ -9,11 +9,10 @@ from pathlib import Path
 import jax
 import pytest
 
-# Programs that take a second to compile are kept: for the other process, for the processes that
-# tests start, and for the next run.
-kept = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(kept))
-jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+# Programs that take a second to compile are kept for the next run. The processes that tests start
+# do not share them: some are killed, and would leave damaged ones.
+KEPT = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
+jax.config.update("jax_compilation_cache_dir", str(KEPT))
 
 # Each of pytest-xdist's processes on a core of its own: the thread pools of JAX and PyTorch spin,
 # and two processes that share all cores take several times as long.
