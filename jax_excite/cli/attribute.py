@@ -14,8 +14,8 @@ from rich.console import Console
 
 from jax_excite.cli.console import announce, errors_in_one_line
 from jax_excite.cli.gatings import check_gate, gating_of
-from jax_excite.cli.manifest import describe_file, describe_run
-from jax_excite.cli.networks import DEFAULT_MODEL, ModelName, Weights, open_network
+from jax_excite.cli.manifest import check_folder, describe_file, describe_run
+from jax_excite.cli.networks import DEFAULT_MODEL, ModelName, Weights, check_labels, open_network
 from jax_excite.data.datasets import ImageData
 from jax_excite.errors import DataError, ExciteError
 from jax_excite.gating import GATE_FUNCTIONS, Gating
@@ -102,7 +102,9 @@ def attribute(
         wanted, spec = Targets.parse(targets), model_spec(model)
         if distributed or coordinator is not None:
             together.join(coordinator, processes, process)
-        data = _with_labels(open_source(source)[:limit], wanted)
+        data = open_source(source)[:limit]
+        if wanted.label:
+            check_labels(data, "--targets")
         file, network = open_network(spec, weights)
         gating = gating_of(spec, network, temperature=temperature, gate=gate)
         methods = _chosen(method, methods_by_name(gating, seed))
@@ -141,16 +143,7 @@ def _layout(explainer: Any, images: int, dtype: str, chunk: int) -> Any:
 def _check(out: Path, dtype: str) -> None:
     if dtype not in ("float16", "float32"):
         raise ExciteError(f"--dtype is {dtype}: give float16 or float32")
-    if not out.parent.is_dir():
-        raise ExciteError(f"--out is {out}: there is no folder {out.parent}")
-
-
-def _with_labels(data: ImageData, targets: Any) -> ImageData:
-    """The images; raises `ExciteError` if labels are the targets and an image has none."""
-    if targets.label and None in data.labels:
-        unknown = data.names[data.labels.index(None)]
-        raise ExciteError(f"--targets is label, but the file name of {unknown} contains no label")
-    return data
+    check_folder(out)
 
 
 def _chosen(method: list[str] | None, known: dict[str, Any]) -> dict[str, Any]:

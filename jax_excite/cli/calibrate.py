@@ -8,6 +8,7 @@ import numpy as np
 import typer
 
 from jax_excite.cli.console import errors_in_one_line, with_progress
+from jax_excite.cli.manifest import check_folder
 from jax_excite.cli.networks import DEFAULT_MODEL, ModelName, Weights, open_images, open_network
 from jax_excite.errors import ExciteError
 from jax_excite.models import model_spec
@@ -38,8 +39,7 @@ def calibrate(
     with errors_in_one_line():
         if out.suffix != ".safetensors":
             raise ExciteError(f"--out is {out}: give a file name that ends in .safetensors")
-        if not out.parent.is_dir():
-            raise ExciteError(f"--out is {out}: there is no folder {out.parent}")
+        check_folder(out)
         spec = model_spec(model)
         path, network = open_network(spec, weights)
         parts = [images[start : start + AT_ONCE] for start in range(0, len(images), AT_ONCE)]

@@ -13,8 +13,14 @@ import typer
 
 from jax_excite.cli.console import errors_in_one_line, with_progress
 from jax_excite.cli.gatings import check_gate, gating_of
-from jax_excite.cli.manifest import appear_together, describe_file, describe_run, save_manifest
-from jax_excite.cli.networks import DEFAULT_MODEL, open_images, open_network
+from jax_excite.cli.manifest import (
+    appear_together,
+    check_folder,
+    describe_file,
+    describe_run,
+    save_manifest,
+)
+from jax_excite.cli.networks import DEFAULT_MODEL, check_labels, open_images, open_network
 from jax_excite.data.datasets import ImageData, image_folder
 from jax_excite.errors import ExciteError
 from jax_excite.evaluation.journal import Journal
@@ -93,7 +99,8 @@ def evaluate(
         named = _models(model)
         metrics = _chosen_metrics(metric, len(named))
         photographs = _in_random_order(image_folder(images), seed, limit)
-        _check_labels(photographs, target)
+        if target is TargetChoice.LABEL:
+            check_labels(photographs, "--target")
         entrants, files = [], {}
         for name, weights in named.items():
             spec = model_spec(name)
@@ -148,8 +155,7 @@ def _check_reference(reference: str, compared: Sequence[str]) -> None:
 
 
 def _check_place(out: Path, images: Path) -> None:
-    if not out.parent.is_dir():
-        raise ExciteError(f"--out is {out}: there is no folder {out.parent}")
+    check_folder(out)
     if out.resolve().is_relative_to(images.resolve()):
         raise ExciteError(
             f"--out is {out}: choose a path outside {images}, the folder of the photographs"
@@ -174,12 +180,6 @@ def _chosen_metrics(metric: list[str] | None, models: int) -> list[str]:
     if metric:
         raise ExciteError(f"--metric {judged[0]} needs a second --model as the judge")
     return [each for each in metrics if each not in judged]
-
-
-def _check_labels(photographs: ImageData, target: TargetChoice) -> None:
-    if target is TargetChoice.LABEL and None in photographs.labels:
-        unknown = photographs.names[photographs.labels.index(None)]
-        raise ExciteError(f"--target is label, but the file name of {unknown} contains no label")
 
 
 def _chosen(what: str, names: Sequence[str] | None, known: Mapping[str, Any]) -> list[str]:

@@ -22,7 +22,7 @@ def excitation_gating(spec: ModelSpec, **given: Any) -> Gating:
 
 
 def gating_of(
-    spec: ModelSpec, network: Classifier, *, temperature: float | None, gate: str | None
+    spec: ModelSpec, network: Classifier, *, temperature: float | None, gate: str | None = None
 ) -> Gating:
     """The gating of a network with one temperature for all kinds of gates.
 
@@ -32,7 +32,6 @@ def gating_of(
         temperature: the temperature that the user sets, or None for the network's own.
         gate: the gate function that the user sets, or None for the paper's.
     """
-    check_gate(gate)
     gating = excitation_gating(
         spec, temperature=temperature, pool_temperature=temperature, gate=gate
     )

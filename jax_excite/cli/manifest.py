@@ -19,12 +19,17 @@ from jax_excite.errors import ExciteError
 _PACKAGES = ("jax-excite", "jax", "jaxlib", "flax", "numpy", "pillow")
 
 
+def check_folder(out: Path) -> None:
+    """Raise `ExciteError` unless the folder of an output file exists."""
+    if not out.parent.is_dir():
+        raise ExciteError(f"--out is {out}: there is no folder {out.parent}")
+
+
 def check_picture(out: Path, images: Sequence[Path] = ()) -> None:
     """Raise `ExciteError` unless a PNG file can be written there without replacing an image."""
     if out.suffix.lower() != ".png":
         raise ExciteError(f"--out is {out}: give a file name that ends in .png")
-    if not out.parent.is_dir():
-        raise ExciteError(f"--out is {out}: there is no folder {out.parent}")
+    check_folder(out)
     if out.is_dir():
         raise ExciteError(f"--out is {out}: give a file, not a folder")
     if out.resolve() in [path.resolve() for path in images]:

@@ -8,7 +8,9 @@ import numpy as np
 import typer
 
 from jax_excite.cli.console import announce
+from jax_excite.data.datasets import ImageData
 from jax_excite.data.images import ImageSource, load_images
+from jax_excite.errors import ExciteError
 from jax_excite.models import Classifier, ModelSpec
 from jax_excite.weights.loading import load
 from jax_excite.weights.published import PRETRAINED, find_weights
@@ -31,6 +33,13 @@ def open_network(spec: ModelSpec, weights: str | None) -> tuple[Path, Classifier
     announce(f"Loading {spec.name}")
     path = find_weights(spec, weights or PRETRAINED)
     return path, load(spec.name, weights=path)
+
+
+def check_labels(data: ImageData, option: str) -> None:
+    """Raise `ExciteError` if an image has no label, where an option asks for labels as targets."""
+    if None in data.labels:
+        unknown = data.names[data.labels.index(None)]
+        raise ExciteError(f"{option} is label, but the file name of {unknown} contains no label")
 
 
 def open_images(network: Classifier, sources: Sequence[ImageSource]) -> np.ndarray:

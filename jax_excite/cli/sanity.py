@@ -40,7 +40,7 @@ def sanity(
         if len(set(indices)) != 2:
             raise ExciteError(f"--classes is {classes}: give two different classes")
         x = open_images(network, [image])[0]
-        gating = gating_of(spec, network, temperature=temperature, gate=None)
+        gating = gating_of(spec, network, temperature=temperature)
 
         announce("Randomising the layers from the top down")
         cascade = randomisation_cascade(network, x, indices[0], gating=gating, seed=seed)

@@ -9,7 +9,7 @@ import numpy as np
 
 from jax_excite.gates.pool_windows import Window
 from jax_excite.gates.reading import Reading
-from jax_excite.graphs.graph import Constant, Graph, Node, Operand
+from jax_excite.graphs.graph import Constant, Graph, Node, Operand, producers_of
 
 # The primitives through which a maximum may pass before it shifts or scales a value.
 _PASSES = ("broadcast_in_dim", "convert_element_type", "copy", "reshape", "squeeze", "expand_dims")
@@ -132,7 +132,7 @@ class _Chains:
 
     def __init__(self, graph: Graph):
         self._graph = graph
-        self._producers = {number: node for node in graph.nodes for number in node.outputs}
+        self._producers = producers_of(graph)
         self._leaves: dict[int, frozenset[_Slice] | None] = {}
 
     def pool(self, value: int) -> Pool | None:

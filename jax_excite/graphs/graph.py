@@ -287,9 +287,14 @@ def passed_on(node: Node, *, carried: bool = False) -> list[list[Operand | None]
     return [list(node.inputs)]
 
 
+def producers_of(graph: Graph) -> dict[int, Node]:
+    """The node that computes each value of a graph, without its nested bodies."""
+    return {number: node for node in graph.nodes for number in node.outputs}
+
+
 def origin(graph: Graph, operand: Operand) -> Operand:
     """The operand that `operand` equals, traced back through calls and loops that pass it on."""
-    producers = {number: node for node in graph.nodes for number in node.outputs}
+    producers = producers_of(graph)
     while not isinstance(operand, Constant) and (node := producers.get(operand)) is not None:
         given = _given_back(node, node.outputs.index(operand))
         if given is None:

@@ -73,11 +73,14 @@ class Blockwise:
         self._selection = selection
         self._fold = fold
         self._plans: dict[int, Plan] = {}
+        self._networks: dict[int, Softened] = {}
 
     def of(self, rows: int) -> Softened:
         """The softened function of a block of so many rows."""
-        plan = self._plan(rows)
-        return Softened(plan, plan.prepare(fold=self._fold))
+        if rows not in self._networks:
+            plan = self._plan(rows)
+            self._networks[rows] = Softened(plan, plan.prepare(fold=self._fold))
+        return self._networks[rows]
 
     def treats_items_alone(self, rows: int) -> bool:
         """Whether the function computes from each item of such a block what the whole batch gives.
