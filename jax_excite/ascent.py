@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.core import Tracer
 from jax.typing import ArrayLike
-from jaxtyping import Float
 from optax.projections import projection_box, projection_l2_ball
 
 from jax_excite.errors import SettingError
@@ -25,14 +25,14 @@ class Ascent:
     """The number and size of the steps of an ascent, and its constraints.
 
     This class is a pytree. The number of steps is static. All other settings are traced, so
-    changing them does not trigger recompilation. All norms are computed per image, over pixels and
-    channels, in units of images in [-1, 1].
+    changing them does not trigger recompilation. All norms are those of one item over all its
+    entries (of all its inputs, if there are several), in units of the input: images are in [-1, 1].
 
     Attributes:
         steps: the number of steps, >= 0.
         step_size: the L2 norm of a step; negative to descend.
         radius: the radius of the L2 ball around the original image, > 0; None for no ball.
-        bounds: the range that images are checked against and clipped to; None for no clipping.
+        bounds: the range that inputs are checked against and clipped to; None for no clipping.
 
     Raises:
         SettingError: `steps`, `step_size` or `radius` is out of its range.
@@ -57,27 +57,38 @@ class Ascent:
                 )
             object.__setattr__(self, "radius", None if radius == math.inf else radius)
 
-    def step(
-        self,
-        x: Float[jax.Array, "N ..."],
-        centres: Float[jax.Array, "N ..."],
-        field: Float[jax.Array, "N ..."],
-    ) -> Float[jax.Array, "N ..."]:
-        """Move images `[N, H, W, 3]` a step along a field; project onto the ball and bounds.
+    def step(self, x: Any, centres: Any, field: Any) -> Any:
+        """Move a batch of items a step along a field; project them onto the ball and bounds.
 
         Args:
-            x: the images.
+            x: the items, an array `[N, ...]` or a pytree of them.
             centres: the centres of the balls, shaped like `x`.
             field: the vector field at `x`, shaped like `x`.
         """
-        field = field.astype(x.dtype)
-        norm = jnp.sqrt(jnp.sum(field**2, axis=(1, 2, 3), keepdims=True))
-        x = x + field / jnp.maximum(norm, 1e-20) * jnp.asarray(self.step_size, x.dtype)
+        return jax.vmap(self._step)(x, centres, field)
+
+    def _step(self, x: Any, centre: Any, field: Any) -> Any:
+        """The step of a single item."""
+        field = jax.tree.map(lambda part, like: part.astype(like.dtype), field, x)
+        norm = jnp.maximum(optax.tree.norm(field), 1e-20)
+
+        def moved(part: jax.Array, along: jax.Array) -> jax.Array:
+            size = jnp.asarray(self.step_size, part.dtype)
+            return part + along / norm.astype(part.dtype) * size
+
+        x = jax.tree.map(moved, x, field)
         if self.radius is not None:
-            ball = jnp.asarray(self.radius, x.dtype)
-            x = centres + jax.vmap(lambda delta: projection_l2_ball(delta, ball))(x - centres)
+            delta = jax.tree.map(jnp.subtract, x, centre)
+            ball = jnp.asarray(self.radius, jax.tree.leaves(delta)[0].dtype)
+            x = jax.tree.map(jnp.add, centre, projection_l2_ball(delta, ball))
         if self.bounds is not None:
-            x = projection_box(x, *(jnp.asarray(bound, x.dtype) for bound in self.bounds))
+            low, high = self.bounds
+            x = jax.tree.map(
+                lambda part: projection_box(
+                    part, jnp.asarray(low, part.dtype), jnp.asarray(high, part.dtype)
+                ),
+                x,
+            )
         return x
 
     def tree_flatten_with_keys(self) -> tuple[list[Any], int]:

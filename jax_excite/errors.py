@@ -5,7 +5,11 @@ class ExciteError(ValueError):
     """Base of every error that this library raises about a caller's input."""
 
 
-class ImageError(ExciteError):
+class InputError(ExciteError):
+    """An input of the wrong type, rank, dtype or range."""
+
+
+class ImageError(InputError):
     """An image of the wrong rank, channel count, dtype or range, or a file that is not an image."""
 
 
@@ -23,6 +27,10 @@ class SettingError(ExciteError):
 
 class WeightsError(ExciteError):
     """Weights that do not fit the model, or a file that does not hold weights."""
+
+
+class NetworkError(ExciteError):
+    """A file that holds no network, or a network with operators that are not supported."""
 
 
 class DataError(ExciteError):

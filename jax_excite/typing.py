@@ -10,10 +10,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float, PyTree
 
-# A callable pytree: images `[N, H, W, 3]` -> logits `[N, K]`.
-Params = Callable[[jax.Array], jax.Array]
+# A callable pytree: items with a batch axis -> outputs, each with the same batch axis.
+Params = Callable[[Any], Any]
 AnyArray = jax.Array | np.ndarray
+# One item or a batch of items: images `[*N, H, W, C]`, other arrays, or a pytree of them.
+Items = PyTree[Float[AnyArray, "..."]]
 # The lowest and the highest value of an image.
 Bounds = tuple[float | jax.Array, float | jax.Array]
 # An attribution method as the metrics call it: network, images, target -> maps.

@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Float, PRNGKeyArray
 
 from jax_excite.callables.pytree import as_pytree, is_weight
-from jax_excite.pullbacks.request import as_batch
+from jax_excite.pullbacks.items import as_images
 from jax_excite.pullbacks.targets import Target
 from jax_excite.typing import AnyArray, Params
 
@@ -21,7 +21,7 @@ def random_map(
 
     The same key, network, image and target give the same noise.
     """
-    images, single = as_batch(x, None)
+    images, single = as_images(x, None)
     weights = [jnp.asarray(leaf) for leaf in jax.tree.leaves(as_pytree(params)) if is_weight(leaf)]
     target = [] if callable(c) else [jnp.asarray(c)[None] if single else jnp.asarray(c)]
     noise = _noise(key, weights, jnp.asarray(images), target)
@@ -54,7 +54,7 @@ def constant_map(
     params: Params, x: Float[AnyArray, "*N H W C"], c: Target
 ) -> Float[jax.Array, "*N H W C"]:
     """Ones, shaped like `x`."""
-    as_batch(x, None)
+    as_images(x, None)
     return jnp.ones_like(x)
 
 
@@ -62,7 +62,7 @@ def edges(
     params: Params, x: Float[AnyArray, "*N H W C"], c: Target
 ) -> Float[jax.Array, "*N H W C"]:
     """The magnitude of the Sobel gradient per channel, shaped like `x`; borders are replicated."""
-    images, single = as_batch(x, None)
+    images, single = as_images(x, None)
     images = jnp.asarray(images)
     padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     height, width = images.shape[1:3]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from jax_excite.attributions.engine import Attributor, GatingOptions, Options, attribute, field
 from jax_excite.callables.pytree import as_floats
@@ -19,12 +19,10 @@ from jax_excite.pullbacks.pullback import pullback
 from jax_excite.pullbacks.targets import Target
 from jax_excite.recipes import DECONVOLUTION, EXCITATION, GUIDED_BACKPROP, VANILLA
 from jax_excite.transform.sites import Names, Selection, SiteSelection
-from jax_excite.typing import AnyArray, Params
+from jax_excite.typing import Items, Params
 
 
-def gradient(
-    params: Params, x: Float[AnyArray, "*N H W C"], c: Target, **options: Unpack[Options]
-) -> Float[jax.Array, "*N H W C"]:
+def gradient(params: Params, x: Items, c: Target, **options: Unpack[Options]) -> Any:
     """The gradient of the target (Simonyan et al., "Deep Inside Convolutional Networks", 2014).
 
     The gradient is signed and has all channels. The derivative of a ReLU is 0 where its
@@ -33,9 +31,9 @@ def gradient(
 
     Args:
         params: as for `pullback`; a function without gates works too.
-        x: one image `[H, W, 3]` or a batch `[N, H, W, 3]`.
+        x: the input, as for `pullback`.
         c: the target, as for `pullback`.
-        **options: `bounds`, `batch_size` and `sharding`, as for `pullback`.
+        **options: `bounds`, `batched`, `batch_size` and `sharding`, as for `pullback`.
 
     Returns:
         The gradients, shaped like `x`.
@@ -46,20 +44,17 @@ def gradient(
     return pullback(params, x, c, gating=VANILLA, **options)
 
 
-def input_x_gradient(
-    params: Params, x: Float[AnyArray, "*N H W C"], c: Target, **options: Unpack[Options]
-) -> Float[jax.Array, "*N H W C"]:
+def input_x_gradient(params: Params, x: Items, c: Target, **options: Unpack[Options]) -> Any:
     """The gradient times the image (Shrikumar et al., "Not Just a Black Box", 2016).
 
     The image is in [-1, 1], so mid-grey pixels get 0. Arguments, result and errors are those
     of `gradient`.
     """
-    return jnp.asarray(x) * gradient(params, x, c, **options)
+    gradients = gradient(params, x, c, **options)
+    return jax.tree.map(lambda part, along: jnp.asarray(part) * along, x, gradients)
 
 
-def guided_backprop(
-    params: Params, x: Float[AnyArray, "*N H W C"], c: Target, **options: Unpack[Options]
-) -> Float[jax.Array, "*N H W C"]:
+def guided_backprop(params: Params, x: Items, c: Target, **options: Unpack[Options]) -> Any:
     """Guided backpropagation (Springenberg et al., "Striving for Simplicity", 2015, section 3.4).
 
     Active ReLUs pass positive cotangents only; inactive ones pass nothing. The map is known to
@@ -69,9 +64,7 @@ def guided_backprop(
     return pullback(params, x, c, gating=GUIDED_BACKPROP, **options)
 
 
-def deconvolution(
-    params: Params, x: Float[AnyArray, "*N H W C"], c: Target, **options: Unpack[Options]
-) -> Float[jax.Array, "*N H W C"]:
+def deconvolution(params: Params, x: Items, c: Target, **options: Unpack[Options]) -> Any:
     """Deconvolution (Zeiler & Fergus, "Visualizing and Understanding", 2014, section 2.1).
 
     ReLUs pass positive cotangents only, whether they are active or not. The upper bounds of clipped
@@ -82,7 +75,7 @@ def deconvolution(
 
 def integrated_gradients(
     params: Params,
-    x: Float[AnyArray, "*N H W C"],
+    x: Items,
     c: Target,
     *,
     steps: int = 50,
@@ -92,7 +85,7 @@ def integrated_gradients(
     only: SiteSelection | None = None,
     enter: Names = (),
     **options: Unpack[Options],
-) -> Float[jax.Array, "*N H W C"]:
+) -> Any:
     """Gradients integrated from a baseline to the image, times the difference between the two.
 
     Sundararajan et al., "Axiomatic Attribution for Deep Networks" (2017), equation 1. The integral
@@ -101,16 +94,16 @@ def integrated_gradients(
 
     Args:
         params: as for `pullback`, like all arguments that are not described here.
-        x: one image or a batch.
+        x: one item or a batch.
         c: the target.
         steps: the number of quadrature points, >= 1.
-        baseline: the start of the path: a number, or an array that broadcasts to one image
-            `[H, W, 3]`; 0 is mid grey.
+        baseline: the start of the path: a number, or an array that broadcasts to one item, such as
+            an image `[H, W, C]`; 0 is mid grey.
         gating: what to integrate: the plain gradient, or pullbacks.
         skip: sites to leave hard.
         only: if given, the only sites to soften.
         enter: functions with derivative rules of their own to replace by their bodies, by name.
-        **options: `bounds`, `batch_size` and `sharding`.
+        **options: `bounds`, `batched`, `batch_size` and `sharding`.
 
     Returns:
         The maps, shaped like `x`.
@@ -120,7 +113,7 @@ def integrated_gradients(
         ExciteError: as for `pullback`.
     """
     count = whole_number(steps, "steps")
-    start = image_like(baseline, x, "baseline")
+    start = item_like(baseline, x, options.get("batched"), "baseline")
     rule = _Integrated(Selection.of(skip, only, enter), count)
     return attribute(rule, params, x, c, gating, start, **options)
 
@@ -130,28 +123,32 @@ class _Integrated:
     selection: Selection
     steps: int
 
-    def __call__(
-        self, params: Params, like: jax.Array, gating: Gating, settings: Any
-    ) -> Attributor:
+    def __call__(self, params: Params, like: Any, gating: Gating, settings: Any) -> Attributor:
         pull = field(params, like, gating, self.selection)
         places, weights = np.polynomial.legendre.leggauss(self.steps)
         nodes = np.stack([(places + 1) / 2, weights / 2], axis=1)
 
-        def block(x: jax.Array, target: Any) -> jax.Array:
-            start = settings.astype(x.dtype)
+        def block(x: Any, target: Any) -> Any:
+            def between(part: jax.Array, node: jax.Array) -> jax.Array:
+                start = settings.astype(part.dtype)
+                return start + node[0].astype(part.dtype) * (part - start)
 
-            def add(total: jax.Array, node: jax.Array) -> tuple[jax.Array, None]:
-                return total + node[1] * pull(start + node[0] * (x - start), target), None
+            def add(total: Any, node: jax.Array) -> tuple[Any, None]:
+                fields = pull(jax.tree.map(lambda part: between(part, node), x), target)
+                weighted = jax.tree.map(lambda f: node[1].astype(f.dtype) * f, fields)
+                return jax.tree.map(jnp.add, total, weighted), None
 
-            total, _ = lax.scan(add, jnp.zeros_like(x), jnp.asarray(nodes, x.dtype))
-            return total * (x - start)
+            dtype = jax.tree.leaves(x)[0].dtype
+            zeros = jax.tree.map(jnp.zeros_like, x)
+            total, _ = lax.scan(add, zeros, jnp.asarray(nodes, dtype))
+            return jax.tree.map(lambda t, part: t * (part - settings.astype(part.dtype)), total, x)
 
         return block
 
 
 def smooth_grad(
     params: Params,
-    x: Float[AnyArray, "*N H W C"],
+    x: Items,
     c: Target,
     *,
     key: PRNGKeyArray,
@@ -162,15 +159,16 @@ def smooth_grad(
     only: SiteSelection | None = None,
     enter: Names = (),
     **options: Unpack[Options],
-) -> Float[jax.Array, "*N H W C"]:
-    """The mean gradient over noisy copies of the image (Smilkov et al., "SmoothGrad", 2017).
+) -> Any:
+    """The mean gradient over noisy copies of the input (Smilkov et al., "SmoothGrad", 2017).
 
-    Sample `i` adds `std * jax.random.normal(jax.random.fold_in(key, i), [H, W, 3])` to each image,
-    so an image gets the same result alone and in a batch.
+    Sample `i` adds `std * jax.random.normal(jax.random.fold_in(key, i), [H, W, C])` to each image,
+    so an image gets the same result alone and in a batch. If there are several inputs, input `k`
+    takes `fold_in(fold_in(key, i), k)`.
 
     Args:
         params: as for `pullback`, like all arguments that are not described here.
-        x: one image or a batch.
+        x: one item or a batch.
         c: the target.
         key: a key of `jax.random`.
         samples: the number of noisy copies, >= 1.
@@ -180,7 +178,7 @@ def smooth_grad(
         skip: sites to leave hard.
         only: if given, the only sites to soften.
         enter: functions with derivative rules of their own to replace by their bodies, by name.
-        **options: `bounds`, `batch_size` and `sharding`.
+        **options: `bounds`, `batched`, `batch_size` and `sharding`.
 
     Returns:
         The maps, shaped like `x`.
@@ -201,26 +199,34 @@ class _Smoothed:
     selection: Selection
     samples: int
 
-    def __call__(
-        self, params: Params, like: jax.Array, gating: Gating, settings: Any
-    ) -> Attributor:
+    def __call__(self, params: Params, like: Any, gating: Gating, settings: Any) -> Attributor:
         key, std = settings
         pull = field(params, like, gating, self.selection)
 
-        def block(x: jax.Array, target: Any) -> jax.Array:
-            def add(total: jax.Array, sample: jax.Array) -> tuple[jax.Array, None]:
-                noise = jax.random.normal(jax.random.fold_in(key, sample), x.shape[1:], x.dtype)
-                return total + pull(x + std.astype(x.dtype) * noise, target), None
+        def block(x: Any, target: Any) -> Any:
+            leaves, tree = jax.tree.flatten(x)
 
-            total, _ = lax.scan(add, jnp.zeros_like(x), jnp.arange(self.samples))
-            return total / self.samples
+            def noisy(part: jax.Array, key: jax.Array) -> jax.Array:
+                noise = jax.random.normal(key, part.shape[1:], part.dtype)
+                return part + std.astype(part.dtype) * noise
+
+            def add(total: Any, sample: jax.Array) -> tuple[Any, None]:
+                own = jax.random.fold_in(key, sample)
+                many = range(len(leaves))
+                keys = [own] if len(leaves) == 1 else [jax.random.fold_in(own, k) for k in many]
+                fields = pull(jax.tree.unflatten(tree, map(noisy, leaves, keys)), target)
+                return jax.tree.map(jnp.add, total, fields), None
+
+            zeros = jax.tree.map(jnp.zeros_like, x)
+            total, _ = lax.scan(add, zeros, jnp.arange(self.samples))
+            return jax.tree.map(lambda part: part / self.samples, total)
 
         return block
 
 
 def smoothed_pullback(
     params: Params,
-    x: Float[AnyArray, "*N H W C"],
+    x: Items,
     c: Target,
     *,
     key: PRNGKeyArray,
@@ -228,7 +234,7 @@ def smoothed_pullback(
     std: float = 0.3,
     gating: Gating = EXCITATION,
     **options: Unpack[GatingOptions],
-) -> Float[jax.Array, "*N H W C"]:
+) -> Any:
     """The mean excitation pullback over noisy image copies: `smooth_grad` with soft gates."""
     return smooth_grad(params, x, c, key=key, samples=samples, std=std, gating=gating, **options)
 
@@ -240,16 +246,17 @@ def whole_number(value: Any, what: str) -> int:
     return int(value)
 
 
-def image_like(
-    value: ArrayLike, x: Float[AnyArray, "*N H W C"], what: str
-) -> Float[jax.Array, "..."]:
-    """`value` as an array; raises `SettingError` unless it broadcasts to one image of `x`."""
+def item_like(value: ArrayLike, x: Items, batched: bool | None, what: str) -> jax.Array:
+    """`value` as an array; raises `SettingError` unless it broadcasts to one item of `x`."""
     array = jnp.asarray(as_floats(value))
-    shape = x.shape[-3:]
-    pairs = zip(reversed(array.shape), reversed(shape), strict=False)
-    if array.ndim > 3 or not all(own in (1, extent) for own, extent in pairs):
-        raise SettingError(
-            f"{what} has shape {array.shape}: give a number, or an array that broadcasts to an "
-            f"image, {shape}"
-        )
+    for leaf in jax.tree.leaves(x):
+        shape = np.shape(leaf)
+        is_batch = len(shape) == 4 if batched is None else batched
+        item = shape[is_batch:]
+        pairs = zip(reversed(array.shape), reversed(item), strict=False)
+        if array.ndim > len(item) or not all(own in (1, extent) for own, extent in pairs):
+            raise SettingError(
+                f"{what} has shape {array.shape}: give a number, or an array that broadcasts to "
+                f"one item, {item}"
+            )
     return array

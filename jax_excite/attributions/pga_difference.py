@@ -20,8 +20,9 @@ def pga_difference(
     ascent: Ascent = EXCITATION_PGA,
     **options: Unpack[AscentOptions],
 ) -> Float[jax.Array, "*N H W C"]:
-    """The perturbed image of `pga` minus the image (paper, section 5.1): shaped like `x`, signed.
+    """The perturbed item of `pga` minus the item (paper, section 5.1): shaped like `x`, signed.
 
     Arguments and errors are those of `pga`.
     """
-    return pga(params, x, c, ascent, **options) - jnp.asarray(x)
+    perturbed = pga(params, x, c, ascent, **options)
+    return jax.tree.map(jnp.subtract, perturbed, jax.tree.map(jnp.asarray, x))

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Float, UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from jax_excite.data.arrays import check_floats
 from jax_excite.errors import ImageError
 from jax_excite.typing import AnyArray, Bounds
 
@@ -90,41 +89,27 @@ def load_images(
     return np.stack(images)
 
 
-def check_images(x: Any, bounds: Bounds | None = (-1.0, 1.0)) -> None:
-    """Raise unless `x` is one image `[H, W, 3]` or a batch `[N, H, W, 3]` of finite floats.
+def check_images(x: Any, bounds: Bounds | None = (-1.0, 1.0), channels: int | None = None) -> None:
+    """Raise unless `x` is one image `[H, W, C]` or a batch `[N, H, W, C]` of finite floats.
 
     Args:
         x: a NumPy or JAX array. Only the shape and dtype of a traced array can be checked.
         bounds: the range in which its values must lie, with a relative tolerance of 1e-6; None for
             any finite values.
+        channels: the number of channels; None for any number.
 
     Raises:
         ImageError: `x` is anything else. The message describes `x` and what is expected.
     """
-    wanted = "images are float arrays [H, W, 3] or [N, H, W, 3]"
-    if bounds is not None:
-        wanted += f" in [{bounds[0]:g}, {bounds[1]:g}]"
-    if not isinstance(x, (np.ndarray, jax.Array)):
-        raise ImageError(f"x is of type {type(x).__name__}: {wanted}")
-    given = f"x has shape {x.shape} and dtype {x.dtype}"
-    if x.ndim not in (3, 4) or x.shape[-1] != 3 or 0 in x.shape:
-        channels_first = x.ndim in (3, 4) and x.shape[-3] == 3
-        hint = "; move channels first to last with moveaxis(x, -3, -1)" if channels_first else ""
-        raise ImageError(f"{given}: {wanted}{hint}")
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        hint = "; load_image brings 0..255 into [-1, 1]" if x.dtype == np.uint8 else ""
-        raise ImageError(f"{given}: {wanted}{hint}")
-    if isinstance(x, Tracer):
-        return
-    low, high, finite = _extremes(x)
-    if not finite:
-        raise ImageError(f"{given} and holds NaN or infinity: {wanted}, and finite")
-    if bounds is not None:
-        slack = 1e-6 * max(abs(bounds[0]), abs(bounds[1]))
-        if low < bounds[0] - slack or high > bounds[1] + slack:
-            looks_8_bit = low >= 0 and 1 < high <= 255
-            hint = "; if it is in 0..255, use load_image or x / 127.5 - 1" if looks_8_bit else ""
-            raise ImageError(f"{given} and values {low:.7g}..{high:.7g}: {wanted}{hint}")
+    last = "C" if channels is None else channels
+    wanted = f"images are float arrays [H, W, {last}] or [N, H, W, {last}]"
+    if isinstance(x, (np.ndarray, jax.Array)):
+        fits = channels is None or x.shape[-1:] == (channels,)
+        if x.ndim not in (3, 4) or 0 in x.shape or not fits:
+            first = x.ndim in (3, 4) and x.shape[-3] == channels
+            hint = "; move channels first to last with moveaxis(x, -3, -1)" if first else ""
+            raise ImageError(f"x has shape {x.shape} and dtype {x.dtype}: {wanted}{hint}")
+    check_floats(x, bounds, wanted, ImageError)
 
 
 def to_uint8(
@@ -238,20 +223,3 @@ def _resize(image: Image.Image, short: int, size: int) -> Image.Image:
     left, top = round((new_width - size) / 2), round((new_height - size) / 2)
     resized = image.resize((new_width, new_height), Image.Resampling.BILINEAR)
     return resized.crop((left, top, left + size, top + size))
-
-
-def _extremes(x: np.ndarray | jax.Array) -> tuple[float, float, bool]:
-    """The minimum and maximum of a concrete array, and whether all values are finite."""
-    if isinstance(x, np.ndarray):
-        with np.errstate(invalid="ignore"):
-            low, high = float(x.min()), float(x.max())
-        return low, high, bool(np.isfinite(low) and np.isfinite(high))
-    with jax.ensure_compile_time_eval():  # x may be a constant of a function being traced
-        low, high, finite = np.asarray(_reduce(x))
-    return float(low), float(high), bool(finite)
-
-
-@jax.jit
-def _reduce(x: jax.Array) -> jax.Array:
-    # XLA's minimum and maximum may drop a NaN on a CPU, so finiteness is a separate reduction.
-    return jnp.stack([x.min(), x.max(), jnp.isfinite(x).all().astype(x.dtype)])

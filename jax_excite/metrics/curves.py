@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Float
 
-from jax_excite.attributions.gradients import image_like, whole_number
+from jax_excite.attributions.gradients import item_like, whole_number
 from jax_excite.errors import SettingError
 from jax_excite.metrics.faithfulness import ranked_groups
 from jax_excite.metrics.perturbation import Case, Replaced, before, responses, rest
@@ -109,7 +109,7 @@ def _curve(
             raise SettingError(f"baseline is {baseline!r}: give a number, an array, or 'blur'")
         base = blurred(jnp.asarray(case.x))
     else:
-        base = image_like(baseline, case.x, "baseline")
+        base = item_like(baseline, case.x, None, "baseline")
     groups = ranked_groups(case.maps.sum(axis=-1, keepdims=True), count)
     copies = int(groups.max()) + 2
     found, _ = responses(

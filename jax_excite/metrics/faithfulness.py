@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from jax_excite.attributions.gradients import image_like, whole_number
+from jax_excite.attributions.gradients import item_like, whole_number
 from jax_excite.errors import SettingError
 from jax_excite.metrics.perturbation import Case, Listed, drops, equal
 from jax_excite.metrics.similarity import pearson
@@ -205,6 +205,6 @@ def _prepared(
     options: Options,
 ) -> tuple[Case, jax.Array, dict[str, Any]]:
     case = Case.of(params, x, c, maps, options.get("bounds", (-1.0, 1.0)))
-    base = image_like(options.get("baseline", 0.0), x, "baseline")
+    base = item_like(options.get("baseline", 0.0), x, None, "baseline")
     settings = {k: v for k, v in options.items() if k in ("softmax", "batch_size")}
     return case, base, settings

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
 from jax_excite.errors import ImageError
-from jax_excite.pullbacks.request import as_batch
+from jax_excite.pullbacks.items import as_images
 from jax_excite.typing import AnyArray
 
 
@@ -48,7 +48,7 @@ def mosaics(
     Raises:
         ImageError: the photographs or classes do not meet these conditions.
     """
-    images, _ = as_batch(x, None)
+    images, _ = as_images(x, None)
     count, height, width, _ = images.shape
     classes = np.asarray(classes)
     if x.ndim != 4 or classes.shape != (count,) or height % 2 or width % 2:

@@ -16,7 +16,8 @@ from jax_excite.callables.pytree import as_pytree
 from jax_excite.errors import ImageError
 from jax_excite.pullbacks import targets
 from jax_excite.pullbacks.batching import Rows, evenly, rows_at_once
-from jax_excite.pullbacks.request import as_batch, number_of_logits
+from jax_excite.pullbacks.items import as_images
+from jax_excite.pullbacks.request import number_of_logits, shapes_of_outputs
 from jax_excite.pullbacks.softened import softened
 from jax_excite.pullbacks.targets import Target
 from jax_excite.recipes import VANILLA
@@ -63,9 +64,10 @@ class Case:
             ImageError: `x` is not an image or a batch, or the maps do not have its shape.
             TargetError: as for `pullback`.
         """
-        images, single = as_batch(x, bounds)
+        images, single = as_images(x, bounds)
         params = as_pytree(params)
-        target = targets.prepare(c, len(images), number_of_logits(params, images), single)
+        number_of_logits(params, images)
+        target = targets.prepare(c, shapes_of_outputs(params, images), len(images), single)
         own, shape = grouped(x, maps)
         finite = np.asarray(jnp.isfinite(own).all(axis=(2, 3, 4)))
         own = jnp.where(finite[:, :, None, None, None], own, 0)
@@ -220,7 +222,9 @@ def _responses(
         repeated = (
             target
             if callable(target)
-            else jnp.broadcast_to(target[image], (rows, *target.shape[1:]))
+            else jax.tree.map(
+                lambda part: jnp.broadcast_to(part[image], (rows, *part.shape[1:])), target
+            )
         )
         logits = network(copied, VANILLA)
         value = targets.values(repeated, targets.probabilities(logits) if softmax else logits)

@@ -13,7 +13,8 @@ from jax_excite.callables.pytree import as_pytree
 from jax_excite.errors import ExciteError, SettingError
 from jax_excite.metrics.randomisation import layers, randomise
 from jax_excite.metrics.similarity import spearman, ssim
-from jax_excite.pullbacks.request import as_batch, number_of_logits
+from jax_excite.pullbacks.items import as_images
+from jax_excite.pullbacks.request import number_of_logits
 from jax_excite.typing import AnyArray, Method, Params
 
 # A method is any of `attributions` with its settings bound: (params, x, c) -> maps shaped like x.
@@ -58,7 +59,7 @@ def max_sensitivity(
     whole_number(samples, "samples")
     if not radius > 0:
         raise SettingError(f"radius is {radius}: give a positive number")
-    images, single = as_batch(x, None)
+    images, single = as_images(x, None)
     x = jnp.asarray(x)
     before = _flat(method(params, x, c) if maps is None else maps, len(images))
     norms = np.linalg.norm(before, axis=1)
@@ -102,7 +103,7 @@ def random_logit(
     Raises:
         ExciteError: there are fewer than two classes.
     """
-    images, single = as_batch(x, None)
+    images, single = as_images(x, None)
     logits = number_of_logits(as_pytree(params), images)
     if logits < 2:
         raise ExciteError("the network has one logit, so there is no other class to compare with")
@@ -139,7 +140,7 @@ def randomised(
     Raises:
         ExciteError: there is no such layer, or `params` has no weights.
     """
-    found = layers(params, as_batch(x, None)[0][:1])
+    found = layers(params, as_images(x, None)[0][:1])
     if down_to is not None and down_to not in found:
         raise ExciteError(f"down_to is {down_to!r}: choose one of the layers {', '.join(found)}")
     changed = params
@@ -178,7 +179,7 @@ def parameter_randomisation(
     Returns:
         The similarity per image.
     """
-    images, single = as_batch(x, None)
+    images, single = as_images(x, None)
     before = method(params, x, c) if maps is None else maps
     after = method(changed, x, c)
     alike = similarity(*(np.asarray(m).reshape(images.shape) for m in (before, after)))

@@ -12,7 +12,8 @@ from jax_excite.ascent import Ascent
 from jax_excite.attributions.gradients import whole_number
 from jax_excite.callables.pytree import as_floats, as_pytree
 from jax_excite.pullbacks import targets
-from jax_excite.pullbacks.request import as_batch, number_of_logits
+from jax_excite.pullbacks.items import as_images
+from jax_excite.pullbacks.request import number_of_logits
 from jax_excite.recipes import EXCITATION_PGA
 from jax_excite.typing import AnyArray, Method, Params
 
@@ -46,7 +47,7 @@ def standing(
         ExciteError: `x` is not an image or a batch, or `c` is not a class of the network.
     """
     whole_number(batch_size, "batch_size")
-    images, _ = as_batch(x, None)
+    images, _ = as_images(x, None)
     params = as_pytree(params)
     wanted = targets.class_rows(
         np.broadcast_to(np.asarray(c), len(images))[:, None],
@@ -90,7 +91,7 @@ def climb_along(
     Raises:
         ExciteError: as for `pga`.
     """
-    images, single = as_batch(x, ascent.bounds)
+    images, single = as_images(x, ascent.bounds)
     settings = as_floats(ascent)
     start = current = jnp.asarray(images)
     for _ in range(ascent.steps):

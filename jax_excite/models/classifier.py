@@ -73,7 +73,7 @@ class Classifier(nnx.Module):
         Raises:
             ImageError: `x` is not such an array, or is too small for the network.
         """
-        check_images(x, bounds=None)
+        check_images(x, bounds=None, channels=3)
         height, width = x.shape[-3:-1]
         smallest = self.preprocessing.min_size
         if min(height, width) < smallest:

@@ -35,9 +35,9 @@ def rows_at_once(batch_size: int | None, x: Any = None, gating: Any = None) -> R
 
     Args:
         batch_size: the size that the caller requests, or None.
-        x: the images. Traced images may be spread over several devices, and a loop over their rows
+        x: the items. Traced items may be spread over several devices, and a loop over their rows
             would gather them. Without `batch_size` they therefore stay together.
-        gating: the gating. If its temperatures vary over images, the images stay together too.
+        gating: the gating. If its temperatures vary over items, the items stay together too.
 
     Returns:
         A number of rows, None for all of them, or `AUTO`.
@@ -54,7 +54,8 @@ def rows_at_once(batch_size: int | None, x: Any = None, gating: Any = None) -> R
 
 
 def _may_be_spread(x: Any) -> bool:
-    return isinstance(x, Tracer) and jax.device_count() > 1
+    is_traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(x))
+    return is_traced and jax.device_count() > 1
 
 
 def cells_at_once(batch_size: int | None, x: Any, gating: Any) -> Cells:
@@ -102,18 +103,20 @@ def evenly(count: int, most: Rows) -> int:
 
 
 def in_loop(compute: Callable[..., Any], rows: int, *operands: Any) -> Any:
-    """Call `compute(*operands)` on `rows` rows of the arrays at a time, in a compiled loop.
+    """Call `compute(*operands)` on `rows` rows of the operands at a time, in a compiled loop.
 
-    Callable operands are passed unchanged. The last block is padded with copies of the last row.
+    Operands are pytrees of arrays; callable ones are passed unchanged. The last block is padded
+    with copies of the last row.
     """
-    count = len(operands[0])
+    count = len(jax.tree.leaves(operands[0])[0])
     if count <= rows:
         return compute(*operands)
     blocks = math.ceil(count / rows)
     index = np.minimum(np.arange(blocks * rows), count - 1).reshape(blocks, rows)
 
     def block(index: jax.Array) -> Any:
-        return compute(*(o if callable(o) else o[index] for o in operands))
+        taken = (o if callable(o) else jax.tree.map(lambda a: a[index], o) for o in operands)
+        return compute(*taken)
 
     results = lax.map(block, jnp.asarray(index))
     return jax.tree.map(lambda part: _merged(part, 0)[:count], results)

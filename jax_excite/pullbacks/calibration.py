@@ -22,27 +22,29 @@ from jax_excite.errors import ExciteError, GatingError
 from jax_excite.gates.gate import AtSite
 from jax_excite.gates.surrogates import compute_dtype
 from jax_excite.gating import Gating, check_gating, check_temperature
-from jax_excite.pullbacks import targets
-from jax_excite.pullbacks.request import as_batch, number_of_logits
+from jax_excite.pullbacks import items
+from jax_excite.pullbacks.items import as_items
+from jax_excite.pullbacks.request import Request
 from jax_excite.pullbacks.softened import linearise, softened
 from jax_excite.pullbacks.targets import Target
 from jax_excite.recipes import EXCITATION
 from jax_excite.transform.by_site import BySite
 from jax_excite.transform.plan import Plan
 from jax_excite.transform.sites import Names, Selection, SiteSelection
-from jax_excite.typing import AnyArray, Bounds, Params
+from jax_excite.typing import AnyArray, Bounds, Items, Params
 
 SCALE = 0.6
 
 
 def calibrate(
     params: Params,
-    batches: Float[AnyArray, "*N H W C"] | Iterable[Float[AnyArray, "N H W C"]],
+    batches: Items | Iterable[Items],
     *,
     scale: float = SCALE,
     per_channel: bool = False,
     gating: Gating = EXCITATION,
     bounds: Bounds | None = (-1.0, 1.0),
+    batched: bool | None = None,
 ) -> Gating:
     """Set the temperature of each site to a multiple of its pre-activation's standard deviation.
 
@@ -51,14 +53,15 @@ def calibrate(
 
     Args:
         params: a callable pytree, as for `pullback`.
-        batches: batches `[N, H, W, 3]`, a single batch, or an image. For labelled batches, give
-            `(x for x, _ in datasets.batches(...))`. A batch of a different size triggers
-            recompilation.
+        batches: batches `[N, H, W, C]` (or other items, with `batched`), a single batch, or an
+            image. For labelled batches, give `(x for x, _ in datasets.batches(...))`. A batch of a
+            different size triggers recompilation.
         scale: temperature in units of the deviation, > 0. The default was the best of those tried;
             see docs/calibration.md.
         per_channel: one temperature per channel (the last axis) instead of one per site.
         gating: all other settings.
         bounds: the range that images are checked against; None checks only that they are finite.
+        batched: as for `pullback`.
 
     Returns:
         `gating` with `site_temperatures` for every site that `excite` softens, including max-pools:
@@ -67,7 +70,7 @@ def calibrate(
 
     Raises:
         GatingError: `params` has no gate, or a gate inside a loop without a fixed number of steps.
-        ImageError: a batch does not consist of images in `bounds`.
+        InputError: a batch does not consist of images in `bounds`, or `batched` has to be given.
         ExciteError: there are no batches, pre-activations are not finite, or `scale` is not
             positive.
     """
@@ -76,10 +79,9 @@ def calibrate(
         raise ExciteError(f"scale is {scale}: give a positive number")
     params = as_pytree(params)
     found: dict[str, _Moments] = {}
-    for batch in [batches] if isinstance(batches, (np.ndarray, jax.Array)) else batches:
-        images, _ = as_batch(batch, bounds)
-        number_of_logits(params, images)
-        for name, (count, mean, squares) in _statistics(params, images).by_name().items():
+    for batch in [batches] if isinstance(batches, (np.ndarray, jax.Array, dict)) else batches:
+        given, _ = as_items(batch, bounds, batched)
+        for name, (count, mean, squares) in _statistics(params, given).by_name().items():
             if not np.isfinite(squares).all():
                 raise ExciteError(f"the pre-activations of {name} are not finite")
             moments = _Moments.of(count, mean, squares)
@@ -98,35 +100,39 @@ def calibrate(
 
 def temperature_sweep(
     params: Params,
-    x: Float[AnyArray, "*N H W C"],
+    x: Items,
     c: Target,
     temperatures: Sequence[float] | Real[AnyArray, " T"],
     *,
+    at: str | int | None = None,
     gating: Gating = EXCITATION,
     skip: SiteSelection = (),
     only: SiteSelection | None = None,
     enter: Names = (),
     bounds: Bounds | None = (-1.0, 1.0),
-) -> Float[jax.Array, "T *N H W C"]:
+    batched: bool | None = None,
+) -> Any:
     """Pullbacks over a range of temperatures, from hard gates at 0 to no gating at infinity.
 
     This is one compiled call. Section 5.2 gives the range 0.15 to 0.5.
 
     Args:
         params: as for `pullback`, which has more details on the other arguments too.
-        x: one image or a batch.
+        x: one item or a batch.
         c: the target.
         temperatures: `[T]`, for both ReLUs and max-pools. If `gating` has a temperature for a
             site, that one is multiplied by each of these: after `calibrate(..., scale=1)` they are
             the scales.
+        at: the site whose output the target refers to.
         gating: all other settings.
         skip: sites to leave hard.
         only: if given, the only sites to soften.
         enter: names of functions with custom derivative rules to replace by their bodies.
         bounds: the range that images are checked against.
+        batched: as for `pullback`.
 
     Returns:
-        The vector fields, `[T, *x.shape]`.
+        The vector fields, `[T, *x.shape]`, in the structure of `x`.
 
     Raises:
         ExciteError: as for `pullback`, or `temperatures` is not an array `[T]` of valid ones.
@@ -136,26 +142,41 @@ def temperature_sweep(
     if values.ndim != 1 or not values.size:
         raise GatingError(f"temperatures have shape {values.shape}: give [T], at least one")
     check_temperature(values, "temperatures")
-    images, single = as_batch(x, bounds)
-    params = as_pytree(params)
-    target = targets.prepare(c, len(images), number_of_logits(params, images), single)
-    selection = Selection.of(skip, only, enter)
-    fields = _sweep(params, images, target, as_floats(values), as_floats(gating), selection)
-    return fields[:, 0] if single else fields
+    request = Request.of(
+        params,
+        x,
+        gating,
+        bounds=bounds,
+        batched=batched,
+        at=at,
+        skip=skip,
+        only=only,
+        enter=enter,
+    )
+    target = request.target(c)
+    fields = _sweep(
+        request.params,
+        request.items,
+        target,
+        as_floats(values),
+        request.gating,
+        request.selection,
+    )
+    return items.rows(fields, np.s_[:, 0]) if request.is_single else fields
 
 
 @functools.partial(jax.jit, static_argnames=("selection",))
 def _sweep(
     params: Params,
-    x: Float[jax.Array, "N H W C"],
+    x: Any,
     target: Any,
     temperatures: Float[jax.Array, " T"],
     gating: Gating,
     selection: Selection,
-) -> Float[jax.Array, "T N H W C"]:
+) -> Any:
     network = softened(params, x, selection)
 
-    def at(t: jax.Array) -> jax.Array:
+    def at(t: jax.Array) -> Any:
         own = {
             name: jnp.where(value == 0, value, t * value)
             for name, value in gating.site_temperatures.items()
@@ -170,7 +191,7 @@ def _sweep(
 
 
 @jax.jit
-def _statistics(params: Params, x: Float[jax.Array, "N H W C"]) -> BySite:
+def _statistics(params: Params, x: Any) -> BySite:
     """For each site, per channel: number of entries, mean and sum of squared deviations.
 
     Entries of -inf are not counted: some models explicitly pad a max-pool with them.

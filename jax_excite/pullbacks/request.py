@@ -12,10 +12,9 @@ from jax.sharding import NamedSharding
 from jaxtyping import Float
 
 from jax_excite.callables.pytree import as_floats, as_pytree
-from jax_excite.data.images import check_images
-from jax_excite.errors import SettingError, TargetError
+from jax_excite.errors import ExciteError, SettingError, TargetError
 from jax_excite.gating import Gating, check_gating
-from jax_excite.pullbacks import targets
+from jax_excite.pullbacks import items, targets
 from jax_excite.pullbacks.batching import (
     COLUMN,
     Cells,
@@ -25,30 +24,32 @@ from jax_excite.pullbacks.batching import (
     rows_at_once,
     tall,
 )
+from jax_excite.pullbacks.items import as_items
 from jax_excite.pullbacks.sharding import gathered, sharding_of, shards_of, spread
 from jax_excite.pullbacks.softened import Blockwise
-from jax_excite.transform.sites import Names, Selection, SiteSelection
-from jax_excite.typing import AnyArray, Bounds, Params
+from jax_excite.transform.plan import Plan
+from jax_excite.transform.sites import SELECT_ALL, Names, Selection, SiteSelection
+from jax_excite.typing import AnyArray, Bounds, Items, Params
 
 Compiled = Callable[..., Any]  # called as compiled(params, gating, *arrays, sharding=..., ...)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Request:
-    """A network, its images, the gating and its sites, and how to compute the results.
+    """A network, its items, the gating and its sites, and how to compute the results.
 
     Attributes:
         params: the network as a callable pytree all of whose leaves are arrays.
-        images: `[N, H, W, 3]`.
-        is_single: whether the caller gave one image without a batch axis.
+        items: an array `[N, ...]`, such as images `[N, H, W, C]`, or a pytree of them.
+        is_single: whether the caller gave one item without a batch axis.
         gating: how gates are softened, with its numbers as floats.
-        selection: the sites that the gating applies to.
-        batch_size: the maximum number of images, or cells, at a time; None selects a fast number.
-        sharding: how the images are spread over devices, or None.
+        selection: the sites that the gating applies to, and the site that the target is at.
+        batch_size: the maximum number of items, or cells, at a time; None selects a fast number.
+        sharding: how the items are spread over devices, or None.
     """
 
     params: Params
-    images: Float[AnyArray, "N H W C"]
+    items: Any
     is_single: bool
     gating: Gating
     selection: Selection
@@ -58,10 +59,13 @@ class Request:
     @staticmethod
     def of(
         params: Params,
-        x: Float[AnyArray, "*N H W C"],
+        x: Items,
         gating: Gating,
         *,
         bounds: Bounds | None,
+        batched: bool | None = None,
+        clips: bool = False,
+        at: str | int | None = None,
         skip: SiteSelection = (),
         only: SiteSelection | None = None,
         enter: Names = (),
@@ -70,84 +74,92 @@ class Request:
     ) -> "Request":
         """Make a request of a caller's arguments, which are those of `pullback`.
 
+        `clips` is that of `as_items`.
+
         Raises:
             ExciteError: as for `pullback`, except for errors of the target.
         """
         check_gating(gating)
-        images, is_single = as_batch(x, bounds)
+        given, is_single = as_items(x, bounds, batched, clips=clips)
         return Request(
             params=as_pytree(params),
-            images=images,
+            items=given,
             is_single=is_single,
             gating=as_floats(gating),
-            selection=Selection.of(skip, only, enter),
+            selection=Selection.of(skip, only, enter, at),
             batch_size=batch_size,
             sharding=sharding_of(x, sharding),
         )
 
+    @property
+    def count(self) -> int:
+        """The number of items, N."""
+        return items.count(self.items)
+
     @functools.cached_property
-    def logits(self) -> int:
-        """The number of logits per image; raises `TargetError` if the outputs are not logits."""
-        return number_of_logits(self.params, self.images)
+    def outputs(self) -> Any:
+        """Shapes of the outputs; raises `TargetError` if an array has no batch axis."""
+        return shapes_of_outputs(self.params, self.items, self.selection)
 
     def target(self, c: Any) -> Any:
         """Convert a target to the form that compiled functions take, or raise `TargetError`."""
-        return targets.prepare(c, len(self.images), self.logits, self.is_single)
+        return targets.prepare(c, self.outputs, self.count, self.is_single)
 
-    def classes(self, classes: Any) -> Any:
-        """Convert classes to indices `[N, C]`, or raise `TargetError`."""
-        return targets.class_rows(classes, len(self.images), self.logits)
+    def columns(self, classes: Any) -> Any:
+        """Convert the targets of a grid to one target `[N, C]`, or raise `TargetError`."""
+        return targets.columns(classes, self.outputs, self.count)
 
     def over_rows(self, compiled: Compiled, *operands: Any, **settings: Any) -> Any:
-        """Call a compiled function with the images and with operands that have a row per image.
+        """Call a compiled function with the items and with operands that have a row per item.
 
-        `compiled` also takes `rows`, the number of images at a time.
+        `compiled` also takes `rows`, the number of items at a time.
         """
         results = compiled(
             self.params,
             self.gating,
-            *spread(self.sharding, self.images, *operands),
-            rows=rows_at_once(self.batch_size, self.images, self.gating),
+            *spread(self.sharding, self.items, *operands),
+            rows=rows_at_once(self.batch_size, self.items, self.gating),
             sharding=self.sharding,
             **settings,
         )
-        return gathered(self.sharding, results, len(self.images), self.is_single)
+        return gathered(self.sharding, results, self.count, self.is_single)
 
     def over_grid(
-        self, compiled: Compiled, indices: Any, out: Any, **settings: Any
+        self, compiled: Compiled, columns: Any, out: Any, **settings: Any
     ) -> tuple[Any, ...]:
-        """Call a compiled function with the images and with classes `[N, C]`.
+        """Call a compiled function with the items and with targets `[N, C]`.
 
         `compiled` also takes `cells`, the number of cells at a time, and returns `[N, C, ...]`. If
         `out` is given, the first result is written to it, one block of cells after the other.
         """
         settings = {**settings, "sharding": self.sharding}
         compute = functools.partial(compiled, self.params, self.gating, **settings)
-        cells = cells_at_once(self.batch_size, self.images, self.gating)
+        cells = cells_at_once(self.batch_size, self.items, self.gating)
         if out is None:
-            results = compute(*spread(self.sharding, self.images, indices), cells=cells)
-            return gathered(self.sharding, results, len(self.images), self.is_single)
-        _check_out(out, (*indices.shape, *self.images.shape[1:]), self.is_single)
+            results = compute(*spread(self.sharding, self.items, columns), cells=cells)
+            return gathered(self.sharding, results, self.count, self.is_single)
+        count, width = jax.tree.leaves(columns)[0].shape[:2]
+        _check_out(out, (count, width), self.items, self.is_single)
         whole = _Lifted(out) if self.is_single else out
         shards = shards_of(self.sharding)
-        shape = math.ceil(len(indices) / shards), indices.shape[1]
-        cells, grid = self._written(shape, cells)
+        cells, grid = self._written((math.ceil(count / shards), width), cells)
         others: list[np.ndarray] = []
-        for rows, columns, place in grid.blocks(len(indices), shards):
-            block = spread(self.sharding, self.images[rows], indices[rows][:, columns])
+        for rows, across, place in grid.blocks(count, shards):
+            chosen = targets.cells(columns, rows, across)
+            block = spread(self.sharding, items.rows(self.items, rows), chosen)
             results = compute(*block, cells=cells)
             first, *more = gathered(self.sharding, results, len(rows), single=False)
             inside = tuple(slice(part.stop - part.start) for part in place)
             whole[place] = np.asarray(first)[inside]
-            others = others or [np.empty((*indices.shape, *p.shape[2:]), p.dtype) for p in more]
+            others = others or [np.empty((count, width, *p.shape[2:]), p.dtype) for p in more]
             for array, part in zip(others, more, strict=True):
                 array[place] = np.asarray(part)[inside]
         return (out, *(array[0] if self.is_single else array for array in others))
 
     def _written(self, shape: tuple[int, int], cells: Cells) -> tuple[Cells, Grid]:
         """Cells at a time and blocks to write, for a grid that is written while it is computed."""
-        alike = np.broadcast_to(self.images[:1], self.images.shape)
-        blockwise = Blockwise(self.params, alike)
+        alike = jax.tree.map(lambda leaf: np.broadcast_to(leaf[:1], leaf.shape), self.items)
+        blockwise = Blockwise(self.params, alike, self.selection)
         block, written = cells_a_write(cells)
         if not isinstance(block, int) or isinstance(cells, int):
             return block, Grid(*shape, written)
@@ -168,34 +180,55 @@ class _Lifted:
         self._array[place[1:]] = block[0]
 
 
-def _check_out(out: Any, shape: tuple[int, ...], is_single: bool) -> None:
-    wanted = shape[1:] if is_single else shape
+def _check_out(out: Any, shape: tuple[int, int], given: Any, is_single: bool) -> None:
+    if not isinstance(given, (np.ndarray, jax.Array)):
+        raise SettingError("out is for inputs that are one array: x is a pytree of several")
+    wanted = (*shape[is_single:], *given.shape[1:])
     if tuple(out.shape) != wanted:
         raise SettingError(f"out has shape {tuple(out.shape)}: the result has {wanted}")
     if not np.issubdtype(out.dtype, np.floating):
         raise SettingError(f"out has dtype {out.dtype}: the result is float, so give a float array")
 
 
-def as_batch(
-    x: Float[AnyArray, "*N H W C"], bounds: Bounds | None
-) -> tuple[Float[AnyArray, "N H W C"], bool]:
-    """Check images; return them as `[N, H, W, 3]`, and whether `x` was a single image."""
-    check_images(x, bounds)
-    return (x[None], True) if x.ndim == 3 else (x, False)
-
-
 def number_of_logits(params: Params, images: Float[AnyArray, "N ..."]) -> int:
     """The K of the logits `[N, K]` that `params` returns; raises `TargetError` if it does not."""
-    shapes = _apply.eval_shape(params, images)
-    if getattr(shapes, "ndim", None) != 2 or shapes.shape[0] != len(images):
-        got = jax.tree.map(lambda leaf: leaf.shape, shapes)
+    shapes = shapes_of_outputs(params, images)
+    if getattr(shapes, "ndim", None) != 2:
         raise TargetError(
-            f"params(x) of {len(images)} images gave shape {got}: it has to return logits of "
-            f"shape ({len(images)}, K)"
+            f"params(x) of {len(images)} images gave shape {items.shapes_of(shapes)}: it has to "
+            f"return logits of shape ({len(images)}, K)"
         )
     return shapes.shape[1]
 
 
+def shapes_of_outputs(params: Params, given: Any, selection: Selection = SELECT_ALL) -> Any:
+    """Shapes of the outputs for items; raises `TargetError` if an array has no batch axis."""
+    try:
+        if selection.at is None:
+            shapes = _apply.eval_shape(params, given)
+        else:
+            shapes = _site_output.eval_shape(params, given, selection=selection)
+    except Exception as error:
+        if not isinstance(error, ExciteError):
+            shape = items.shapes_of(given)
+            error.add_note(
+                f"params was called with x of shape {shape}; images have their channels last"
+            )
+        raise
+    count, leaves = items.count(given), jax.tree.leaves(shapes)
+    if not leaves or any(leaf.shape[:1] != (count,) for leaf in leaves):
+        raise TargetError(
+            f"params(x) of {count} items gave shape {items.shapes_of(shapes)}: the first axis of "
+            f"each output has to count the items, {count}"
+        )
+    return shapes
+
+
 @jax.jit
-def _apply(params: Params, x: jax.Array) -> Any:
+def _apply(params: Params, x: Any) -> Any:
     return params(x)
+
+
+@functools.partial(jax.jit, static_argnames="selection")
+def _site_output(params: Params, x: Any, *, selection: Selection) -> Any:
+    return Plan(params, (x,), {}, selection).run(lambda at: (at.hard, None))[0]

@@ -16,15 +16,17 @@ def sharding_of(x: Any, sharding: NamedSharding | None) -> NamedSharding | None:
     """The sharding of the rows of a batch: the requested one, or if there is none, their own.
 
     Returns:
-        A sharding of the first axis only; None if `x` is on one device or replicated on all.
+        A sharding of the first axis only; None if `x` is on one device or replicated on all. The
+        first array of a pytree decides.
 
     Raises:
         ImageError: the requested sharding does not spread the batch axis.
     """
     asked = sharding is not None
-    if not asked and isinstance(x, jax.Array):
+    first = jax.tree.leaves(x)[0]
+    if not asked and isinstance(first, jax.Array):
         # The sharding of a traced array is known if the mesh has axes of the type Explicit.
-        found = jax.typeof(x).sharding if isinstance(x, Tracer) else x.sharding
+        found = jax.typeof(first).sharding if isinstance(first, Tracer) else first.sharding
         sharding = found if isinstance(found, NamedSharding) else None
     if sharding is None:
         return None
@@ -40,7 +42,7 @@ def sharding_of(x: Any, sharding: NamedSharding | None) -> NamedSharding | None:
 
 
 def spread(sharding: NamedSharding | None, *operands: Any) -> tuple[Any, ...]:
-    """Place the rows of the arrays on their devices, padded with the last row to divide evenly.
+    """Place rows of pytrees on their devices, padded with the last row to divide evenly.
 
     Callable operands are returned unchanged.
     """
@@ -49,15 +51,13 @@ def spread(sharding: NamedSharding | None, *operands: Any) -> tuple[Any, ...]:
     shards = shards_of(sharding)
 
     def placed(operand: Any) -> Any:
-        if callable(operand):
-            return operand
         count = len(operand)
         if count % shards:
             filled = math.ceil(count / shards) * shards
             operand = operand[np.minimum(np.arange(filled), count - 1)]
         return jax.device_put(operand, sharding)
 
-    return tuple(map(placed, operands))
+    return tuple(o if callable(o) else jax.tree.map(placed, o) for o in operands)
 
 
 def gathered(sharding: NamedSharding | None, results: Any, count: int, single: bool) -> Any:

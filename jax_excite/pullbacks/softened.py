@@ -5,13 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
 
 from jax_excite.gating import Gating
 from jax_excite.kernels.convolutions import Prepared
-from jax_excite.pullbacks import targets
+from jax_excite.pullbacks import items, targets
 from jax_excite.pullbacks.batching import AUTO, COLUMN, Cells, Grid, Rows, evenly, tall
 from jax_excite.transform.plan import Plan
 from jax_excite.transform.sites import SELECT_ALL, Selection
@@ -42,11 +40,13 @@ class Softened:
     plan: Plan
     prepared: Prepared
 
-    def __call__(self, x: jax.Array, gating: Gating) -> Any:
+    def __call__(self, x: Any, gating: Gating) -> Any:
         """The function's outputs for a batch of the shape that it was traced for."""
         self.plan.check(gating)
         return self.plan.run(
-            lambda at: (at.soften(gating), None), arrays=[x], prepared=self.prepared
+            lambda at: (at.soften(gating), None),
+            arrays=jax.tree.leaves(x),
+            prepared=self.prepared,
         )[0]
 
 
@@ -87,7 +87,7 @@ class Blockwise:
 
         A block of as many rows as the batch may hold other items, so it is no exception.
         """
-        whole = self._plan(len(self._x))
+        whole = self._plan(items.count(self._x))
         try:
             block = self._plan(rows)
         except Exception:  # a function may reject batches of another size for any reason
@@ -96,7 +96,7 @@ class Blockwise:
 
     def rows_at_once(self, rows: Rows) -> int:
         """The number of rows of a block; all of them if `rows` is `AUTO` and items may be mixed."""
-        count = len(self._x)
+        count = items.count(self._x)
         at_once = evenly(count, rows)
         cut = rows != AUTO or at_once == count or self.treats_items_alone(at_once)
         return at_once if cut else count
@@ -112,7 +112,7 @@ class Blockwise:
             cells: what `cells_at_once` returned.
             repeats: whether the function is computed once per cell, instead of once per row.
         """
-        count = len(self._x)
+        count = items.count(self._x)
         grid = Grid(count, columns, cells)
         if cells not in (AUTO, None):
             return grid
@@ -125,21 +125,19 @@ class Blockwise:
 
     def _plan(self, rows: int) -> Plan:
         if rows not in self._plans:
-            block = self._x if rows == len(self._x) else self._x[np.arange(rows) % len(self._x)]
+            count = items.count(self._x)
+            index = np.arange(rows) % count
+            block = self._x if rows == count else items.rows(self._x, index)
             self._plans[rows] = Plan(self._fn, (block,), {}, self._selection)
         return self._plans[rows]
 
 
-def fields(
-    pull: Callable[[Any], jax.Array], indices: Int[jax.Array, "N K"]
-) -> Float[jax.Array, "N K ..."]:
-    """The pullbacks `[N, C, H, W, 3]` of classes `[N, C]`, by the map that `linearise` returns."""
-    return jnp.moveaxis(jax.vmap(pull)(indices.T), 0, 1)
+def fields(pull: Callable[[Any], Any], columns: Any) -> Any:
+    """The pullbacks `[N, C, ...]` of targets `[N, C]`, by the map that `linearise` returns."""
+    return jax.vmap(pull, in_axes=1, out_axes=1)(columns)
 
 
-def linearise(
-    network: Softened, x: Float[jax.Array, "N ..."], gating: Gating
-) -> tuple[Float[jax.Array, "N K"], Callable[[Any], jax.Array]]:
-    """The logits of a batch, and the map from targets (made by `targets.prepare`) to fields."""
-    logits, transpose = jax.vjp(lambda x: network(x, gating), x)
-    return logits, lambda target: transpose(targets.cotangents(target, logits))[0]
+def linearise(network: Softened, x: Any, gating: Gating) -> tuple[Any, Callable[[Any], Any]]:
+    """The outputs of a batch, and the map from targets (made by `targets.prepare`) to fields."""
+    outputs, transpose = jax.vjp(lambda x: network(x, gating), x)
+    return outputs, lambda target: transpose(targets.cotangents(target, outputs))[0]

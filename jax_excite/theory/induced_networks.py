@@ -256,6 +256,5 @@ def _covector(params: Params, x: Float[AnyArray, "N ..."], c: Any) -> jax.Array:
             "the target is an objective: f_Lambda is linear in the logits, so give a class index, "
             "an array with one per entry of the batch, or a cotangent"
         )
-    logits = number_of_logits(params, x)
-    target = targets.prepare(c, len(x), logits)
-    return targets.cotangents(target, jnp.zeros((len(x), logits), jnp.result_type(float)))
+    logits = jnp.zeros((len(x), number_of_logits(params, x)), jnp.result_type(float))
+    return targets.cotangents(targets.prepare(c, logits, len(x)), logits)

@@ -6,6 +6,7 @@ graphs for a block and for the whole batch therefore have to be the same except 
 that does not depend on any item may be as long as the batch only along axes where it is constant.
 """
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
@@ -69,6 +70,21 @@ def treats_items_alone(graph: Graph, batched: Sequence[int], whole: Graph) -> bo
     except _MixesError:
         return False
     return all(_state(states, output) == _Batched(0) for output in graph.outputs)
+
+
+def batch_axis(graph: Graph, batched: Sequence[int], number: int) -> int | None:
+    """The axis of a value that holds the items, or None if it is not known.
+
+    Args:
+        graph: the graph of a function of a batch.
+        batched: those of its inputs that have the items along axis 0.
+        number: the value, of the graph or of one that is nested in it.
+    """
+    states: _States = {n: _Batched(0) if n in batched else _Shared() for n in graph.inputs}
+    with contextlib.suppress(_MixesError):
+        _follow(graph, states)
+    state = states.get(number)
+    return state.axis if isinstance(state, _Batched) else None
 
 
 def _require_same(graph: Graph, whole: Graph) -> None:

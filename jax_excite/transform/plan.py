@@ -21,6 +21,7 @@ from jax_excite.transform.census import census, is_entered
 from jax_excite.transform.channels import channel_axis
 from jax_excite.transform.independence import treats_items_alone
 from jax_excite.transform.interpret import Interpreter, Outcome, Reached, Rule, bind, enter
+from jax_excite.transform.site_output import TargetSite
 from jax_excite.transform.sites import SELECT_ALL, Selection, Site, select, sites_of
 
 
@@ -72,6 +73,12 @@ class Plan:
             if site.gated and isinstance(found, Gate)
         }
         self._active: dict[Graph, bool] = {}
+        self._target: TargetSite | None = None
+        if selection.at is not None:
+            (index,) = select((selection.at,), self.sites, "at")
+            node = self._found[index].node
+            self._target = TargetSite.of(self._graph, inputs, node, self.sites[index])
+            self._graph = self._target.graph
 
     def check(self, gating: Gating) -> None:
         """Raise `GatingError` if there is nothing to soften or a temperature has no site.
@@ -114,7 +121,8 @@ class Plan:
                 them, and max-pools differ from the function's own by rounding, for speed.
 
         Returns:
-            The outputs of the function, and the collected arrays by site name, in site order.
+            The outputs of the function (a `SiteOutput` if the selection has a site that the target
+            is at), and the collected arrays by site name, in site order.
         """
         names = {node.number: site.name for node, (_, site) in self._gates.items()}
         interpreter = Interpreter(
@@ -124,11 +132,12 @@ class Plan:
         outputs, brought = interpreter(
             self._graph, [*self._weights, *(self._arrays if arrays is None else arrays)]
         )
-        found = {names[number]: value for number, value in brought.items()}
-        tree = jax.tree.structure(self._shapes)
-        return jax.tree.unflatten(tree, outputs), {
-            site.name: found[site.name] for site in self.sites if site.name in found
-        }
+        if self._target is None:
+            result = jax.tree.unflatten(jax.tree.structure(self._shapes), outputs)
+        else:
+            result = self._target.output(brought)
+        found = {names[number]: value for number, value in brought.items() if number in names}
+        return result, {site.name: found[site.name] for site in self.sites if site.name in found}
 
     def prepare(self, *, fold: bool = True) -> Prepared:
         """Compute, from the weights of the function, values that make `run` faster."""
@@ -163,6 +172,9 @@ class Plan:
                 )
             elif self._enters(node):
                 rules[node] = enter
+        if self._target is not None:
+            rule = rules.get(self._target.node, _evaluate)
+            rules[self._target.node] = functools.partial(_keep, rule)
         return rules
 
     def _enters(self, node: Node) -> bool:
@@ -172,8 +184,9 @@ class Plan:
 
     def _has_active(self, graph: Graph) -> bool:
         if graph not in self._active:
+            target = None if self._target is None else self._target.node
             self._active[graph] = any(
-                node in self._gates or self._enters(node) for node in graph.nodes
+                node in self._gates or node is target or self._enters(node) for node in graph.nodes
             )
         return self._active[graph]
 
@@ -204,6 +217,17 @@ def _check_state(graph: Graph, replaced: dict[str, Any]) -> None:
 
 
 SiteRule = Callable[[AtSite], tuple[jax.Array, Any]]
+
+
+def _evaluate(reached: Reached) -> Outcome:
+    """The rule of a node that is evaluated by its primitive."""
+    return bind(reached.node, reached.inputs), {}
+
+
+def _keep(rule: Rule, reached: Reached) -> Outcome:
+    """The rule of a node whose output is collected."""
+    outputs, _ = rule(reached)
+    return outputs, {reached.node.number: outputs[0]}
 
 
 def _pass_on(place: int, reached: Reached) -> Outcome:

@@ -49,17 +49,24 @@ class Selection:
         skip: sites to leave hard.
         only: if not None, the only sites to soften.
         enter: functions whose custom derivative rules are replaced by those of their bodies.
+        at: the site whose output replaces the outputs of the function; None for its own outputs.
     """
 
     skip: Hashable = ()
     only: Hashable = None
     enter: tuple[str, ...] = ()
+    at: str | int | None = None
 
     @staticmethod
-    def of(skip: SiteSelection, only: SiteSelection | None, enter: Names = ()) -> "Selection":
+    def of(
+        skip: SiteSelection,
+        only: SiteSelection | None,
+        enter: Names = (),
+        at: str | int | None = None,
+    ) -> "Selection":
         """Make a selection of a caller's arguments."""
         names = (enter,) if isinstance(enter, str) else tuple(enter)
-        return Selection(_hashable(skip), _hashable(only), names)
+        return Selection(_hashable(skip), _hashable(only), names, at)
 
 
 def _hashable(selection: SiteSelection | None) -> Hashable:

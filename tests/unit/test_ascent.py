@@ -9,6 +9,7 @@ from jax_excite import (
     Ascent,
     Gating,
     ImageError,
+    InputError,
     SettingError,
     TargetError,
     pga,
@@ -246,5 +247,5 @@ def test_going_on_with_an_ascent():
 
 
 def test_a_centre_for_each_image(model, x):
-    with pytest.raises(ImageError, match=r"around has shape \(1, 8, 8, 3\): give the shape of x"):
+    with pytest.raises(InputError, match=r"around has shape \(8, 8, 3\): give the shape of x"):
         pga(model, x, 1, around=x[0])

@@ -10,7 +10,7 @@ from jax_excite import (
     Ascent,
     Gating,
     GatingError,
-    ImageError,
+    InputError,
     attributions,
     pullback,
     recipes,
@@ -83,7 +83,7 @@ def test_float64_numpy_images_are_taken_and_bad_ones_refused(model, x, name):
     np.testing.assert_allclose(
         method(model, np.asarray(x, np.float64), 2), method(model, x, 2), rtol=1e-4, atol=1e-6
     )
-    with pytest.raises(ImageError, match="x has shape"):
+    with pytest.raises(InputError, match="x has shape"):
         method(model, x[0, 0], 2)
 
 

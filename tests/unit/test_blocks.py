@@ -155,12 +155,12 @@ def test_devices_share_a_grid_that_is_written():
     sharding = NamedSharding(jax.make_mesh((8,), ("data",)), PartitionSpec("data"))
     x, out, shapes = images(n=16), np.zeros((16, 3, 8, 8, 3), np.float32), []
 
-    def compiled(params, gating, x, indices, *, cells, sharding):
-        shapes.append(indices.shape)
-        return (jnp.repeat(x[:, None], indices.shape[1], 1),)
+    def compiled(params, gating, x, columns, *, cells, sharding):
+        shapes.append(columns.indices.shape)
+        return (jnp.repeat(x[:, None], columns.indices.shape[1], 1),)
 
     options = {"bounds": None, "batch_size": 100, "sharding": sharding}
     request = Request.of(Network(), x, recipes.EXCITATION, **options)
-    request.over_grid(compiled, request.classes([0, 2, 3]), out)
+    request.over_grid(compiled, request.columns([0, 2, 3]), out)
     np.testing.assert_array_equal(out, np.repeat(x[:, None], 3, 1))
-    assert shapes == [(16, 3)]
+    assert shapes == [(16, 3, 1)]

@@ -14,6 +14,7 @@ from jax_excite.callables.pytree import as_floats
 from jax_excite.errors import ImageError
 from jax_excite.pullbacks.pga_loops import climb_grid
 from jax_excite.pullbacks.pullback import _pullback_grid
+from jax_excite.pullbacks.targets import Entry
 from jax_excite.recipes import EXCITATION
 from jax_excite.transform.sites import SELECT_ALL
 from tests.networks import Network, images
@@ -124,12 +125,13 @@ def test_nothing_is_gathered_in_a_program_that_a_user_compiles(job, kind):
 @pytest.mark.parametrize("cells", [None, 3, 1])
 def test_nothing_passes_between_devices(cells, data):
     x = jax.device_put(images(n=16), data)
-    indices = jax.device_put(jnp.tile(jnp.array(CLASSES), (16, 1)), data)
+    indices = jax.device_put(jnp.tile(jnp.array(CLASSES), (16, 1))[..., None], data)
+    columns = Entry(0, indices)
     options = {"selection": SELECT_ALL, "cells": cells, "sharding": data}
     gating, settings = as_floats((EXCITATION, jax_excite.Ascent(2, 1.0, 2.0)))
-    grid = _pullback_grid.lower(Network(), gating, x, indices, **options)
+    grid = _pullback_grid.lower(Network(), gating, x, columns, **options)
     ascent = climb_grid.lower(
-        Network(), gating, x, indices, ascent=settings, trajectory=True, **options
+        Network(), gating, x, columns, ascent=settings, trajectory=True, **options
     )
     for lowered in (grid, ascent):
         text = lowered.compile().as_text()

@@ -1,3 +1,4 @@
+import contextlib
 import io
 
 import jax
@@ -242,7 +243,7 @@ def test_0_to_255_gets_a_hint(array):
 @pytest.mark.parametrize("shape", [(3, 4, 5), (2, 3, 4, 5)])
 def test_channels_first_gets_a_hint(array, shape):
     with pytest.raises(ImageError, match=r"\[N, H, W, 3\].*moveaxis\(x, -3, -1\)"):
-        check_images(array(np.zeros(shape, np.float32)))
+        check_images(array(np.zeros(shape, np.float32)), channels=3)
 
 
 @pytest.mark.parametrize(
@@ -250,6 +251,9 @@ def test_channels_first_gets_a_hint(array, shape):
 )
 def test_a_wrong_shape_is_refused(shape):
     with pytest.raises(ImageError, match=r"shape \(.*float arrays \[H, W, 3\] or \[N, H, W, 3\]"):
+        check_images(np.zeros(shape, np.float32), channels=3)
+    fits_any = len(shape) in (3, 4) and 0 not in shape
+    with contextlib.nullcontext() if fits_any else pytest.raises(ImageError, match="W, C"):
         check_images(np.zeros(shape, np.float32))
 
 
@@ -273,7 +277,7 @@ def test_of_a_traced_array_only_shape_and_dtype_are_checked():
     jax.jit(checked)(jnp.full((4, 4, 3), jnp.nan))
     jax.vmap(checked)(jnp.full((2, 4, 4, 3), 255.0))
     with pytest.raises(ImageError, match="shape"):
-        jax.jit(checked)(jnp.zeros((4, 4, 4)))
+        jax.jit(checked)(jnp.zeros((4, 4)))
     with pytest.raises(ImageError, match="dtype"):
         jax.jit(checked)(jnp.zeros((4, 4, 3), int))
 

@@ -12,10 +12,10 @@ ROOT = Path(__file__).parents[2]
 ORDER = [
     *("errors", "typing", "gating", "ascent", "recipes", "data", "callables", "graphs", "kernels"),
     *("gates", "transform", "pullbacks", "theory", "attributions", "metrics", "evaluation"),
-    *("stores", "pictures", "models", "weights", "cli"),
+    *("stores", "pictures", "models", "onnx", "weights", "cli"),
 ]
 # The networks and their weights know nothing of pullbacks, and pullbacks nothing of them.
-ISLAND = {"models", "weights"}
+ISLAND = {"models", "onnx", "weights"}
 SHORE = {"errors", "typing", "data", "callables", *ISLAND}
 
 
@@ -31,6 +31,7 @@ def imports(path):
 
 
 def part(module):
+    """The folder or file of the package that a module is in; None for other packages."""
     pieces = module.split(".")
     return pieces[1] if pieces[0] == "jax_excite" and len(pieces) > 1 else None
 
@@ -66,7 +67,7 @@ def test_only_public_jax(path):
 
 @pytest.mark.parametrize("package", ["jax_excite", "weights_converter"])
 def test_import_is_light(package):
-    heavy = {"torch", "matplotlib", "skimage", "typer", "tensorflow", "equinox"}
+    heavy = {"torch", "matplotlib", "skimage", "typer", "tensorflow", "equinox", "onnx"}
     code = f"import sys, {package}; print(*sys.modules)"
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True

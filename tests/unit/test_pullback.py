@@ -10,7 +10,7 @@ from jax_excite import (
     ExciteError,
     Gating,
     GatingError,
-    ImageError,
+    InputError,
     TargetError,
     excite,
     pullback,
@@ -285,8 +285,6 @@ X = np.zeros((2, 8, 8, 3), np.float32)
 BAD_IMAGES = [
     (np.zeros((8, 8), np.float32), r"shape \(8, 8\)"),
     (np.zeros((1, 2, 8, 8, 3), np.float32), r"shape \(1, 2, 8, 8, 3\)"),
-    (np.zeros((8, 8, 4), np.float32), r"shape \(8, 8, 4\)"),
-    (np.zeros((3, 8, 8), np.float32), r"\(3, 8, 8\)"),
     (np.zeros((0, 8, 8, 3), np.float32), r"\(0, 8, 8, 3\)"),
     (np.zeros((8, 8, 3), np.uint8), "uint8"),
     (np.full((8, 8, 3), 200, np.float32), "200"),
@@ -299,14 +297,22 @@ BAD_IMAGES = [
 @pytest.mark.parametrize(("x", "message"), BAD_IMAGES)
 @pytest.mark.parametrize("call", [pullback, lambda m, x, c: pullback_grid(m, x, [c])])
 def test_bad_images(model, call, x, message):
-    with pytest.raises(ImageError, match=message):
+    with pytest.raises(InputError, match=message):
         call(model, x, 0)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 4), (3, 8, 8)])
+def test_an_error_of_the_network_says_what_it_was_called_with(model, shape):
+    with pytest.raises((TypeError, ValueError), match="shape") as error:
+        pullback(model, np.zeros(shape, np.float32), 0)
+    note = f"params was called with x of shape {(1, *shape)}; images have their channels last"
+    assert note in error.value.__notes__
 
 
 @pytest.mark.parametrize(
     ("c", "message"),
     [
-        (5, "class index 5 is out of range: the model has 5 logits, so give 0 to 4"),
+        (5, "class index 5 is out of range: there are 5, so give 0 to 4"),
         (-1, "class index -1 is out of range"),
         (np.array([0, 7]), "class index 7"),
         (jnp.array([0, 7]), "class index 7"),
@@ -316,7 +322,7 @@ def test_bad_images(model, call, x, message):
         (0.5, r"float array of shape \(\).*\(2, 5\)"),
         (np.zeros(5), r"shape \(5,\).*\(2, 5\)"),
         (np.array([True, False]), "dtype bool"),
-        (lambda logits: logits, r"objective maps the logits \(5,\).*one float"),
+        (lambda logits: logits, r"objective maps the outputs of one item, \(5,\), to .*one float"),
     ],
 )
 def test_bad_targets(model, c, message):
@@ -343,7 +349,9 @@ def test_bad_classes(model, classes, message):
 def test_bad_models(model):
     with pytest.raises(GatingError, match="no gate to soften"):
         pullback(lambda x: x.mean(axis=(1, 2)), X, 0)
-    with pytest.raises(TargetError, match=r"gave shape \(2, 8, 8, 3\).*\(2, K\)"):
+    with pytest.raises(
+        TargetError, match=r"outputs have shape \(2, 8, 8, 3\): a class index needs logits \[N, K\]"
+    ):
         pullback(jax.nn.relu, X, 0)
     with pytest.raises(GatingError, match="skip names no site"):
         pullback(model, X, 0, skip="layer9")
@@ -360,7 +368,7 @@ def test_bad_models(model):
 
 def test_bounds_of_the_images_can_be_moved(model):
     x = np.full((8, 8, 3), 1.2, np.float32)
-    with pytest.raises(ImageError):
+    with pytest.raises(InputError):
         pullback(model, x, 0)
     assert pullback(model, x, 0, bounds=None).shape == x.shape
     assert pullback(model, x, 0, bounds=(0, 2)).shape == x.shape

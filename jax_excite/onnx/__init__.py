@@ -1,0 +1,1 @@
+"""Networks from ONNX files: reading them as data, and evaluating them in JAX."""
