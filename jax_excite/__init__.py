@@ -28,7 +28,7 @@ from jax_excite.pullbacks.pullback import pullback, pullback_grid, value_and_pul
 from jax_excite.stores import open_store
 from jax_excite.transform.excite import excite, sites
 from jax_excite.transform.sites import Site
-from jax_excite.weights.loading import load
+from jax_excite.weights.networks import load
 
 __all__ = [
     "Ascent",

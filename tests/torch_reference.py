@@ -17,7 +17,8 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
 from jax_excite.models import MODELS, Classifier, Preprocessing
-from jax_excite.weights.loading import fill, load
+from jax_excite.weights.loading import fill
+from jax_excite.weights.networks import load
 from weights_converter import convert_file
 from weights_converter.convert import fit
 

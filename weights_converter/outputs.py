@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jax_excite.models import ModelSpec
-from jax_excite.weights.loading import load
+from jax_excite.weights.loading import load_model
 from weights_converter.names import TABLES
 from weights_converter.reader import NESTED_IN, PREFIX
 from weights_converter.recognise import count_classes
@@ -34,7 +34,7 @@ def compare_logits(spec: ModelSpec, converted: Path, checkpoint: Path) -> float:
     size = spec.preprocessing.size
     image = np.random.default_rng(0).uniform(-1, 1, (size, size, 3))
     with jax.enable_x64(True):
-        classifier = load(spec.name, weights=converted, dtype=np.float64)
+        classifier = load_model(spec.name, weights=converted, dtype=np.float64)
         normalised = np.array(classifier.preprocessing.normalise(jax.numpy.asarray(image)))
         ours = np.asarray(jax.jit(lambda params, x: params(x))(classifier, image))
 

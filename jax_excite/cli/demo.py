@@ -15,7 +15,7 @@ from jax_excite.data.class_names import CLASS_NAMES, class_index
 from jax_excite.data.images import load_images
 from jax_excite.models import Classifier, model_spec
 from jax_excite.pullbacks.pga import pga_grid
-from jax_excite.weights.loading import load
+from jax_excite.weights.loading import load_model
 
 MODEL = "efficientnet_lite0"
 PHOTOGRAPHS = {"cat": "chelsea.png", "coffee": "coffee.png", "rocket": "rocket.jpg"}
@@ -31,7 +31,7 @@ def demo(
 
         images = load_images(_photographs())
         announce(f"Loading {MODEL}")
-        model = load(MODEL)
+        model = load_model(MODEL)
         out.mkdir(parents=True, exist_ok=True)
         _print_predictions(model, images)
 

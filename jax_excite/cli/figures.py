@@ -25,7 +25,7 @@ from jax_excite.data.datasets import SEED, Example, image_folder, imagenette, se
 from jax_excite.errors import ExciteError
 from jax_excite.gating import Gating
 from jax_excite.models import Classifier, ModelSpec, model_spec
-from jax_excite.weights.loading import load
+from jax_excite.weights.loading import load_model
 from jax_excite.weights.published import PRETRAINED, find_weights
 
 TARGETS = ("tench", "cassette player", "church", "garbage truck", "golf ball", "ostrich")
@@ -115,7 +115,7 @@ def figures(
         out.mkdir(parents=True, exist_ok=True)
         for spec, gating, file in zip(specs, gatings, files, strict=True):
             announce(f"Loading {spec.name}")
-            network = load(spec.name, weights=file)
+            network = load_model(spec.name, weights=file)
             gating = with_stored_temperatures(gating, network, temperature, pool_temperature)
             grid = _class_grid(network, spec, gating, examples)
             about = {

@@ -12,7 +12,7 @@ from jax_excite.data.datasets import ImageData
 from jax_excite.data.images import ImageSource, load_images
 from jax_excite.errors import ExciteError
 from jax_excite.models import Classifier, ModelSpec
-from jax_excite.weights.loading import load
+from jax_excite.weights.loading import load_model
 from jax_excite.weights.published import PRETRAINED, find_weights
 
 ModelName = Annotated[
@@ -32,7 +32,7 @@ def open_network(spec: ModelSpec, weights: str | None) -> tuple[Path, Classifier
     """The file that holds the user's weights, and the network with these weights."""
     announce(f"Loading {spec.name}")
     path = find_weights(spec, weights or PRETRAINED)
-    return path, load(spec.name, weights=path)
+    return path, load_model(spec.name, weights=path)
 
 
 def check_labels(data: ImageData, option: str) -> None:

@@ -23,6 +23,9 @@ ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray
 # Pillow supports more formats; for some of them it starts another program.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
+# The grey around images in a letterbox, as in YOLOX.
+_LETTERBOX = 114
+
 # What Pillow raises on a file that is damaged, is not an image, or decodes to too many pixels.
 _DAMAGED = (
     OSError,
@@ -41,7 +44,7 @@ _DAMAGED = (
 
 
 def load_image(
-    source: ImageSource, size: int = 224, *, resize: int | None = None
+    source: ImageSource, size: int = 224, *, resize: int | None = None, fit: str = "crop"
 ) -> Float[np.ndarray, "{size} {size} 3"]:
     """Read an image as ImageNet classifiers expect it, with antialiased bilinear resizing.
 
@@ -54,6 +57,8 @@ def load_image(
             data gives is applied.
         size: height and width of the result, in pixels.
         resize: pixels of the short side before the crop; `round(size * 256 / 224)` if None.
+        fit: `crop`, or `letterbox` as object detectors expect it: the whole image is scaled to fit
+            into the upper left, and the rest is grey (114 of 255).
 
     Returns:
         A float32 array `[size, size, 3]` in [-1, 1].
@@ -63,6 +68,8 @@ def load_image(
         ImageError: the file or array is not an image, or has too many pixels.
     """
     short = round(size * 256 / 224) if resize is None else resize
+    if fit not in ("crop", "letterbox"):
+        raise ImageError(f"fit is {fit!r}: give 'crop' or 'letterbox'")
     if size < 1:
         raise ImageError(f"size is {size}: give a positive number of pixels")
     if short < size:
@@ -73,17 +80,22 @@ def load_image(
         image = to_rgb(source, f"the PIL image of mode {source.mode}")
     else:
         image = _from_array(source)
-    pixels = np.asarray(_resize(image, short, size), np.float32)
+    fitted = _letterbox(image, size) if fit == "letterbox" else _resize(image, short, size)
+    pixels = np.asarray(fitted, np.float32)
     return pixels / np.float32(255) * np.float32(2) - np.float32(1)
 
 
 def load_images(
-    sources: Iterable[ImageSource], size: int = 224, *, resize: int | None = None
+    sources: Iterable[ImageSource],
+    size: int = 224,
+    *,
+    resize: int | None = None,
+    fit: str = "crop",
 ) -> Float[np.ndarray, "N {size} {size} 3"]:
     """Read several images as `load_image` does: float32 `[N, size, size, 3]` in [-1, 1]."""
     if isinstance(sources, (str, os.PathLike)):
         raise ImageError(f"{sources} is one path: give a sequence of images, or use load_image")
-    images = [load_image(source, size, resize=resize) for source in sources]
+    images = [load_image(source, size, resize=resize, fit=fit) for source in sources]
     if not images:
         raise ImageError("there are no images: give at least one")
     return np.stack(images)
@@ -205,6 +217,14 @@ def decoding(name: str) -> Iterator[None]:
             f"{name} cannot be read as an image ({why}): give an undamaged file in one of the "
             f"formats {', '.join(FORMATS)}, of at most {Image.MAX_IMAGE_PIXELS} pixels"
         ) from error
+
+
+def _letterbox(image: Image.Image, size: int) -> Image.Image:
+    factor = min(size / image.width, size / image.height)
+    width, height = (max(1, int(n * factor)) for n in image.size)
+    whole = Image.new("RGB", (size, size), (_LETTERBOX,) * 3)
+    whole.paste(image.resize((width, height), Image.Resampling.BILINEAR))
+    return whole
 
 
 def _resize(image: Image.Image, short: int, size: int) -> Image.Image:

@@ -1,6 +1,7 @@
 """The networks by name, each with the preprocessing that its weights were trained with."""
 
-from jax_excite.models.classifier import Classifier, Preprocessing, Temperatures
+from jax_excite.data.preprocessing import Preprocessing
+from jax_excite.models.classifier import Classifier, Temperatures
 from jax_excite.models.registry import MODELS, ModelSpec, Published, model_spec
 
 __all__ = [

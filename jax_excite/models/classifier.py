@@ -1,41 +1,15 @@
 """A network together with the preprocessing that its weights were trained with."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from jax_excite.data.images import check_images
+from jax_excite.data.preprocessing import Preprocessing
 from jax_excite.errors import ImageError
 
 Temperatures = tuple[tuple[str, float | tuple[float, ...]], ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Preprocessing:
-    """The preprocessing of the input that a network's weights require.
-
-    Attributes:
-        mean: the number subtracted from pixels in [0, 1], per channel.
-        std: the number by which the difference is divided, per channel.
-        resize: the length in pixels of an image's short side before the centre crop.
-        size: the height and width of the crop in pixels, for which the weights are meant.
-        min_size: the smallest height and width that the network accepts.
-    """
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    resize: int = 256
-    size: int = 224
-    min_size: int = 1
-
-    def normalise(self, x: jax.Array) -> jax.Array:
-        """Convert images `[..., 3]` in [-1, 1] to the network's input."""
-        mean = jnp.asarray(self.mean, x.dtype)
-        std = jnp.asarray(self.std, x.dtype)
-        return ((x + 1) / 2 - mean) / std
 
 
 class Classifier(nnx.Module):

@@ -7,8 +7,8 @@ from typing import Protocol
 import jax
 from flax import nnx
 
+from jax_excite.data.preprocessing import Preprocessing
 from jax_excite.errors import WeightsError
-from jax_excite.models.classifier import Preprocessing
 from jax_excite.models.densenet import DENSENETS
 from jax_excite.models.efficientnet_lite import EFFICIENTNETS_LITE
 from jax_excite.models.resnet import RESNETS

@@ -78,3 +78,9 @@ class Program:
     constants: Mapping[str, np.ndarray]
     metadata: Mapping[str, str]
     digest: str
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Program) and self.digest == other.digest

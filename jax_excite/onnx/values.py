@@ -16,6 +16,7 @@ from jax_excite.onnx.program import Node
 _LARGEST_KNOWN = 1 << 26
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ChannelsLast:
     """A value of rank 3 or more whose axis 1 is stored last, such as NCHW stored as NHWC.

@@ -96,7 +96,7 @@ def save(params: Any, path: str | os.PathLike[str], metadata: Mapping[str, str])
     write(path, tensors, metadata)
 
 
-def load(
+def load_model(
     name: str,
     *,
     weights: Literal["pretrained"] | str | os.PathLike[str] | None = "pretrained",
@@ -183,7 +183,7 @@ def read_settings(
             (float(red), float(green), float(blue))
             for red, green, blue in (fields["mean"], fields["std"])
         )
-        pixels = {name: int(fields[name]) for name in ("resize", "size", "min_size")}
+        pixels = (int(fields["resize"]), int(fields["size"]), int(fields["min_size"]))
         names = json.loads(metadata.get("class_names", "null")) or range(num_classes)
         class_names = tuple(map(str, names))
     except (KeyError, TypeError, ValueError) as error:
@@ -192,7 +192,7 @@ def read_settings(
         ) from error
     if len(class_names) != num_classes:
         raise WeightsError(f"{what} names {len(class_names)} classes, but has {num_classes}")
-    return Preprocessing(mean, std, **pixels), class_names
+    return Preprocessing(mean, std, *pixels), class_names
 
 
 def read_temperatures(metadata: Mapping[str, str], what: str) -> Temperatures:

@@ -17,7 +17,8 @@ from jax_excite.data.class_names import CLASS_NAMES
 from jax_excite.errors import ImageError, WeightsError
 from jax_excite.models import MODELS, Classifier, model_spec
 from jax_excite.models.layers import MaxPool, adaptive_avg_pool, halve
-from jax_excite.weights.loading import load, named_leaves
+from jax_excite.weights.loading import named_leaves
+from jax_excite.weights.networks import load
 from tests.torch_reference import EfficientNet, original, torchvision
 from weights_converter.convert import find_rule
 from weights_converter.names import IGNORED, TABLES

@@ -13,12 +13,8 @@ from jax_excite.errors import WeightsError
 from jax_excite.gating import Gating
 from jax_excite.models import model_spec
 from jax_excite.weights.files import FORMAT, LazyTensor, describe, read, write
-from jax_excite.weights.loading import (
-    fill,
-    load,
-    named_leaves,
-    save,
-)
+from jax_excite.weights.loading import fill, named_leaves, save
+from jax_excite.weights.networks import load
 from weights_converter import convert_file
 
 SMALL = "squeezenet1_0"

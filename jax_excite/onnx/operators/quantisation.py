@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+from jax import lax
 
 from jax_excite.onnx.operators.operator import Operator
 from jax_excite.onnx.operators.shapes import dtype_of
@@ -14,12 +15,26 @@ from jax_excite.onnx.values import Value, elementwise, is_known, numpy_or_jax
 
 
 def _cast(node: Node, x: Value) -> Value:
-    dtype = dtype_of(node.get("to"))
-    return elementwise(lambda array: converted(array, dtype, bool(node.get("saturate", 1))), x)
+    return _to(node, x, dtype_of(node.get("to")))
 
 
 def _cast_like(node: Node, x: Value, like: Value) -> Value:
-    return elementwise(lambda array: converted(array, like.dtype, bool(node.get("saturate", 1))), x)
+    return _to(node, x, like.dtype)
+
+
+def _to(node: Node, x: Value, dtype: Any) -> Value:
+    if dtype == ml_dtypes.float8_e8m0fnu and not is_known(x):
+        return elementwise(lambda array: _power_of_two(array, node.get("round_mode", "up")), x)
+    return elementwise(lambda array: converted(array, dtype, bool(node.get("saturate", 1))), x)
+
+
+def _power_of_two(x: jax.Array, mode: str) -> jax.Array:
+    """Floats as powers of two, which have eight bits of exponent and nothing else."""
+    mantissa, exponent = jnp.frexp(x.astype(jnp.float32))
+    least = {"up": 0.5000001, "down": 1.0, "nearest": 0.75}[mode]
+    biased = exponent + 126 + (mantissa >= least)
+    bits = jnp.where(x == 0, 0, jnp.where(jnp.isnan(x), 255, jnp.clip(biased, 0, 254)))
+    return lax.bitcast_convert_type(bits.astype(jnp.uint8), jnp.float8_e8m0fnu)
 
 
 def converted(array: Any, dtype: Any, saturate: bool = True) -> Any:
@@ -27,10 +42,13 @@ def converted(array: Any, dtype: Any, saturate: bool = True) -> Any:
     if is_known(array):
         return np.asarray(array).astype(dtype)
     dtype = jax.dtypes.canonicalize_dtype(dtype)
-    if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits <= 8 and saturate:
-        largest = float(ml_dtypes.finfo(dtype).max)
-        clipped = jnp.clip(array.astype(jnp.float32), -largest, largest)
+    is_float = jnp.issubdtype(dtype, jnp.floating)
+    if is_float and jnp.finfo(dtype).bits <= 8 and saturate:
+        limits = ml_dtypes.finfo(dtype)
+        clipped = jnp.clip(array.astype(jnp.float32), float(limits.min), float(limits.max))
         array = jnp.where(jnp.isnan(array), jnp.nan, clipped)
+    elif jnp.issubdtype(dtype, jnp.integer) and jnp.iinfo(dtype).bits < 8:
+        array = array.astype(jnp.int32)  # of which the lowest bits are kept
     return array.astype(dtype)
 
 
@@ -70,18 +88,9 @@ def _dequantize(node: Node, x: Value, scale: Value, zero: Value = None) -> Value
     return y.astype(dtype_of(kind) if kind else scale.dtype)
 
 
-def _dynamic_quantize(node: Node, x: Value) -> Any:
-    low, high = jnp.minimum(x.min(), 0), jnp.maximum(x.max(), 0)
-    scale = (high - low) / 255
-    zero = jnp.clip(jnp.round(-low / scale), 0, 255)
-    y = jnp.clip(jnp.round(x / scale) + zero, 0, 255)
-    return y.astype(jnp.uint8), scale, zero.astype(jnp.uint8)
-
-
 OPERATORS = {
     "Cast": Operator(_cast, any_order=True),
     "CastLike": Operator(_cast_like),
     "DequantizeLinear": Operator(_dequantize),
-    "DynamicQuantizeLinear": Operator(_dynamic_quantize),
     "QuantizeLinear": Operator(_quantize),
 }

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jax_excite.onnx.operators.operator import Operator
 from jax_excite.onnx.program import Node
@@ -37,9 +38,26 @@ def _reduction(function: Callable[[Any, Any, tuple[int, ...], bool], Any]) -> Op
 
 def _named(name: str) -> Operator:
     def function(xp: Any, x: Any, axes: Any, keep: bool) -> Any:
-        return getattr(xp, name)(x, axis=axes, keepdims=keep).astype(x.dtype)
+        options = {} if x.size or name not in _FIRST else {"initial": _FIRST[name](x.dtype)}
+        return getattr(xp, name)(x, axis=axes, keepdims=keep, **options).astype(x.dtype)
 
     return _reduction(function)
+
+
+def _lowest(dtype: Any) -> Any:
+    if jnp.issubdtype(dtype, jnp.floating):
+        return -jnp.inf
+    return False if dtype == np.bool_ else jnp.iinfo(dtype).min
+
+
+def _highest(dtype: Any) -> Any:
+    if jnp.issubdtype(dtype, jnp.floating):
+        return jnp.inf
+    return True if dtype == np.bool_ else jnp.iinfo(dtype).max
+
+
+# What the reduction of no entries is.
+_FIRST = {"max": _lowest, "min": _highest}
 
 
 def _total(before: Callable[[Any, Any], Any], after: Callable[[Any, Any], Any]) -> Operator:

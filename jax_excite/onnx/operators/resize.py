@@ -78,7 +78,8 @@ def _place(
     if mode == "asymmetric":
         return at / factor, outside
     if mode == "align_corners":
-        return (at * (n - 1) / (m - 1) if m > 1 else 0 * at), outside
+        # The size of the output before it is rounded.
+        return (at * (n - 1) / (factor * n - 1) if factor * n != 1 else 0 * at), outside
     if mode == "pytorch_half_pixel":
         return ((at + 0.5) / factor - 0.5 if m > 1 else 0 * at), outside
     if mode == "half_pixel_symmetric":
@@ -124,7 +125,7 @@ def _weights(
         else:
             weight = _cubic(distance, node.get("cubic_coeff_a", -0.75))
         inside = (cell >= 0) & (cell < n)
-        if node.get("exclude_outside", 0) or node.get("antialias", 0):
+        if node.get("exclude_outside", 0):
             weight = np.where(inside, weight, 0)
         np.add.at(matrix, (rows, cell.clip(0, n - 1).astype(int)), weight)
     return matrix / matrix.sum(1, keepdims=True), outside

@@ -199,7 +199,8 @@ def _depth_to_space(node: Node, x: Value) -> Value:
 def _space_to_depth(node: Node, x: Value) -> Value:
     x, size = channels_last(x), node.get("blocksize")
     n, h, w, c = x.shape
-    x = x.reshape(n, h // size, size, w // size, size, c).transpose(0, 1, 3, 2, 4, 5)
+    order = (0, 1, 3, 2, 4, 5) if node.get("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    x = x.reshape(n, h // size, size, w // size, size, c).transpose(order)
     return ChannelsLast(jnp.asarray(x.reshape(n, h // size, w // size, c * size**2)))
 
 
