@@ -234,11 +234,13 @@ def name_of_whole(profile: Profile) -> Literal["hard_sigmoid", "hard_swish"] | N
     z, found = SAMPLES[np.abs(SAMPLES) < 50], profile.samples[:, np.abs(SAMPLES) < 50]
     if found.dtype.kind != "f":
         return None
+    # A hard swish is often divided by 6 only afterwards, or not at all.
+    factor = found[:, [z.argmax()]] / z.max()
     for low, high in ((-3.0, 3.0), (-2.5, 2.5), (-1.0, 1.0)):
         sigmoid = np.clip((z - low) / (high - low), 0, 1)
         if is_same(found, sigmoid):
             return "hard_sigmoid"
-        if is_same(found, z * sigmoid):
+        if (factor > 0).all() and is_same(found, factor * z * sigmoid):
             return "hard_swish"
     return None
 

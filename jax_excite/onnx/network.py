@@ -11,7 +11,7 @@ import numpy as np
 
 from jax_excite.data.images import check_images
 from jax_excite.data.preprocessing import Preprocessing
-from jax_excite.errors import InputError, NetworkError
+from jax_excite.errors import ExciteError, InputError, NetworkError
 from jax_excite.onnx.operators import OPERATORS
 from jax_excite.onnx.program import Input, Node, Program
 from jax_excite.onnx.reading import read
@@ -219,8 +219,14 @@ def _evaluate(node: Node, inputs: list[Value]) -> tuple[Value, ...]:
     operator = OPERATORS[node.op]
     if not operator.any_order:
         inputs = [logical(value) for value in inputs]
-    with jax.named_scope(node.name):
-        outputs = operator.evaluate(node, *inputs)
+    try:
+        with jax.named_scope(node.name):
+            outputs = operator.evaluate(node, *inputs)
+    except ExciteError:
+        raise
+    except Exception as error:  # of the many types that JAX and NumPy raise
+        shapes = ", ".join("none" if v is None else str(v.shape) for v in inputs)
+        raise NetworkError(f"{node} cannot be computed from {shapes}: {error}") from error
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     return tuple(np.asarray(o) if isinstance(o, np.generic) else o for o in outputs)
 

@@ -81,12 +81,12 @@ class _Reader:
         if graph.sparse_initializer:
             raise NetworkError(f"{self._path} has sparse tensors, which are not supported")
         for tensor in graph.initializer:
-            self._constants[tensor.name] = self._array(tensor)
+            self._constants[_text(tensor.name)] = self._array(tensor)
         inputs = tuple(
             self._input(info) for info in graph.input if info.name not in self._constants
         )
         nodes = self._nodes(graph.node, {info.name for info in inputs})
-        metadata = {entry.key: entry.value for entry in self._model.metadata_props}
+        metadata = {_text(e.key): _text(e.value) for e in self._model.metadata_props}
         outputs = tuple(info.name for info in graph.output)
         return Program(nodes, inputs, outputs, self._constants, metadata, digest)
 
@@ -94,16 +94,16 @@ class _Reader:
         known = known | self._constants.keys() | {""}
         nodes = []
         for number, proto in enumerate(protos):
-            domain = "" if proto.domain == "ai.onnx" else proto.domain
-            name = (proto.name or f"{proto.op_type}_{number}").strip("/")
+            domain, op = _text(proto.domain), _text(proto.op_type)
+            domain = "" if domain == "ai.onnx" else domain
             node = Node(
-                proto.op_type,
+                op,
                 domain,
                 self._versions.get(proto.domain, self._versions.get(domain, 1)),
-                name,
-                tuple(proto.input),
-                tuple(proto.output),
-                {a.name: self._attribute(a) for a in proto.attribute},
+                (_text(proto.name) or f"{op}_{number}").strip("/"),
+                tuple(map(_text, proto.input)),
+                tuple(map(_text, proto.output)),
+                {_text(a.name): self._attribute(a) for a in proto.attribute},
             )
             if missing := [value for value in node.inputs if value not in known]:
                 raise NetworkError(
@@ -187,13 +187,20 @@ class _Reader:
         kind = info.type.tensor_type
         dtype = self._onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
         if not kind.HasField("shape"):
-            return Input(info.name, dtype, None)
+            return Input(_text(info.name), dtype, None)
         sizes = (d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
-        return Input(info.name, dtype, tuple(s if s is None or s > 0 else None for s in sizes))
+        return Input(_text(info.name), dtype, tuple(s if s is None or s > 0 else None for s in sizes))
 
 
 def _is_list(value: Any) -> bool:
     return hasattr(value, "__iter__") and not hasattr(value, "DESCRIPTOR")
+
+
+def _text(value: Any) -> str:
+    """A text of the file, which the parser leaves as bytes if it is not UTF-8."""
+    if not isinstance(value, str):
+        raise NetworkError(f"the file holds a text that is not UTF-8: {value!r}")
+    return value
 
 
 def _bits(onnx: Any, data_type: int) -> int:

@@ -1,6 +1,7 @@
 """Values during the evaluation of a graph: known, in logical order, or with channels last."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -79,16 +80,18 @@ def known(node: Node, value: Value, what: str) -> np.ndarray:
     return np.asarray(value)
 
 
-def bounded(node: Node, shape: Any) -> tuple[int, ...]:
-    """A shape of numbers as a tuple; raises `NetworkError` if a known array would be too large."""
+def bounded(node: Node, shape: Any, *values: Value) -> tuple[int, ...]:
+    """The shape of a result as a tuple of integers.
+
+    Raises:
+        NetworkError: a size is negative, or all values that the result is computed from are known,
+            and it is too large to be computed ahead.
+    """
     sizes = tuple(int(n) for n in np.ravel(shape))
-    total = 1
-    for size in sizes:
-        if size < 0:
-            raise NetworkError(f"{node}: the shape {sizes} has a negative size")
-        total *= size
-    if total > _LARGEST_KNOWN:
-        raise NetworkError(f"{node}: the shape {sizes} is too large")
+    if min(sizes, default=0) < 0:
+        raise NetworkError(f"{node}: the shape {sizes} has a negative size")
+    if all(map(is_known, values)) and math.prod(sizes) > _LARGEST_KNOWN:
+        raise NetworkError(f"{node}: an array of shape {sizes} is too large for a constant")
     return sizes
 
 

@@ -25,13 +25,7 @@ def _gather(node: Node, x: Value, index: Value) -> Value:
 
 def _gather_elements(node: Node, x: Value, index: Value) -> Value:
     axis = node.get("axis", 0) % x.ndim
-    own = tuple(slice(n) for a, n in enumerate(index.shape))
-    places = [
-        jnp.arange(n).reshape((-1,) + (1,) * (x.ndim - 1 - a)) for a, n in enumerate(index.shape)
-    ]
-    del own
-    places[axis] = _from_start(jnp.asarray(index), x.shape[axis])
-    return x[tuple(places)]
+    return jnp.asarray(x)[_places(index, axis, x.shape[axis])]
 
 
 def _gather_nd(node: Node, x: Value, index: Value) -> Value:
@@ -53,11 +47,17 @@ def _set(node: Node, x: jax.Array, place: tuple[Any, ...], updates: Value) -> ja
 
 def _scatter_elements(node: Node, x: Value, index: Value, updates: Value) -> Value:
     axis = node.get("axis", 0) % x.ndim
+    return _set(node, x, _places(index, axis, x.shape[axis]), updates)
+
+
+def _places(index: Value, axis: int, size: int) -> tuple[Any, ...]:
+    """The entries that an array of indices along one axis names, as an index of the whole array."""
     places = [
-        jnp.arange(n).reshape((-1,) + (1,) * (x.ndim - 1 - a)) for a, n in enumerate(index.shape)
+        jnp.arange(n).reshape((-1,) + (1,) * (index.ndim - 1 - a))
+        for a, n in enumerate(index.shape)
     ]
-    places[axis] = _from_start(jnp.asarray(index), x.shape[axis])
-    return _set(node, x, tuple(places), updates)
+    places[axis] = _from_start(jnp.asarray(index), size)
+    return tuple(places)
 
 
 def _scatter_nd(node: Node, x: Value, index: Value, updates: Value) -> Value:

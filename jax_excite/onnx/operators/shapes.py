@@ -75,12 +75,14 @@ def _transpose(node: Node, x: Value) -> Value:
 
 
 def _expand(node: Node, x: Value, shape: Value) -> Value:
-    sizes = bounded(node, known(node, shape, "shape"))
-    return numpy_or_jax(x).broadcast_to(x, np.broadcast_shapes(x.shape, sizes))
+    sizes = tuple(known(node, shape, "shape").ravel().tolist())
+    whole = bounded(node, np.broadcast_shapes(x.shape, sizes), x)
+    return numpy_or_jax(x).broadcast_to(x, whole)
 
 
 def _tile(node: Node, x: Value, repeats: Value) -> Value:
-    times = bounded(node, known(node, repeats, "repeats"))
+    times = known(node, repeats, "repeats").ravel().tolist()
+    bounded(node, [n * size for n, size in zip(times, x.shape, strict=True)], x)
     return numpy_or_jax(x).tile(x, times)
 
 
@@ -138,9 +140,6 @@ def _slice(
     return ChannelsLast(array) if is_last else array
 
 
-_PAD_MODES = {"constant": "constant", "edge": "edge", "reflect": "reflect", "wrap": "wrap"}
-
-
 def _pad(
     node: Node, x: Value, pads: Value = None, value: Value = None, axes: Value = None
 ) -> Value:
@@ -155,7 +154,9 @@ def _pad(
     # Negative amounts cut.
     cut = [slice(max(-a, 0), n - max(-b, 0)) for (a, b), n in zip(widths, array.shape, strict=True)]
     array, widths = array[tuple(cut)], [(max(a, 0), max(b, 0)) for a, b in widths]
-    mode = _PAD_MODES[node.get("mode", "constant")]
+    sizes = [n + a + b for n, (a, b) in zip(array.shape, widths, strict=True)]
+    bounded(node, sizes, array)
+    mode = node.get("mode", "constant")
     xp = numpy_or_jax(array, value)
     fill = node.get("value", 0.0) if value is None else value.reshape(())
     options = {"constant_values": fill} if mode == "constant" else {}

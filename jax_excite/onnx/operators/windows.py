@@ -13,7 +13,7 @@ from jax import lax
 from jax_excite.errors import NetworkError
 from jax_excite.onnx.operators.operator import Operator
 from jax_excite.onnx.program import Node
-from jax_excite.onnx.values import ChannelsLast, Value, channels_last, elementwise
+from jax_excite.onnx.values import ChannelsLast, Value, channels_last
 
 Sides = list[tuple[int, int]]
 
@@ -233,17 +233,15 @@ def _lp_pool(node: Node, x: Value) -> Value:
     return ChannelsLast(total ** (1 / p))
 
 
-def _global(function: Callable[..., jax.Array]) -> Operator:
+def _global(name: str) -> Operator:
+    """A reduction over all positions."""
+
     def evaluate(node: Node, x: Value) -> Value:
-        array = channels_last(x)
-        return ChannelsLast(function(node, array, tuple(range(1, array.ndim - 1))))
+        array = jnp.asarray(channels_last(x))
+        axes = tuple(range(1, array.ndim - 1))
+        return ChannelsLast(getattr(jnp, name)(array, axes, keepdims=True))
 
     return Operator(evaluate, any_order=True)
-
-
-def _global_lp(node: Node, x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    p = node.get("p", 2)
-    return (jnp.abs(x) ** p).sum(axes, keepdims=True) ** (1 / p)
 
 
 def _max_unpool(node: Node, x: Value, index: Value, shape: Value = None) -> Value:
@@ -342,16 +340,15 @@ def _lrn(node: Node, x: Value) -> Value:
         array * array, np.asarray(0, x.dtype), lax.add, window, (1,) * x.ndim, sides
     )
     scale = node.get("bias", 1.0) + node.get("alpha", 1e-4) / size * total
-    return elementwise(lambda y: y, ChannelsLast(array / scale ** node.get("beta", 0.75)))
+    return ChannelsLast(array / scale ** node.get("beta", 0.75))
 
 
 OPERATORS = {
     "AveragePool": Operator(_average_pool, any_order=True),
     "Conv": Operator(_conv, any_order=True),
     "ConvTranspose": Operator(_conv_transpose, any_order=True),
-    "GlobalAveragePool": _global(lambda node, x, axes: x.mean(axes, keepdims=True)),
-    "GlobalLpPool": _global(_global_lp),
-    "GlobalMaxPool": _global(lambda node, x, axes: x.max(axes, keepdims=True)),
+    "GlobalAveragePool": _global("mean"),
+    "GlobalMaxPool": _global("max"),
     "GridSample": Operator(_grid_sample),
     "LRN": Operator(_lrn, any_order=True),
     "LpPool": Operator(_lp_pool, any_order=True),
