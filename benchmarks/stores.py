@@ -154,7 +154,7 @@ def _job(params: Any, source: str, out: Path) -> Any:
     layout = Layout(len(data), 1, 1, chosen.size, chosen.size, 1000, "float16", _CHUNK)
     settings = {"methods": list(methods)}
     create(out, layout, {"settings": settings, "names": data.names, "labels": data.labels})
-    return Job(out, layout, data, explainer, chosen.size, chosen.resize)
+    return Job(out, layout, data, explainer, chosen)
 
 
 def _filled(source: str, out: str) -> tuple[float, int]:

@@ -12,14 +12,23 @@ import numpy as np
 import typer
 from rich.console import Console
 
+from jax_excite.cli.columns import At, Channel, check_columns
 from jax_excite.cli.console import announce, errors_in_one_line
 from jax_excite.cli.gatings import check_gate, gating_of
 from jax_excite.cli.manifest import check_folder, describe_file, describe_run
-from jax_excite.cli.networks import DEFAULT_MODEL, ModelName, Weights, check_labels, open_network
+from jax_excite.cli.networks import (
+    DEFAULT_MODEL,
+    ClassesFile,
+    ModelName,
+    Prepared,
+    Weights,
+    check_labels,
+    find_spec,
+    open_network,
+)
 from jax_excite.data.datasets import ImageData
 from jax_excite.errors import DataError, ExciteError
 from jax_excite.gating import GATE_FUNCTIONS, Gating
-from jax_excite.models import model_spec
 
 _SECONDS_BETWEEN_LINES = 2.0
 
@@ -34,14 +43,21 @@ def attribute(
     out: Annotated[Path, typer.Option(help="Path of the store: a new one, or one to continue.")],
     model: ModelName = DEFAULT_MODEL,
     weights: Weights = None,
+    classes_file: ClassesFile = None,
+    preprocessing: Prepared = None,
+    at: At = None,
+    channel: Channel = None,
     method: Annotated[
         list[str] | None,
         typer.Option(help="Attribution method; may be repeated. Default: excitation_pullback."),
     ] = None,
     targets: Annotated[
-        str,
-        typer.Option(help="Classes to explain: label, top-K, or comma-separated class indices."),
-    ] = "top-1",
+        str | None,
+        typer.Option(
+            help="Classes to explain: label, top-K, or comma-separated class indices. Default: "
+            "top-1."
+        ),
+    ] = None,
     temperature: Annotated[
         float | None, typer.Option(help="Temperature of ReLUs and max-pools. Default: the model's.")
     ] = None,
@@ -99,19 +115,26 @@ def attribute(
         _check(out, dtype)
         check_gate(gate)
         number, shards = _shard(shard)
-        wanted, spec = Targets.parse(targets), model_spec(model)
+        spec = find_spec(model)
+        if at is not None or channel is not None:
+            check_columns(targets, at, channel)
+            targets = channel
+        targets = targets or "top-1"
+        wanted = Targets.parse(targets, at)
         if distributed or coordinator is not None:
             together.join(coordinator, processes, process)
         data = open_source(source)[:limit]
         if wanted.label:
             check_labels(data, "--targets")
-        file, network = open_network(spec, weights)
+        file, network = open_network(model, weights, classes_file, preprocessing)
         gating = gating_of(spec, network, temperature=temperature, gate=gate)
         methods = _chosen(method, methods_by_name(gating, seed))
-        size, resize = network.preprocessing.size, network.preprocessing.resize
-        explainer = Explainer(network, methods, wanted, jax.local_devices(), chunk, size)
+        prepared = network.preprocessing
+        if prepared.channels != 3:
+            raise ExciteError(f"{model} takes {prepared.channels} channels: stores hold 3")
+        explainer = Explainer(network, methods, wanted, jax.local_devices(), chunk, prepared.size)
         layout = _layout(explainer, len(data), dtype, chunk)
-        job = Job(out, layout, data, explainer, size, resize, strict)
+        job = Job(out, layout, data, explainer, prepared, strict)
         if dry_run:
             return _estimate(job)
         settings = {
@@ -120,6 +143,7 @@ def attribute(
             "weights": describe_file(file)["sha256"],
             "methods": list(methods),
             "targets": targets,
+            "at": at,
             "recipe": _plain(gating),
             "seed": seed,
         }
@@ -240,7 +264,7 @@ def _estimate(job: Any) -> None:
     layout, explainer = job.layout, job.explainer
     places = [i % layout.images for i in range(explainer.images)]
     seconds = []
-    for some in decoded(job.data, [places, places], job.size, job.resize):
+    for some in decoded(job.data, [places, places], job.preprocessing):
         started = time.monotonic()
         jax.block_until_ready(job.explained(some))
         seconds.append(time.monotonic() - started)

@@ -41,7 +41,7 @@ def calibrate(
             raise ExciteError(f"--out is {out}: give a file name that ends in .safetensors")
         check_folder(out)
         spec = model_spec(model)
-        path, network = open_network(spec, weights)
+        path, network = open_network(spec.name, weights)
         parts = [images[start : start + AT_ONCE] for start in range(0, len(images), AT_ONCE)]
         batches = (open_images(network, part) for part in with_progress(parts, "Measuring spreads"))
         gating = measure(network, batches, scale=scale, per_channel=per_channel)

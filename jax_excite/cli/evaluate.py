@@ -104,7 +104,7 @@ def evaluate(
         entrants, files = [], {}
         for name, weights in named.items():
             spec = model_spec(name)
-            path, network = open_network(spec, weights or None)
+            path, network = open_network(name, weights or None)
             files[name] = describe_file(path)["sha256"]
             gating = gating_of(spec, network, temperature=temperature, gate=gate)
             standard, further = bound_methods(gating, seed), _ablation(gating, temperatures)

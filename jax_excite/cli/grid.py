@@ -12,6 +12,7 @@ import typer
 
 from jax_excite import recipes
 from jax_excite.ascent import Ascent
+from jax_excite.cli.columns import At, Channel, Classes, Columns, check_columns, columns_of
 from jax_excite.cli.console import errors_in_one_line, with_progress
 from jax_excite.cli.gatings import excitation_gating, with_stored_temperatures
 from jax_excite.cli.manifest import (
@@ -21,11 +22,20 @@ from jax_excite.cli.manifest import (
     describe_run,
     save_arrays,
 )
-from jax_excite.cli.networks import DEFAULT_MODEL, ModelName, Weights, open_images, open_network
-from jax_excite.data.class_names import class_index
+from jax_excite.cli.networks import (
+    DEFAULT_MODEL,
+    ClassesFile,
+    ModelName,
+    Network,
+    Prepared,
+    Weights,
+    find_spec,
+    open_images,
+    open_network,
+)
 from jax_excite.errors import ExciteError
 from jax_excite.gating import GATE_FUNCTIONS, Gating
-from jax_excite.models import Classifier, ModelSpec, model_spec
+from jax_excite.models import ModelSpec
 from jax_excite.pullbacks.pga import pga_grid
 from jax_excite.pullbacks.pullback import pullback_grid
 
@@ -54,12 +64,16 @@ _GATINGS = {
 
 def grid(
     images: Annotated[list[Path], typer.Argument(help="Photographs.")],
-    classes: Annotated[str, typer.Option(help="Comma-separated names or indices of classes.")],
     out: Annotated[
         Path, typer.Option(help="PNG file to write; the arrays are written beside it, as .npz.")
     ],
+    classes: Classes = None,
+    at: At = None,
+    channel: Channel = None,
     model: ModelName = DEFAULT_MODEL,
     weights: Weights = None,
+    classes_file: ClassesFile = None,
+    preprocessing: Prepared = None,
     what: Annotated[
         What, typer.Option(help="Draw gradient ascents, or the pullbacks themselves.")
     ] = What.ASCENT,
@@ -98,19 +112,17 @@ def grid(
         from jax_excite import pictures
 
         check_picture(out, images)
-        spec = model_spec(model)
-        gating, ascent = _recipe(
-            recipe, spec, temperature=temperature, pool_temperature=pool_temperature, gate=gate
-        )
+        check_columns(classes, at, channel)
+        settings = {"temperature": temperature, "pool_temperature": pool_temperature, "gate": gate}
+        gating, ascent = _recipe(recipe, find_spec(model), **settings)
         given = _ascent(what, steps=steps, step_size=step_size, radius=radius)
         ascent = dataclasses.replace(ascent, **given)
         if batch_size is not None and batch_size < 1:
             raise ExciteError(f"--batch-size is {batch_size}: give a number of at least 1")
-        path, network = open_network(spec, weights)
+        path, network = open_network(model, weights, classes_file, preprocessing)
         if recipe is Recipe.EXCITATION:
             gating = with_stored_temperatures(gating, network, temperature, pool_temperature)
-        names = network.class_names
-        indices = [class_index(name.strip(), names) for name in classes.split(",")]
+        columns = columns_of(network.class_names, classes, at, channel)
         photographs = open_images(network, images)
         with appear_together(out, out.with_suffix(".npz")) as (picture, archive):
             manifest = {
@@ -122,21 +134,25 @@ def grid(
                 "model": model,
                 "weights": describe_file(path),
                 "images": [describe_file(path) for path in images],
-                "classes": [{"index": index, "name": names[index]} for index in indices],
+                "at": at,
+                "classes": [
+                    {"index": index, "name": name}
+                    for index, name in zip(columns.indices, columns.names, strict=True)
+                ],
                 **describe_run(),
             }
             options = {"gating": gating, "skip": skip or (), "batch_size": batch_size}
             if what is What.ASCENT:
-                arrays = _climb(network, photographs, indices, ascent, **options)
+                arrays = _climb(network, photographs, columns, ascent, **options)
             else:
-                arrays = _pull_back(network, photographs, indices, **options)
-            titles = ["original", *(names[index] for index in indices)]
+                arrays = _pull_back(network, photographs, columns, **options)
+            titles = ["original", *columns.names]
             _draw(pictures, picture, arrays, [path.stem for path in images], titles)
             save_arrays(archive, arrays, manifest)
         typer.echo(f"{out}\n{out.with_suffix('.npz')}")
 
 
-def _recipe(recipe: Recipe, spec: ModelSpec, **given: Any) -> tuple[Gating, Ascent]:
+def _recipe(recipe: Recipe, spec: ModelSpec | None, **given: Any) -> tuple[Gating, Ascent]:
     """The gating and the ascent of a recipe, with the caller's settings or the model's."""
     base, ascent = _GATINGS[recipe]
     settings = {name: value for name, value in given.items() if value is not None}
@@ -182,53 +198,58 @@ def _number(text: str) -> float:
 
 
 def _climb(
-    network: Classifier,
+    network: Network,
     photographs: np.ndarray,
-    indices: list[int],
+    columns: Columns,
     ascent: Ascent,
     batch_size: int | None,
     **options: Any,
 ) -> dict[str, np.ndarray]:
-    """Arrays: images `[N, H, W, 3]`, perturbed `[N, C, H, W, 3]`, logits before and after.
+    """Arrays: images `[N, H, W, 3]`, perturbed `[N, C, H, W, 3]`, and what they make of logits.
 
     Cells are computed one at a time, so that progress is visible, unless `batch_size` is given.
     """
-    at_once = [[index] for index in indices] if batch_size is None else [indices]
-    jobs = [(image, columns) for image in photographs for columns in at_once]
-    cells = [
-        np.asarray(pga_grid(network, image, columns, ascent, batch_size=batch_size, **options))
-        for image, columns in with_progress(jobs, "Climbing towards each class")
+    options = {**options, "at": columns.at, "batch_size": batch_size, "trajectory": True}
+    at_once = [[i] for i in columns.indices] if batch_size is None else [columns.indices]
+    jobs = [(image, indices) for image in photographs for indices in at_once]
+    found = [
+        tuple(map(np.asarray, pga_grid(network, image, indices, ascent, **options)))
+        for image, indices in with_progress(jobs, "Climbing towards each column")
     ]
-    shape = (len(photographs), len(indices), *photographs.shape[1:])
-    perturbed = np.concatenate(cells).reshape(shape)
-    after = np.stack([_logits(network, row) for row in perturbed])
-    return {**_common(network, photographs, indices), "perturbed": perturbed, "logits_after": after}
+    shape = len(photographs), len(columns.indices)
+    cells, values = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    perturbed = cells.reshape(*shape, *photographs.shape[1:])
+    arrays = {**_common(network, photographs, columns), "perturbed": perturbed}
+    if columns.at is None:
+        arrays["logits_after"] = np.stack([_logits(network, row) for row in perturbed])
+    else:
+        values = values.reshape(*shape, -1)
+        arrays |= {"values": values[..., 0], "values_after": values[..., -1]}
+    return arrays
 
 
 def _pull_back(
-    network: Classifier, photographs: np.ndarray, indices: list[int], **options: Any
+    network: Network, photographs: np.ndarray, columns: Columns, **options: Any
 ) -> dict[str, np.ndarray]:
     """Arrays: images `[N, H, W, 3]`, pullbacks `[N, C, H, W, 3]`, logits `[N, K]`."""
     cells = [
-        np.asarray(pullback_grid(network, image, indices, **options))
-        for image in with_progress(list(photographs), "Pulling each class back")
+        np.asarray(pullback_grid(network, image, columns.indices, at=columns.at, **options))
+        for image in with_progress(list(photographs), "Pulling each column back")
     ]
-    return {**_common(network, photographs, indices), "pullbacks": np.stack(cells)}
+    return {**_common(network, photographs, columns), "pullbacks": np.stack(cells)}
 
 
-def _common(
-    network: Classifier, photographs: np.ndarray, indices: list[int]
-) -> dict[str, np.ndarray]:
-    classes, logits = np.asarray(indices), _logits(network, photographs)
-    return {"images": photographs, "classes": classes, "logits": logits}
+def _common(network: Network, photographs: np.ndarray, columns: Columns) -> dict[str, np.ndarray]:
+    arrays = {"images": photographs, "classes": np.asarray(columns.indices)}
+    return arrays if columns.at else {**arrays, "logits": _logits(network, photographs)}
 
 
 @jax.jit
-def _apply(network: Classifier, x: jax.Array) -> jax.Array:
+def _apply(network: Network, x: jax.Array) -> jax.Array:
     return network(x)
 
 
-def _logits(network: Classifier, images: np.ndarray) -> np.ndarray:
+def _logits(network: Network, images: np.ndarray) -> np.ndarray:
     """The logits `[N, K]` of images `[N, H, W, 3]`, computed one image at a time."""
     return np.concatenate([_apply(network, image[None]) for image in images])
 

@@ -35,7 +35,7 @@ def sanity(
     """Check the method on a photograph; exits with 3 if a check fails."""
     with errors_in_one_line():
         spec = model_spec(model)
-        _, network = open_network(spec, weights)
+        _, network = open_network(spec.name, weights)
         indices = [class_index(name.strip(), network.class_names) for name in classes.split(",")]
         if len(set(indices)) != 2:
             raise ExciteError(f"--classes is {classes}: give two different classes")

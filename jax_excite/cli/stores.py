@@ -115,4 +115,6 @@ def _listed(parts: list[str], names: set[str]) -> Iterator[int | str]:
 def _named(found: "Store", index: int) -> str:
     if index < 0:
         return "skipped"
+    if (at := found.manifest["settings"].get("at")) is not None:
+        return f"{at}, channel {index}"
     return CLASS_NAMES[index] if found.layout.logits == len(CLASS_NAMES) else str(index)

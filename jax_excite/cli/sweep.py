@@ -7,6 +7,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from jax_excite.cli.columns import At, Channel, check_columns, columns_of
 from jax_excite.cli.console import announce, errors_in_one_line
 from jax_excite.cli.manifest import (
     appear_together,
@@ -15,10 +16,16 @@ from jax_excite.cli.manifest import (
     describe_run,
     save_arrays,
 )
-from jax_excite.cli.networks import DEFAULT_MODEL, ModelName, Weights, open_images, open_network
-from jax_excite.data.class_names import class_index
+from jax_excite.cli.networks import (
+    DEFAULT_MODEL,
+    ClassesFile,
+    ModelName,
+    Prepared,
+    Weights,
+    open_images,
+    open_network,
+)
 from jax_excite.errors import ExciteError
-from jax_excite.models import model_spec
 from jax_excite.pullbacks.calibration import calibrate, temperature_sweep
 from jax_excite.recipes import EXCITATION
 
@@ -27,14 +34,18 @@ TEMPERATURES = "0,0.05,0.15,0.3,0.5,1,2,inf"
 
 def sweep(
     images: Annotated[list[Path], typer.Argument(help="Photographs.")],
-    classes: Annotated[
-        str, typer.Option(help="One class, or one per photograph, separated by commas.")
-    ],
     out: Annotated[
         Path, typer.Option(help="PNG file to write; the arrays are written beside it, as .npz.")
     ],
+    classes: Annotated[
+        str | None, typer.Option(help="One class, or one per photograph, separated by commas.")
+    ] = None,
+    at: At = None,
+    channel: Channel = None,
     model: ModelName = DEFAULT_MODEL,
     weights: Weights = None,
+    classes_file: ClassesFile = None,
+    preprocessing: Prepared = None,
     temperatures: Annotated[
         str,
         typer.Option(
@@ -51,35 +62,37 @@ def sweep(
         from jax_excite import pictures
 
         check_picture(out, images)
+        check_columns(classes, at, channel)
         values = [_temperature(text) for text in temperatures.split(",")]
-        spec = model_spec(model)
-        path, network = open_network(spec, weights)
-        indices = [class_index(name.strip(), network.class_names) for name in classes.split(",")]
-        if len(indices) not in (1, len(images)):
+        path, network = open_network(model, weights, classes_file, preprocessing)
+        columns = columns_of(network.class_names, classes, at, channel)
+        if len(columns.indices) not in (1, len(images)):
             raise ExciteError(
-                f"--classes is {classes}: give one class, or one per photograph ({len(images)})"
+                f"{'--classes' if at is None else '--channel'} is {classes or channel}: give one, "
+                f"or one per photograph ({len(images)})"
             )
         photographs = open_images(network, images)
         gating = calibrate(network, photographs, scale=1) if calibrated else EXCITATION
-        targets = np.broadcast_to(indices, len(images))
+        targets = np.broadcast_to(columns.indices, len(images))
+        explained = dict(zip(columns.indices, columns.names, strict=True))
         with appear_together(out, out.with_suffix(".npz")) as (picture, archive):
             announce(f"Pulling back at {len(values)} temperatures")
             fields = np.asarray(
-                temperature_sweep(network, photographs, targets, values, gating=gating)
+                temperature_sweep(network, photographs, targets, values, at=at, gating=gating)
             )
             names = [
-                f"{image.stem}\n{network.class_names[c]}"
-                for image, c in zip(images, targets, strict=True)
+                f"{image.stem}\n{explained[c]}" for image, c in zip(images, targets, strict=True)
             ]
             unit = " spreads" if calibrated else ""
-            columns = ["photograph", *(f"T = {t:g}{unit}" for t in values)]
-            pictures.draw_grid(picture, _cells(photographs, fields), names, columns)
+            titles = ["photograph", *(f"T = {t:g}{unit}" for t in values)]
+            pictures.draw_grid(picture, _cells(photographs, fields), names, titles)
             manifest = {
                 "gating": dataclasses.asdict(gating),
                 "model": model,
                 "weights": describe_file(path),
                 "images": [describe_file(image) for image in images],
                 "classes": targets,
+                "at": at,
                 **describe_run(),
             }
             arrays = {"temperatures": np.asarray(values), "pullbacks": fields}

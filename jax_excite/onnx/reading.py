@@ -189,7 +189,9 @@ class _Reader:
         if not kind.HasField("shape"):
             return Input(_text(info.name), dtype, None)
         sizes = (d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
-        return Input(_text(info.name), dtype, tuple(s if s is None or s > 0 else None for s in sizes))
+        return Input(
+            _text(info.name), dtype, tuple(s if s is None or s > 0 else None for s in sizes)
+        )
 
 
 def _is_list(value: Any) -> bool:

@@ -12,7 +12,9 @@ from jax_excite.attributions.registry import METHODS
 from jax_excite.errors import TargetError
 from jax_excite.gating import Gating
 from jax_excite.pullbacks.pullback import pullback_grid, value_and_pullback
-from jax_excite.pullbacks.targets import class_rows
+from jax_excite.pullbacks.request import number_of_logits, shapes_of_outputs
+from jax_excite.pullbacks.targets import columns
+from jax_excite.transform.sites import Selection
 from jax_excite.typing import Params
 
 _Method = Callable[..., jax.Array]
@@ -36,27 +38,36 @@ def methods_by_name(gating: Gating, seed: int) -> dict[str, Gating | _Method]:
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """Which classes are explained: given classes, the label, or those with the greatest logits."""
+    """Which classes are explained: given classes, the label, or those with the greatest logits.
+
+    With `at`, the given classes are channels of that site.
+    """
 
     classes: tuple[int, ...]
     top: int
     label: bool
+    at: str | None = None
 
     @staticmethod
-    def parse(text: str) -> "Targets":
-        """Parse `label`, `top-K` or comma-separated class indices; else raise `TargetError`."""
+    def parse(text: str, at: str | None = None) -> "Targets":
+        """Parse `label`, `top-K` or comma-separated class indices; else raise `TargetError`.
+
+        With a site, parse comma-separated channels.
+        """
         kind, _, rest = text.partition("-")
-        if text == "label":
+        if text == "label" and at is None:
             return Targets((), 0, True)
-        if kind == "top" and rest.isdecimal() and int(rest) > 0:
+        if kind == "top" and rest.isdecimal() and int(rest) > 0 and at is None:
             return Targets((), int(rest), False)
         try:
             classes = tuple(int(each) for each in text.split(","))
         except ValueError:
+            wanted = "channels" if at else "class indices"
+            other = "" if at else "label, top-K, or "
             raise TargetError(
-                f"targets are {text!r}: give label, top-K, or comma-separated class indices"
+                f"targets are {text!r}: give {other}comma-separated {wanted}"
             ) from None
-        return Targets(classes, 0, False)
+        return Targets(classes, 0, False, at)
 
     @property
     def count(self) -> int:
@@ -87,7 +98,8 @@ class Explainer:
         size: the side of an image in pixels.
 
     Raises:
-        TargetError: a class does not exist, or more classes are requested than there are.
+        TargetError: a class, site or channel does not exist, more classes are requested than there
+            are, or a method is not a single pullback and `targets` has a site.
     """
 
     def __init__(
@@ -102,11 +114,17 @@ class Explainer:
         self.methods, self.targets, self.chunk = methods, targets, chunk
         self.images = len(devices) * chunk
         self._networks = [(device, jax.device_put(network, device)) for device in devices]
-        like = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+        like = np.zeros((1, size, size, 3), np.float32)
         self.shape = like.shape[1:]
-        self.classes = _logits.eval_shape(network, like).shape[1]
+        self.classes = number_of_logits(network, like)
+        outputs = shapes_of_outputs(network, like, Selection(at=targets.at))
         if targets.classes:
-            class_rows(np.asarray(targets.classes), 1, self.classes)
+            columns(np.asarray(targets.classes), outputs, 1)
+        others = [name for name, method in methods.items() if not isinstance(method, Gating)]
+        if targets.at is not None and others:
+            raise TargetError(
+                f"{others[0]} is no single pullback: a site's channels are explained by those only"
+            )
         if targets.top > self.classes:
             raise TargetError(f"targets are top-{targets.top}: there are {self.classes} classes")
 
@@ -129,7 +147,7 @@ class Explainer:
     ) -> tuple[jax.Array, jax.Array | None]:
         """Logits, and the first method's attributions `[n, T, H, W, 3]` if one call gives both."""
         first = next(iter(self.methods.values()))
-        if self.targets.count > 1 or not isinstance(first, Gating):
+        if self.targets.count > 1 or self.targets.at or not isinstance(first, Gating):
             return _logits(network, x), None
         target = _greatest if self.targets.top else self._known(labels)[:, 0]
         logits, field = value_and_pullback(network, x, target, gating=first)
@@ -151,7 +169,8 @@ class Explainer:
         maps = [] if first is None else [first]
         for method in list(self.methods.values())[len(maps) :]:
             if isinstance(method, Gating):
-                maps.append(pullback_grid(network, x, classes, gating=method))
+                at = self.targets.at
+                maps.append(pullback_grid(network, x, classes, at=at, gating=method))
             else:
                 maps.append(jnp.stack([method(network, x, own) for own in classes.T], axis=1))
         return Explained(logits, classes, jnp.stack(maps, axis=1))

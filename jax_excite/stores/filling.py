@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from jax_excite.data.datasets import ImageData
+from jax_excite.data.preprocessing import Preprocessing
 from jax_excite.errors import DataError
 from jax_excite.stores.explainer import Explained, Explainer
 from jax_excite.stores.layout import DONE, SKIPPED, Layout, open_arrays, write_rows
@@ -42,8 +43,7 @@ class Job:
         layout: the sizes of the store.
         data: the images.
         explainer: computes the attributions.
-        size: the side of an image in pixels.
-        resize: the short side before the crop, in pixels.
+        preprocessing: how images are brought to the size that the network takes.
         strict: whether to stop at an image that cannot be decoded.
     """
 
@@ -51,8 +51,7 @@ class Job:
     layout: Layout
     data: ImageData
     explainer: Explainer
-    size: int
-    resize: int | None
+    preprocessing: Preprocessing
     strict: bool = False
 
     def left(self, part: int = 1, parts: int = 1) -> list[int]:
@@ -79,7 +78,7 @@ class Job:
             writing: concurrent.futures.Future[float] | None = None
             dispatched, images = begun, 0
             for group, some in zip(
-                groups, decoded(self.data, places, self.size, self.resize), strict=True
+                groups, decoded(self.data, places, self.preprocessing), strict=True
             ):
                 self._check(some)
                 # Start before the previous group is written, so devices do not wait for the disk.
@@ -111,7 +110,7 @@ class Job:
     def explained(self, some: list[Decoded]) -> list[Explained]:
         """The results of a full group, one per chunk; missing images are replaced by grey."""
         count = self.explainer.images
-        x = np.zeros((count, self.size, self.size, 3), np.float32)
+        x = np.zeros((count, *self.explainer.shape), np.float32)
         labels = np.zeros(count, np.int32)
         for row, each in enumerate(some):
             label = self.data.labels[each.place]

@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from jax_excite.data.datasets import ImageData, image_folder, imagenette, listed_images
-from jax_excite.data.images import load_image
+from jax_excite.data.preprocessing import Preprocessing
 from jax_excite.errors import DataError, ImageError
 
 _THREADS = 4
@@ -57,7 +57,7 @@ def fingerprint(data: ImageData) -> str:
 
 
 def decoded(
-    data: ImageData, groups: Sequence[Sequence[int]], size: int, resize: int | None
+    data: ImageData, groups: Sequence[Sequence[int]], preprocessing: Preprocessing
 ) -> Iterator[list[Decoded]]:
     """The images of each group of places, read and resized by threads before they are needed."""
     import grain
@@ -65,7 +65,7 @@ def decoded(
     def read(place: int) -> Decoded:
         try:
             image = data[place].image
-            return Decoded(place, load_image(image, size, resize=resize))
+            return Decoded(place, preprocessing.load_images([image])[0])
         except ImageError as error:
             return Decoded(place, None, reason=str(error))
         except OSError as error:

@@ -204,7 +204,7 @@ def test_the_number_of_devices_and_of_shards_does_not_matter(network, folder, tm
         settings = {"methods": ["excitation_pullback", "smooth_grad"]}
         whole = {"settings": settings, "names": data.names, "labels": data.labels}
         layout.create(path, sizes, whole)
-        job = Job(path, sizes, data, explainer, 16, 16)
+        job = Job(path, sizes, data, explainer, PREPROCESSING)
         for part in range(1, parts + 1):
             with ledger.exclusive(path, part, parts):
                 list(job.fill(job.left(part, parts)))
@@ -389,7 +389,7 @@ def test_a_list_of_files_is_a_source(folder, tmp_path):
 def test_images_are_decoded_in_order(folder):
     data = image_folder(folder)
     groups = [[0, 1, 2], [6, 5], [9]]
-    found = list(decoded(data, groups, 16, 16))
+    found = list(decoded(data, groups, PREPROCESSING))
     assert [[each.place for each in some] for some in found] == groups
     assert found[1][0].image is None
     assert "0042_cat.png" in found[1][0].reason
