@@ -71,6 +71,11 @@ def scale(
     return np.where(flat, 0.5, unit).astype(np.float32)
 
 
+def in_colour(images: Float[AnyArray, "*N H W C"]) -> Float[AnyArray, "*N H W D"]:
+    """Images or fields of one channel with three equal channels; others unchanged."""
+    return np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
+
+
 def heat_map(field: Float[AnyArray, "*N H W C"]) -> Float32[np.ndarray, "*N H W"]:
     """Sum a signed field over its channels, for a colour map that diverges from zero.
 

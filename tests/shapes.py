@@ -136,6 +136,7 @@ def of_path_space():
 def of_pictures():
     yield "scale", lambda: pictures.scale(MAPS)
     yield "heat_map", lambda: pictures.heat_map(MAPS)
+    yield "in_colour", lambda: pictures.in_colour(MAPS[..., :1])
     yield "overlay_heat_map", lambda: pictures.overlay_heat_map(np.asarray(X[0]), MAPS)
 
 

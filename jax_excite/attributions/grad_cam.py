@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from jax_excite.attributions.engine import Attributor, Options, attribute
 from jax_excite.attributions.gradients import guided_backprop
-from jax_excite.errors import GatingError
+from jax_excite.errors import GatingError, InputError
 from jax_excite.gates.gate import AtSite
 from jax_excite.gating import Gating
 from jax_excite.pullbacks import targets
@@ -102,6 +102,8 @@ class _GradCam:
     def __call__(
         self, params: Params, like: jax.Array, gating: Gating, settings: Any
     ) -> Attributor:
+        if getattr(like, "ndim", None) != 4:
+            raise InputError("Grad-CAM needs images, whose layers have spatial positions")
         plan = Plan(params, (like,), {})
         layer = _layer(plan, self.site, self.channel_axis, len(like))
         prepared = plan.prepare()

@@ -259,14 +259,15 @@ def _draw(
 ) -> None:
     rows, row_titles = [], []
     for number, name in enumerate(names):
-        image = arrays["images"][number]
+        image = pictures.in_colour(arrays["images"][number])
         original = (image + 1) / 2
         if "perturbed" in arrays:
-            perturbed = arrays["perturbed"][number]
+            perturbed = pictures.in_colour(arrays["perturbed"][number])
             rows.append([original, *((perturbed + 1) / 2).clip(0, 1)])
             rows.append([original, *pictures.scale(perturbed - image)])
             row_titles += [name, f"{name}\ndifference"]
         else:
-            rows.append([original, *pictures.scale(arrays["pullbacks"][number])])
+            fields = pictures.in_colour(arrays["pullbacks"][number])
+            rows.append([original, *pictures.scale(fields)])
             row_titles.append(name)
     pictures.draw_grid(path, np.asarray(rows, np.float32), row_titles, titles)

@@ -68,8 +68,8 @@ def sweep(
         columns = columns_of(network.class_names, classes, at, channel)
         if len(columns.indices) not in (1, len(images)):
             raise ExciteError(
-                f"{'--classes' if at is None else '--channel'} is {classes or channel}: give one, "
-                f"or one per photograph ({len(images)})"
+                f"{'--classes' if at is None else '--channel'} is {classes or channel}: give one "
+                f"{'class' if at is None else 'channel'}, or one per photograph ({len(images)})"
             )
         photographs = open_images(network, images)
         gating = calibrate(network, photographs, scale=1) if calibrated else EXCITATION
@@ -102,9 +102,9 @@ def sweep(
 
 def _cells(photographs: np.ndarray, fields: np.ndarray) -> np.ndarray:
     """One row per photograph: the photograph, and its pullbacks `[T, N, H, W, 3]`, scaled."""
-    from jax_excite.pictures import scale
+    from jax_excite.pictures import in_colour, scale
 
-    rows = zip(photographs, fields.swapaxes(0, 1), strict=True)
+    rows = zip(in_colour(photographs), in_colour(fields.swapaxes(0, 1)), strict=True)
     return np.asarray([[(image + 1) / 2, *scale(row)] for image, row in rows], np.float32)
 
 

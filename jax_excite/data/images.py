@@ -72,7 +72,7 @@ def load_image(
         raise ImageError(f"fit is {fit!r}: give 'crop' or 'letterbox'")
     if size < 1:
         raise ImageError(f"size is {size}: give a positive number of pixels")
-    if short < size:
+    if short < size and fit == "crop":
         raise ImageError(f"resize is {short}: give at least as many pixels as size, {size}")
     if isinstance(source, (str, os.PathLike)):
         image = _from_file(Path(source))

@@ -65,7 +65,7 @@ def test_calibrate_by_channel(weights, tmp_path):
 def tiny(monkeypatch):
     """A small network that the commands take for any model."""
     network = Classifier(Network(classes=1000), PREPROCESSING, CLASS_NAMES)
-    monkeypatch.setattr(networks, "load", lambda *_, **__: network)
+    monkeypatch.setattr(networks, "load_model", lambda *_, **__: network)
     return network
 
 
@@ -78,7 +78,7 @@ def with_temperatures(network):
 
 def test_grid_uses_stored_temperatures(tiny, tmp_path, monkeypatch):
     network = with_temperatures(tiny)
-    monkeypatch.setattr(networks, "load", lambda *_, **__: network)
+    monkeypatch.setattr(networks, "load_model", lambda *_, **__: network)
     options = ("--classes", "3,5", "--what", "pullback", "--out")
     assert run("grid", CAT, *options, tmp_path / "a.png").exit_code == 0
     with np.load(tmp_path / "a.npz") as arrays:

@@ -42,7 +42,7 @@ CHEAP = ("--metric", "total_variation", "--metric", "infidelity")
 def network(monkeypatch):
     """A small network that the command takes for any model."""
     network = Classifier(Network(classes=1000), PREPROCESSING, CLASS_NAMES)
-    monkeypatch.setattr(networks, "load", lambda *_, **__: network)
+    monkeypatch.setattr(networks, "load_model", lambda *_, **__: network)
     return network
 
 

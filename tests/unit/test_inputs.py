@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jax_excite as je
-from jax_excite import Ascent, ImageError, InputError, TargetError, attributions, recipes
+from jax_excite import (
+    Ascent,
+    ImageError,
+    InputError,
+    TargetError,
+    attributions,
+    metrics,
+    recipes,
+)
 from tests.networks import relative_error, soft_relu
 
 COMPILE_QUICKLY = True
@@ -158,6 +166,14 @@ def test_attributions_and_calibration_take_other_inputs():
     np.testing.assert_allclose(total, network(x)["scores"][:, 2] - zero, rtol=2e-2, atol=2e-2)
     gating = je.calibrate(network, x, batched=True)
     assert set(gating.site_temperatures) == {site.name for site in je.sites(network, x)}
+
+
+def test_what_needs_images_says_so():
+    network, x = two_inputs()
+    with pytest.raises(InputError, match="Grad-CAM needs images"):
+        attributions.grad_cam(network, x, ("scores", 2), batched=True)
+    with pytest.raises(ImageError, match="images are float arrays"):
+        metrics.infidelity(network, x["table"], 2, x["table"])
 
 
 def test_plain_gradients_are_those_of_jax():

@@ -6,15 +6,13 @@ from jax_excite.onnx.operators import OPERATORS
 from tests import onnx_cases
 
 COMPILE_QUICKLY = True
-# It became ScatterElements in version 11.
-WITHOUT_CASES = {"Scatter"}
 
 
 @pytest.mark.parametrize("operator", sorted(OPERATORS))
 @pytest.mark.filterwarnings("ignore")  # NumPy's, about the data of the cases
 def test_every_case_of(operator, x64):
     cases = onnx_cases.of(operator)
-    assert cases or operator in WITHOUT_CASES
+    assert cases
     for case in cases:
         onnx_cases.check(case)
 

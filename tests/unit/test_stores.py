@@ -18,6 +18,7 @@ from jax_excite import (
     attributions,
     load_images,
     open_store,
+    pullback_grid,
     recipes,
     value_and_pullback,
 )
@@ -40,7 +41,7 @@ SMALL = ("--chunk", 4, "--dtype", "float32")
 def network(monkeypatch):
     """A small network that the command takes for any model."""
     network = Classifier(Network(classes=1000), PREPROCESSING, CLASS_NAMES)
-    monkeypatch.setattr(networks, "load", lambda *_, **__: network)
+    monkeypatch.setattr(networks, "load_model", lambda *_, **__: network)
     # One device of the eight that tests have.
     monkeypatch.setattr(sys.modules["jax_excite.cli.attribute"].jax, "local_devices", one)
     return network
@@ -151,6 +152,47 @@ def test_targets_that_are_known_beforehand(network, folder, tmp_path, targets):
     wanted = store.labels[:, None] if targets == "label" else np.tile([5, 9], (10, 1))
     good = [i for i in range(10) if i != 6]
     np.testing.assert_array_equal(store.targets(good), wanted[good])
+
+
+def test_channels_of_a_site(network, folder, tmp_path):
+    out = tmp_path / "s"
+    at = ("--at", "relu_1", "--channel", "5,2")
+    result = attribute(folder, out, *at)
+    assert result.exit_code == 0, result.stderr
+    store = open_store(out)
+    x = load_images([folder / store.names[3]], 16, resize=16)
+    suited = model_spec("efficientnet_lite0").temperature
+    grid = pullback_grid(network, x, [5, 2], at="relu_1", gating=Gating(suited, suited))
+    for place in range(2):
+        own = store.attributions([3], target=place)
+        np.testing.assert_allclose(own, grid[:, place], rtol=2e-3, atol=1e-6)
+    np.testing.assert_array_equal(store.targets([3]), [[5, 2]])
+    np.testing.assert_allclose(store.logits([3]), network(x), rtol=1e-4, atol=1e-5)
+    # It goes on only with the same site.
+    assert attribute(folder, out, *at).exit_code == 0
+    result = attribute(folder, out, "--targets", "5,2")
+    assert result.exit_code == 2
+    assert "was begun with at relu_1" in result.stderr
+    assert run("view", out, "--out", tmp_path / "v.png", "--images", "3").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--at", "relu_1"), "--at and --channel go together"),
+        (("--channel", "1"), "--at and --channel go together"),
+        (("--at", "relu_1", "--channel", "1", "--targets", "label"), "give --classes, or --at"),
+        (("--at", "relu_1", "--channel", "8"), "channel of relu_1 8 is out of range"),
+        (("--at", "relu_1", "--channel", "x"), "give comma-separated channels"),
+        (("--at", "relu_9", "--channel", "1"), "at names no site of the function"),
+        (("--at", "relu_1", "--channel", "1", "--method", "grad_cam"), "is no single pullback"),
+    ],
+)
+def test_wrong_sites_are_named(network, folder, tmp_path, options, message):
+    result = attribute(folder, tmp_path / "s", *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not (tmp_path / "s").exists()
 
 
 def test_a_killed_run_ends_with_the_same_store(network, folder, tmp_path, monkeypatch):
