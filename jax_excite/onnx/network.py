@@ -1,6 +1,7 @@
 """A network read from an ONNX file, as a callable pytree."""
 
 import ast
+import dataclasses
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -63,10 +64,10 @@ class OnnxNetwork:
         """The outputs for a batch of items.
 
         Args:
-            x: with `preprocessing`, images `[N, H, W, C]` in [-1, 1]. Without it, the input as the
-                file describes it, often `[N, C, H, W]`; if there are several inputs, a dictionary
-                of them by name. If the file is for a batch of one item, any number of items is
-                computed one by one.
+            x: with `preprocessing`, images `[H, W, C]` or `[N, H, W, C]` in [-1, 1]. Without it,
+                the input as the file describes it, often `[N, C, H, W]`; if there are several
+                inputs, a dictionary of them by name. If the file is for a batch of one item, any
+                number of items is computed one by one.
 
         Returns:
             The output; if there are several, a dictionary of them by name.
@@ -77,9 +78,12 @@ class OnnxNetwork:
         inputs = self.program.inputs
         if self.preprocessing is not None:
             check_images(x, bounds=None, channels=self.preprocessing.channels)
+            if x.ndim == 3:
+                return jax.tree.map(lambda part: part[0], self(x[None]))
             with jax.named_scope("preprocessing"):
                 x = ChannelsLast(self.preprocessing.normalise(jnp.asarray(x)))
         given = dict(x) if isinstance(x, Mapping) else {inputs[0].name: x}
+        given = {n: v if hasattr(v, "shape") else np.asarray(v) for n, v in given.items()}
         names = [info.name for info in inputs]
         if (len(names) != 1 and not isinstance(x, Mapping)) or given.keys() != set(names):
             raise InputError(
@@ -93,19 +97,20 @@ class OnnxNetwork:
         return jax.tree.map(lambda part: part[:, 0], outputs(given))
 
     def _run(self, given: Mapping[str, Any]) -> Any:
-        file_dtype, dtype = self._dtypes()
+        # The user may have cast the weights.
+        written = self.program.dtype
+        dtype = next((weight.dtype for weight in self.weights.values()), written)
 
         def started(info: Input, value: Any) -> Any:
             if isinstance(value, ChannelsLast):
                 return ChannelsLast(started(info, value.array))
             if is_known(value) and not jnp.issubdtype(value.dtype, jnp.floating):
                 return value
-            return jnp.asarray(value, dtype if info.dtype == file_dtype else info.dtype)
+            return jnp.asarray(value, dtype if info.dtype == written else info.dtype)
 
         values: dict[str, Value] = {
-            name: c.astype(dtype) if c.dtype == file_dtype else c
-            for name, c in self.program.constants.items()
-            if name not in self.weights
+            name: constant.astype(dtype) if constant.dtype == written else constant
+            for name, constant in self.program.constants.items()
         }
         values |= {info.name: started(info, given[info.name]) for info in self.program.inputs}
         values |= self.weights
@@ -118,14 +123,6 @@ class OnnxNetwork:
                     values.pop(name, None)
         outputs = {name: jnp.asarray(logical(values[name])) for name in self.program.outputs}
         return next(iter(outputs.values())) if len(outputs) == 1 else outputs
-
-    def _dtypes(self) -> tuple[Any, Any]:
-        """The float dtype of the file, and that of the weights, to which a user may cast them."""
-        for name, weight in self.weights.items():
-            return self.program.constants[name].dtype, weight.dtype
-        floats = (i.dtype for i in self.program.inputs if jnp.issubdtype(i.dtype, jnp.floating))
-        own = next(floats, np.dtype(np.float32))
-        return own, own
 
     def tree_flatten_with_keys(self) -> tuple[list[Any], Hashable]:
         """The weights with their names, and everything else."""
@@ -177,8 +174,11 @@ def load_onnx(
         for name, constant in program.constants.items()
         if jnp.issubdtype(constant.dtype, jnp.floating) and constant.size > 1 and name not in fixed
     }
+    others = {n: constant for n, constant in program.constants.items() if n not in weights}
     names = tuple(map(str, class_names)) or names_in(program.metadata)
-    return OnnxNetwork(weights, program, preprocessing, names)
+    dtype = next((program.constants[name].dtype for name in weights), program.dtype)
+    rest = dataclasses.replace(program, constants=others, dtype=dtype)
+    return OnnxNetwork(weights, rest, preprocessing, names)
 
 
 def names_in(metadata: Mapping[str, str]) -> tuple[str, ...]:

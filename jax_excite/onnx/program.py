@@ -67,7 +67,8 @@ class Program:
         nodes: the nodes in the order in which they run.
         inputs: the inputs without defaults.
         outputs: the names of the outputs.
-        constants: the arrays that the graph holds, by name.
+        constants: the arrays that the graph holds, by name, without the weights of a network.
+        dtype: the dtype of its weights, or of its first float input if there are none.
         metadata: the file's metadata, text by key.
         digest: a hash of the file's content.
     """
@@ -76,6 +77,7 @@ class Program:
     inputs: tuple[Input, ...]
     outputs: tuple[str, ...]
     constants: Mapping[str, np.ndarray]
+    dtype: np.dtype
     metadata: Mapping[str, str]
     digest: str
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jax_excite.errors import NetworkError
@@ -88,7 +89,9 @@ class _Reader:
         nodes = self._nodes(graph.node, {info.name for info in inputs})
         metadata = {_text(e.key): _text(e.value) for e in self._model.metadata_props}
         outputs = tuple(info.name for info in graph.output)
-        return Program(nodes, inputs, outputs, self._constants, metadata, digest)
+        floats = (i.dtype for i in inputs if jnp.issubdtype(i.dtype, jnp.floating))
+        dtype = next(floats, np.dtype(np.float32))
+        return Program(nodes, inputs, outputs, self._constants, dtype, metadata, digest)
 
     def _nodes(self, protos: Iterable[Any], known: set[str]) -> tuple[Node, ...]:
         known = known | self._constants.keys() | {""}

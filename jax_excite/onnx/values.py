@@ -95,6 +95,13 @@ def bounded(node: Node, shape: Any, *values: Value) -> tuple[int, ...]:
     return sizes
 
 
+def dtype_of(kind: int) -> Any:
+    """The dtype of a number of ONNX's `TensorProto.DataType`."""
+    import onnx
+
+    return onnx.helper.tensor_dtype_to_np_dtype(kind)
+
+
 def elementwise(fn: Callable[..., Any], *values: Value) -> Value:
     """Apply a function that broadcasts, in channels-last order if an operand has it."""
     rank = max((v.ndim for v in values if v is not None), default=0)

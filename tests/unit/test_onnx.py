@@ -209,6 +209,7 @@ def test_images_in_minus_1_to_1_go_in(write, kind):
         return plain(jnp.moveaxis(to_input(x).astype(jnp.float32), -1, 1))
 
     np.testing.assert_allclose(network(x), wanted(x), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(network(x[0]), wanted(x)[0], rtol=1e-4, atol=1e-4)
     assert relative_error(je.pullback(network, x, 2), je.pullback(wanted, x, 2)) < 1e-4
     assert je.pga(network, x[0], 2, je.Ascent(2, 1.0)).shape == x[0].shape
     with pytest.raises(je.ImageError, match="W, 3"):

@@ -9,9 +9,8 @@ import numpy as np
 from jax import lax
 
 from jax_excite.onnx.operators.operator import Operator
-from jax_excite.onnx.operators.shapes import dtype_of
 from jax_excite.onnx.program import Node
-from jax_excite.onnx.values import Value, elementwise, is_known, numpy_or_jax
+from jax_excite.onnx.values import Value, dtype_of, elementwise, is_known, numpy_or_jax
 
 
 def _cast(node: Node, x: Value) -> Value:

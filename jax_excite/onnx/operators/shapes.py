@@ -16,6 +16,7 @@ from jax_excite.onnx.values import (
     Value,
     bounded,
     channels_last,
+    dtype_of,
     known,
     logical,
     numpy_or_jax,
@@ -236,13 +237,6 @@ def _col2im(node: Node, x: Value, image: Value, block: Value) -> Value:
         total = total.at[(..., *place)].add(x[(slice(None), slice(None), *cell)])
     inside = tuple(slice(pads[i], pads[i] + n) for i, n in enumerate(sizes))
     return total[(..., *inside)]
-
-
-def dtype_of(kind: int) -> Any:
-    """The dtype of a number of ONNX's `TensorProto.DataType`."""
-    import onnx
-
-    return onnx.helper.tensor_dtype_to_np_dtype(kind)
 
 
 def _center_crop_pad(node: Node, x: Value, shape: Value) -> Value:
