@@ -89,7 +89,8 @@ class Cotangent:
             return jnp.sum(cotangent.astype(leaf.dtype) * leaf, axis=tuple(range(1, leaf.ndim)))
 
         pairs = zip(self.leaves, jax.tree.leaves(outputs), strict=True)
-        return cast(jax.Array, sum(product(*pair) for pair in pairs))
+        floats = ((c, leaf) for c, leaf in pairs if jnp.issubdtype(leaf.dtype, jnp.floating))
+        return cast(jax.Array, sum(product(*pair) for pair in floats))
 
 
 def prepare(c: Any, outputs: Any, count: int, single: bool = False) -> Any:
@@ -148,7 +149,7 @@ def columns(classes: Any, outputs: Any, count: int) -> Any:
         entries = [_entry(c, bare(outputs), count) for c in classes]
         if len({entry.leaf for entry in entries}) != 1:
             raise TargetError("the tuples of a grid have to index the same array of the outputs")
-        return Entry(entries[0].leaf, np.stack([entry.indices for entry in entries], axis=1))
+        return Entry(entries[0].leaf, _stacked([entry.indices for entry in entries]))
     array = classes if isinstance(classes, jax.Array) else np.asarray(classes)
     if array.ndim not in (1, 2) or not array.size or array.shape[:-1] not in ((), (count,)):
         raise TargetError(
@@ -231,9 +232,19 @@ def _entry(c: tuple[Any, ...], outputs: Any, count: int) -> Entry:
         _in_range(_integers(index, count, given), (count,), size, what)
         for index, size in zip(rest, shape, strict=True)
     ]
+    _require_derivative(leaves[numbered])
+    return Entry(numbered, _stacked(indices) if indices else np.zeros((count, 0), np.int32))
+
+
+def _stacked(indices: Sequence[Any]) -> Any:
+    """Arrays of indices along a second axis; NumPy's, unless one of them is JAX's."""
     stack = jnp.stack if any(isinstance(i, jax.Array) for i in indices) else np.stack
-    empty = np.zeros((count, 0), np.int32)
-    return Entry(numbered, stack(indices, axis=1) if indices else empty)
+    return stack(indices, axis=1)
+
+
+def _require_derivative(output: Any) -> None:
+    if not jnp.issubdtype(output.dtype, jnp.floating):
+        raise TargetError(f"the output has dtype {output.dtype}, which has no derivative")
 
 
 def _integers(index: Any, count: int, given: str) -> Any:
@@ -265,6 +276,8 @@ def _require_integers(array: Any, outputs: Any) -> None:
             f"the target is an integer, but the outputs have shape {shapes_of(inner)}: a class "
             f"index needs logits [N, K]; give {others}"
         )
+    else:
+        _require_derivative(inner)
 
 
 def _indexed(array: Any, shape: tuple[int, ...], outputs: Any) -> Entry | Channel:

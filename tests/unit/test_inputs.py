@@ -199,6 +199,39 @@ def test_a_class_of_each_pixel():
         je.pullback(segment, x, 1)
 
 
+def test_outputs_of_integers_have_no_derivative():
+    network, x = two_inputs()
+
+    def ranked(x):
+        scores = network(x)["scores"]
+        return {"scores": scores, "order": jnp.argsort(scores)}
+
+    weights = draw(8, 4, 3)
+    both = {"scores": weights, "order": jnp.ones((4, 3))}
+    field = je.pullback(ranked, x, both, batched=True)
+    wanted = je.pullback(lambda x: network(x)["scores"], x, weights, batched=True)
+    for name in x:
+        assert relative_error(field[name], wanted[name]) < 1e-6
+    for target in (("order", 1), [("order", 1)]):
+        call = je.pullback if isinstance(target, tuple) else je.pullback_grid
+        with pytest.raises(TargetError, match="dtype int32, which has no derivative"):
+            call(ranked, x, target, batched=True)
+    with pytest.raises(TargetError, match="dtype int32, which has no derivative"):
+        je.pullback(lambda x: ranked(x)["order"], x, 1, batched=True)
+
+
+def test_indices_may_be_traced():
+    network, x = two_inputs()
+    wanted = je.pullback_grid(network, x, [("scores", 1), ("scores", 2)], batched=True)
+
+    @jax.jit
+    def traced(i):
+        return je.pullback_grid(network, x, [("scores", i), ("scores", i + 1)], batched=True)
+
+    for name in x:
+        assert relative_error(traced(1)[name], wanted[name]) < 1e-6
+
+
 def test_errors_say_what_would_be_right():
     network, x = two_inputs()
     table = x["table"]
