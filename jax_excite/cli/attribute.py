@@ -1,6 +1,7 @@
 """`jax-excite attribute`: write attributions of a whole data set to a store."""
 
 import dataclasses
+import json
 import signal
 import sys
 import time
@@ -106,7 +107,7 @@ def attribute(
     """Compute attributions of all images of a source; resumes where a killed run stopped."""
     with errors_in_one_line():
         from jax_excite.stores import distributed as together
-        from jax_excite.stores.explainer import Explainer, Targets, methods_by_name
+        from jax_excite.stores.explainer import Explainer, methods_by_name
         from jax_excite.stores.filling import Job
         from jax_excite.stores.ledger import exclusive
         from jax_excite.stores.source import fingerprint, open_source
@@ -115,12 +116,7 @@ def attribute(
         _check(out, dtype)
         check_gate(gate)
         number, shards = _shard(shard)
-        spec = find_spec(model)
-        if at is not None or channel is not None:
-            check_columns(targets, at, channel)
-            targets = channel
-        targets = targets or "top-1"
-        wanted = Targets.parse(targets, at)
+        spec, wanted = find_spec(model), _targets(targets, at, channel)
         if distributed or coordinator is not None:
             together.join(coordinator, processes, process)
         data = open_source(source)[:limit]
@@ -128,8 +124,7 @@ def attribute(
             check_labels(data, "--targets")
         file, network = open_network(model, weights, classes_file, preprocessing)
         gating = gating_of(spec, network, temperature=temperature, gate=gate)
-        methods = _chosen(method, methods_by_name(gating, seed))
-        prepared = network.preprocessing
+        methods, prepared = _chosen(method, methods_by_name(gating, seed)), network.preprocessing
         if prepared.channels != 3:
             raise ExciteError(f"{model} takes {prepared.channels} channels: stores hold 3")
         explainer = Explainer(network, methods, wanted, jax.local_devices(), chunk, prepared.size)
@@ -141,8 +136,9 @@ def attribute(
             "source": fingerprint(data),
             "model": model,
             "weights": describe_file(file)["sha256"],
+            "preprocessing": json.loads(json.dumps(dataclasses.asdict(prepared))),
             "methods": list(methods),
-            "targets": targets,
+            "targets": channel or targets or "top-1",
             "at": at,
             "recipe": _plain(gating),
             "seed": seed,
@@ -153,6 +149,16 @@ def attribute(
             _fill(job, job.left(part, parts))
         together.wait_for_others(job, number, shards)
         typer.echo(str(out))
+
+
+def _targets(targets: str | None, at: str | None, channel: str | None) -> Any:
+    """The targets that a user asks for: classes, or channels of a site."""
+    from jax_excite.stores.explainer import Targets
+
+    if at is None and channel is None:
+        return Targets.parse(targets or "top-1")
+    check_columns(targets, at, channel)
+    return Targets.parse(channel or "", at)
 
 
 def _layout(explainer: Any, images: int, dtype: str, chunk: int) -> Any:

@@ -33,6 +33,11 @@ class Columns:
     names: list[str]
     at: str | None
 
+    def described(self) -> list[dict[str, int | str]]:
+        """The columns for the manifest of a run."""
+        pairs = zip(self.indices, self.names, strict=True)
+        return [{"index": index, "name": name} for index, name in pairs]
+
 
 def check_columns(classes: str | None, at: str | None, channel: str | None) -> None:
     """Raise `ExciteError` unless classes, or a site with channels, are given."""

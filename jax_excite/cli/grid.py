@@ -133,12 +133,10 @@ def grid(
                 "skip": skip or [],
                 "model": model,
                 "weights": describe_file(path),
+                "preprocessing": dataclasses.asdict(network.preprocessing),
                 "images": [describe_file(path) for path in images],
                 "at": at,
-                "classes": [
-                    {"index": index, "name": name}
-                    for index, name in zip(columns.indices, columns.names, strict=True)
-                ],
+                "classes": columns.described(),
                 **describe_run(),
             }
             options = {"gating": gating, "skip": skip or (), "batch_size": batch_size}

@@ -90,6 +90,7 @@ def sweep(
                 "gating": dataclasses.asdict(gating),
                 "model": model,
                 "weights": describe_file(path),
+                "preprocessing": dataclasses.asdict(network.preprocessing),
                 "images": [describe_file(image) for image in images],
                 "classes": targets,
                 "at": at,

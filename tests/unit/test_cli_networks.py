@@ -133,6 +133,12 @@ def test_a_store_of_an_onnx_file(tmp_path, names, monkeypatch):
     assert result.exit_code == 0, result.stderr
     store = je.open_store(tmp_path / "s")
     assert store.attributions([0], target=1).shape == (1, SIDE, SIDE, 3)
+    result = run(
+        *("attribute", tmp_path / "photographs", "--out", tmp_path / "s", "--model", path),
+        *("--targets", "0,2", "--chunk", 2, "--preprocessing", "unit"),
+    )
+    assert result.exit_code == 2
+    assert "was begun with preprocessing" in result.stderr
 
 
 @pytest.mark.parametrize(
