@@ -231,7 +231,7 @@ def _cell_pixels(
             f"{shape[0]} rows and {shape[1]} columns: give a title for each"
         )
     flat = np.asarray(cells).reshape(-1, *shape[2:])
-    check_images(flat, bounds=(0, 1))
+    check_images(flat, bounds=(0, 1), channels=3)
     pixels = to_uint8(flat, bounds=(0, 1)).reshape(shape)
     times = max(1, round(_CELL / shape[3]))
     return pixels.repeat(times, axis=2).repeat(times, axis=3)

@@ -130,7 +130,7 @@ def to_uint8(
     """Images as bytes for display: `bounds` map to 0 and 255, and values outside are clipped.
 
     Args:
-        x: images `[H, W, 3]` or `[N, H, W, 3]`, finite.
+        x: images `[H, W, C]` or `[N, H, W, C]`, finite.
         bounds: the values that become black and white.
 
     Returns:

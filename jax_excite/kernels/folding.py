@@ -49,10 +49,10 @@ def known_values(graph: Graph, inputs: dict[int, Any]) -> Value:
         return None if operand is None else known.get(operand)
 
     for node in graph.nodes:
-        # A kernel stored in another order of axes is brought into ours once.
-        is_kernel = node.name == "transpose" and value(node.inputs[0]) is not None
-        is_small = graph.types[node.outputs[0]].size <= _LARGEST
-        if not is_kernel and not (is_small and node.name in _ELEMENTWISE):
+        # A kernel stored in another order of axes is brought into ours once, whatever its size.
+        if node.name != "transpose" and (
+            node.name not in _ELEMENTWISE or graph.types[node.outputs[0]].size > _LARGEST
+        ):
             continue
         values = [value(operand) for operand in node.inputs]
         if all(v is not None for v in values):

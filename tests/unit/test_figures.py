@@ -71,7 +71,7 @@ def folder(tmp_path):
 def tiny(monkeypatch):
     """A network that the command takes for any model."""
     network = small(Network(classes=1000), 16)
-    monkeypatch.setattr(figures, "load", lambda *_, **__: network)
+    monkeypatch.setattr(figures, "load_model", lambda *_, **__: network)
     return network
 
 
