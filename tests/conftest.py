@@ -26,6 +26,11 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
+def pytest_collection_modifyitems(items):
+    """The longest file first, so that no process is left with it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_programs.py")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _without_the_memory_of_other_files():
     """Compiled programs of a file are of no use to the next, and take gigabytes."""

@@ -25,6 +25,7 @@ with jaxtyping.install_import_hook([f"jax_excite.{name}" for name in CHECKED], "
     from jax_excite.theory import path_space
     from tests.networks import Network, images
 
+jax.config.update("jax_disable_most_optimizations", True)  # compile quickly
 NET, OTHER = Network(), Network(seed=1)
 X = images(4)
 CLASSES = np.array([0, 1, 2, 3])
