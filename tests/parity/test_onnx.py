@@ -69,7 +69,7 @@ def export(module, x, path, **options):
     "name",
     [name if name in AT_ONCE else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS],
 )
-def test_outputs_and_gradients_are_those_of_pytorch(name, tmp_path, x64):
+def test_outputs_and_gradients_are_those_of_pytorch(name, tmp_path, x64, record_property):
     module = build(name).double().eval()
     size = NETWORKS[name]
     x = torch.rand(2, 3, size, size, dtype=torch.float64) * 2 - 1
@@ -78,22 +78,30 @@ def test_outputs_and_gradients_are_those_of_pytorch(name, tmp_path, x64):
     wanted = module(given)
     wanted[:, 3].sum().backward()
     found, gradient = je.value_and_pullback(network, x.numpy(), 3, gating=je.recipes.VANILLA)
-    assert reference.relative_error(np.asarray(found), wanted.detach().numpy()) < EXACT
-    assert reference.relative_error(np.asarray(gradient), given.grad.numpy()) < EXACT
+    pairs = {"outputs": (found, wanted.detach()), "gradient": (gradient, given.grad)}
+    compare(f"{name}, ONNX", pairs, record_property)
+
+
+def compare(name, pairs, record_property):
+    """Assert that pairs of results agree, and record by how much they differ."""
+    for quantity, (found, wanted) in pairs.items():
+        error = reference.relative_error(np.asarray(found), np.asarray(wanted))
+        record_property("parity", (name, "", quantity, f"{error:.1e}", "", "", ""))
+        assert error < EXACT
 
 
 @pytest.mark.parametrize(
     "name", ["resnet18", *(pytest.param(name, marks=pytest.mark.slow) for name in list(OWN)[1:])]
 )
-def test_excitation_pullbacks_are_those_of_our_modules(name, tmp_path, x64):
+def test_excitation_pullbacks_are_those_of_our_modules(name, tmp_path, x64, record_property):
     module = reference.reference(name, seed=1)
     x = reference.images(7, 2, OWN[name], OWN[name])
     network = export(module, reference.to_torch(x), tmp_path / "network.onnx")
     logits, wanted = je.value_and_pullback(reference.to_jax(name, module), x, 3)
     first = np.moveaxis(x, -1, 1)
     found, field = je.value_and_pullback(network, first, 3)
-    assert reference.relative_error(np.asarray(found), np.asarray(logits)) < EXACT
-    assert reference.relative_error(np.moveaxis(np.asarray(field), 1, -1), wanted) < EXACT
+    pairs = {"outputs": (found, logits), "pullback": (np.moveaxis(field, 1, -1), wanted)}
+    compare(f"{name}, ONNX and our module", pairs, record_property)
 
 
 class Old(nn.Module):
