@@ -20,6 +20,8 @@ from weights_converter import convert_file
 # One of each family, at its real size.
 FAMILIES = {spec.family: name for name, spec in reversed(MODELS.items())}
 FAMILIES |= {"resnet": "resnet50", "vgg": "vgg11_bn"}
+pytestmark = pytest.mark.usefixtures("little_memory")
+
 CONVERT = """
 import importlib.util, pathlib, sys
 from weights_converter.cli import app

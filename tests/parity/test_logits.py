@@ -10,6 +10,8 @@ import torch
 from jax_excite.models import MODELS
 from tests import torch_reference as reference
 
+pytestmark = pytest.mark.usefixtures("little_memory")
+
 # The blocks to compare, by their PyTorch names: every one with weights, and the max-pools.
 BLOCKS = {
     "resnet50": r"conv1|bn1|maxpool|layer\d\.\d+|fc",

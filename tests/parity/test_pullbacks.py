@@ -16,6 +16,8 @@ import torch
 from jax_excite import Gating, pga, pullback, sites, value_and_pullback
 from tests import torch_reference as reference
 
+pytestmark = pytest.mark.usefixtures("little_memory")
+
 SQUEEZENET = Path(__file__).parents[3] / "shared" / "data" / "squeezenet1_0.pth"
 EXACT, ASCENT = 1e-9, 1e-6
 HARD = Gating(temperature=0.0, pool_temperature=0.0)
