@@ -14,7 +14,7 @@ from jax_excite.data.images import ImageSource
 from jax_excite.data.preprocessing import IMAGENET, Preprocessing
 from jax_excite.errors import ExciteError
 from jax_excite.models import Classifier, ModelSpec, model_spec
-from jax_excite.onnx.network import OnnxNetwork, load_onnx
+from jax_excite.onnx.network import OnnxNetwork, is_onnx, load_onnx
 from jax_excite.weights.loading import load_model
 from jax_excite.weights.published import PRETRAINED, find_weights
 
@@ -55,11 +55,7 @@ _RANGES = {
 
 def find_spec(model: str) -> ModelSpec | None:
     """The entry of a network in the registry, or None for an ONNX file."""
-    return None if _is_onnx(model) else model_spec(model)
-
-
-def _is_onnx(model: str) -> bool:
-    return Path(model).suffix.lower() == ".onnx"
+    return None if is_onnx(model) else model_spec(model)
 
 
 def open_network(
@@ -69,7 +65,7 @@ def open_network(
     preprocessing: str | None = None,
 ) -> tuple[Path, Any]:
     """The file that holds the user's weights, and the network with these weights."""
-    if _is_onnx(model):
+    if is_onnx(model):
         if weights is not None:
             raise ExciteError(f"--weights is {weights}: {model} has its own weights")
         announce(f"Loading {model}")
@@ -85,20 +81,19 @@ def open_network(
 
 def _open_onnx(path: Path, classes_file: Path | None, words: str) -> OnnxNetwork:
     names = classes_file.read_text("utf-8").splitlines() if classes_file is not None else ()
-    plain = load_onnx(path, class_names=names)
-    preprocessing = _preprocessing(words, plain)
-    network = OnnxNetwork(plain.weights, plain.program, preprocessing, plain.class_names)
-    like = np.zeros((1, preprocessing.size, preprocessing.size, preprocessing.channels), np.float32)
+    network = load_onnx(path, class_names=names)
+    prepared = network.preprocessing = _preprocessing(words, network)
+    like = np.zeros((1, prepared.size, prepared.size, prepared.channels), np.float32)
     shapes = jax.eval_shape(network, like)
-    classes = shapes.shape[1] if getattr(shapes, "ndim", None) == 2 else None
-    if classes is None:
-        return network
-    if network.class_names and len(network.class_names) != classes:
-        raise ExciteError(
-            f"{classes_file or path} names {len(network.class_names)} classes: {path} has {classes}"
-        )
-    named = network.class_names or tuple(map(str, range(classes)))
-    return OnnxNetwork(plain.weights, plain.program, preprocessing, named)
+    if getattr(shapes, "ndim", None) == 2:
+        classes = shapes.shape[1]
+        network.class_names = network.class_names or tuple(map(str, range(classes)))
+        if len(network.class_names) != classes:
+            raise ExciteError(
+                f"{classes_file or path} names {len(network.class_names)} classes: {path} has "
+                f"{classes}"
+            )
+    return network
 
 
 def _preprocessing(words: str, network: OnnxNetwork) -> Preprocessing:

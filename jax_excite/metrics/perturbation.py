@@ -17,7 +17,7 @@ from jax_excite.errors import ImageError
 from jax_excite.pullbacks import targets
 from jax_excite.pullbacks.batching import Rows, evenly, rows_at_once
 from jax_excite.pullbacks.items import as_images
-from jax_excite.pullbacks.request import number_of_logits, shapes_of_outputs
+from jax_excite.pullbacks.request import shape_of_logits
 from jax_excite.pullbacks.softened import softened
 from jax_excite.pullbacks.targets import Target
 from jax_excite.recipes import VANILLA
@@ -66,8 +66,7 @@ class Case:
         """
         images, single = as_images(x, bounds)
         params = as_pytree(params)
-        number_of_logits(params, images)
-        target = targets.prepare(c, shapes_of_outputs(params, images), len(images), single)
+        target = targets.prepare(c, shape_of_logits(params, images), len(images), single)
         own, shape = grouped(x, maps)
         finite = np.asarray(jnp.isfinite(own).all(axis=(2, 3, 4)))
         own = jnp.where(finite[:, :, None, None, None], own, 0)

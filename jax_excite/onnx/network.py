@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import os
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -135,6 +136,11 @@ class OnnxNetwork:
         """The inverse of `tree_flatten_with_keys`."""
         names, *rest = static
         return cls(dict(zip(names, leaves, strict=True)), *rest)
+
+
+def is_onnx(name: str | os.PathLike[str]) -> bool:
+    """Whether a name is that of an ONNX file, by its ending."""
+    return Path(name).suffix.lower() == ".onnx"
 
 
 def load_onnx(

@@ -102,6 +102,13 @@ def dtype_of(kind: int) -> Any:
     return onnx.helper.tensor_dtype_to_np_dtype(kind)
 
 
+def lowest(dtype: Any) -> Any:
+    """The lowest number of a dtype; -inf for floats."""
+    if jnp.issubdtype(dtype, jnp.floating):
+        return -np.inf
+    return False if dtype == np.bool_ else jnp.iinfo(dtype).min
+
+
 def elementwise(fn: Callable[..., Any], *values: Value) -> Value:
     """Apply a function that broadcasts, in channels-last order if an operand has it."""
     rank = max((v.ndim for v in values if v is not None), default=0)

@@ -192,13 +192,18 @@ def _check_out(out: Any, shape: tuple[int, int], given: Any, is_single: bool) ->
 
 def number_of_logits(params: Params, images: Float[AnyArray, "N ..."]) -> int:
     """The K of the logits `[N, K]` that `params` returns; raises `TargetError` if it does not."""
+    return shape_of_logits(params, images).shape[1]
+
+
+def shape_of_logits(params: Params, images: Float[AnyArray, "N ..."]) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of the logits `[N, K]`; raises `TargetError` if there are none."""
     shapes = shapes_of_outputs(params, images)
     if getattr(shapes, "ndim", None) != 2:
         raise TargetError(
             f"params(x) of {len(images)} images gave shape {items.shapes_of(shapes)}: it has to "
             f"return logits of shape ({len(images)}, K)"
         )
-    return shapes.shape[1]
+    return shapes
 
 
 def shapes_of_outputs(params: Params, given: Any, selection: Selection = SELECT_ALL) -> Any:

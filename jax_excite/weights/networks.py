@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -11,7 +10,7 @@ from jax.typing import DTypeLike
 
 from jax_excite.data.preprocessing import Preprocessing
 from jax_excite.errors import SettingError
-from jax_excite.onnx.network import OnnxNetwork, load_onnx
+from jax_excite.onnx.network import OnnxNetwork, is_onnx, load_onnx
 from jax_excite.weights.loading import load_model
 
 
@@ -53,7 +52,7 @@ def load(
             the download fails.
         NetworkError: an ONNX file cannot be read, or has operators that are not supported.
     """
-    if Path(name).suffix.lower() != ".onnx":
+    if not is_onnx(name):
         if preprocessing is not None or class_names:
             raise SettingError(
                 f"preprocessing and class_names are for ONNX files: {name} has its own"

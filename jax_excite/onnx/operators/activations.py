@@ -1,6 +1,5 @@
 """Activations, written so that `sites` recognises them."""
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -9,22 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_excite.onnx.operators.operator import Operator
+from jax_excite.onnx.operators.operator import Operator, of_arrays, of_node
 from jax_excite.onnx.program import Node
-from jax_excite.onnx.values import ChannelsLast, Value, elementwise, logical, numpy_or_jax
-
-
-def _of(function: Callable[..., Any]) -> Operator:
-    """An operator of one array: a function of the node and the array."""
-
-    def evaluate(node: Node, *values: Value) -> Value:
-        return elementwise(functools.partial(function, node), *values)
-
-    return Operator(evaluate, any_order=True)
-
-
-def _relu(node: Node, x: jax.Array) -> jax.Array:
-    return jax.nn.relu(x)
+from jax_excite.onnx.values import ChannelsLast, Value, logical, numpy_or_jax
 
 
 def _clip(node: Node, x: Value, low: Value = None, high: Value = None) -> Value:
@@ -72,24 +58,8 @@ def _shrink(node: Node, x: jax.Array) -> jax.Array:
     return jnp.where(x < -bound, x + bias, shrunk).astype(x.dtype)
 
 
-def _sigmoid(node: Node, x: jax.Array) -> jax.Array:
-    return jax.nn.sigmoid(x)
-
-
 def _hard_sigmoid(node: Node, x: jax.Array) -> jax.Array:
     return jnp.clip(node.get("alpha", 0.2) * x + node.get("beta", 0.5), 0, 1)
-
-
-def _hard_swish(node: Node, x: jax.Array) -> jax.Array:
-    return jax.nn.hard_swish(x)
-
-
-def _softplus(node: Node, x: jax.Array) -> jax.Array:
-    return jax.nn.softplus(x)
-
-
-def _softsign(node: Node, x: jax.Array) -> jax.Array:
-    return jax.nn.soft_sign(x)
 
 
 def _gelu(node: Node, x: jax.Array) -> jax.Array:
@@ -126,24 +96,24 @@ def _hardmax(x: jax.Array, axis: int) -> jax.Array:
 
 
 OPERATORS = {
-    "Celu": _of(_celu),
-    "Clip": _of(_clip),
-    "Elu": _of(_elu),
-    "Gelu": _of(_gelu),
-    "HardSigmoid": _of(_hard_sigmoid),
-    "HardSwish": _of(_hard_swish),
+    "Celu": of_node(_celu),
+    "Clip": of_node(_clip),
+    "Elu": of_node(_elu),
+    "Gelu": of_node(_gelu),
+    "HardSigmoid": of_node(_hard_sigmoid),
+    "HardSwish": of_arrays(jax.nn.hard_swish),
     "Hardmax": _along_axis(_hardmax),
-    "LeakyRelu": _of(_leaky_relu),
+    "LeakyRelu": of_node(_leaky_relu),
     "LogSoftmax": _along_axis(jax.nn.log_softmax),
-    "Mish": _of(_mish),
-    "PRelu": _of(_prelu),
-    "Relu": _of(_relu),
-    "Selu": _of(_selu),
-    "Shrink": _of(_shrink),
-    "Sigmoid": _of(_sigmoid),
+    "Mish": of_node(_mish),
+    "PRelu": of_node(_prelu),
+    "Relu": of_arrays(jax.nn.relu),
+    "Selu": of_node(_selu),
+    "Shrink": of_node(_shrink),
+    "Sigmoid": of_arrays(jax.nn.sigmoid),
     "Softmax": _along_axis(jax.nn.softmax),
-    "Softplus": _of(_softplus),
-    "Softsign": _of(_softsign),
-    "Swish": _of(_swish),
-    "ThresholdedRelu": _of(_thresholded_relu),
+    "Softplus": of_arrays(jax.nn.softplus),
+    "Softsign": of_arrays(jax.nn.soft_sign),
+    "Swish": of_node(_swish),
+    "ThresholdedRelu": of_node(_thresholded_relu),
 }

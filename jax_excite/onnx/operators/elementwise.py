@@ -1,21 +1,14 @@
 """Operators that compute each entry of the output from the corresponding entries of the inputs."""
 
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_excite.onnx.operators.operator import Operator
+from jax_excite.onnx.operators.operator import Operator, of_arrays, of_node
 from jax_excite.onnx.program import Node
 from jax_excite.onnx.values import Value, elementwise, numpy_or_jax
-
-
-def _of(function: Callable[..., Any]) -> Operator:
-    """An operator that is a function of arrays."""
-    return Operator(lambda node, *values: elementwise(function, *values), any_order=True)
 
 
 def _named(name: str) -> Operator:
@@ -33,15 +26,6 @@ def _folded(name: str) -> Operator:
     def evaluate(node: Node, *values: Value) -> Value:
         function = getattr(numpy_or_jax(*values), name)
         return functools.reduce(lambda a, b: elementwise(function, a, b), values)
-
-    return Operator(evaluate, any_order=True)
-
-
-def _with_node(function: Callable[..., Any]) -> Operator:
-    """An operator with attributes: a function of the node and of arrays."""
-
-    def evaluate(node: Node, *values: Value) -> Value:
-        return elementwise(functools.partial(function, node), *values)
 
     return Operator(evaluate, any_order=True)
 
@@ -132,16 +116,16 @@ OPERATORS = {
             "Xor": "logical_xor",
         }.items()
     },
-    "BitShift": _with_node(_shift),
-    "Div": _with_node(_div),
-    "Erf": _of(jax.scipy.special.erf),
-    "Identity": _of(lambda x: x),
-    "IsInf": _with_node(_is_inf),
+    "BitShift": of_node(_shift),
+    "Div": of_node(_div),
+    "Erf": of_arrays(jax.scipy.special.erf),
+    "Identity": of_arrays(lambda x: x),
+    "IsInf": of_node(_is_inf),
     "Max": _folded("maximum"),
     "Mean": Operator(_mean, any_order=True),
     "Min": _folded("minimum"),
-    "Mod": _with_node(_mod),
-    "Pow": _with_node(_pow),
+    "Mod": of_node(_mod),
+    "Pow": of_node(_pow),
     "Sum": _folded("add"),
     "Where": Operator(_where, any_order=True),
 }

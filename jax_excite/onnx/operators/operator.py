@@ -1,8 +1,12 @@
 """What an operator of ONNX is to the interpreter."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
+
+from jax_excite.onnx.program import Node
+from jax_excite.onnx.values import Value, elementwise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,4 +26,15 @@ class Operator:
     any_order: bool = False
 
 
-ALL = tuple(range(64))  # all positions of inputs
+def of_arrays(function: Callable[..., Any]) -> Operator:
+    """An operator that is a function of arrays, entry by entry."""
+    return Operator(lambda node, *values: elementwise(function, *values), any_order=True)
+
+
+def of_node(function: Callable[..., Any]) -> Operator:
+    """An operator with attributes: a function of the node and of arrays, entry by entry."""
+
+    def evaluate(node: Node, *values: Value) -> Value:
+        return elementwise(functools.partial(function, node), *values)
+
+    return Operator(evaluate, any_order=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from jax_excite.onnx.operators.operator import Operator
 from jax_excite.onnx.program import Node
-from jax_excite.onnx.values import ChannelsLast, Value, known, logical, numpy_or_jax
+from jax_excite.onnx.values import ChannelsLast, Value, known, logical, lowest, numpy_or_jax
 
 
 def _reduction(function: Callable[[Any, Any, tuple[int, ...], bool], Any]) -> Operator:
@@ -44,12 +44,6 @@ def _named(name: str) -> Operator:
     return _reduction(function)
 
 
-def _lowest(dtype: Any) -> Any:
-    if jnp.issubdtype(dtype, jnp.floating):
-        return -jnp.inf
-    return False if dtype == np.bool_ else jnp.iinfo(dtype).min
-
-
 def _highest(dtype: Any) -> Any:
     if jnp.issubdtype(dtype, jnp.floating):
         return jnp.inf
@@ -57,7 +51,7 @@ def _highest(dtype: Any) -> Any:
 
 
 # What the reduction of no entries is.
-_FIRST = {"max": _lowest, "min": _highest}
+_FIRST = {"max": lowest, "min": _highest}
 
 
 def _total(before: Callable[[Any, Any], Any], after: Callable[[Any, Any], Any]) -> Operator:

@@ -9,7 +9,7 @@ import numpy as np
 
 from jax_excite.errors import NetworkError
 from jax_excite.onnx.operators.operator import Operator
-from jax_excite.onnx.operators.windows import _cubic
+from jax_excite.onnx.operators.windows import cubic
 from jax_excite.onnx.program import Node
 from jax_excite.onnx.values import ChannelsLast, Value, known
 
@@ -123,7 +123,7 @@ def _weights(
         if mode == "linear":
             weight = np.maximum(1 - distance, 0)
         else:
-            weight = _cubic(distance, node.get("cubic_coeff_a", -0.75))
+            weight = cubic(distance, node.get("cubic_coeff_a", -0.75))
         inside = (cell >= 0) & (cell < n)
         if node.get("exclude_outside", 0):
             weight = np.where(inside, weight, 0)

@@ -13,7 +13,7 @@ from jax import lax
 from jax_excite.errors import NetworkError
 from jax_excite.onnx.operators.operator import Operator
 from jax_excite.onnx.program import Node
-from jax_excite.onnx.values import ChannelsLast, Value, channels_last
+from jax_excite.onnx.values import ChannelsLast, Value, channels_last, lowest
 
 Sides = list[tuple[int, int]]
 
@@ -39,9 +39,14 @@ def _padding(
     sides = []
     for n, span, stride in zip(sizes, spans, strides, strict=True):
         total = max((math.ceil(n / stride) - 1) * stride + span - n, 0)
-        half = total // 2
-        sides.append((half, total - half) if auto == "SAME_UPPER" else (total - half, half))
+        sides.append(_halves(total, auto))
     return sides
+
+
+def _halves(total: int, auto: str) -> tuple[int, int]:
+    """Cells before and after an axis; if their number is odd, one more on the side of `auto`."""
+    half = total // 2
+    return (half, total - half) if auto == "SAME_UPPER" else (total - half, half)
 
 
 def _conv(node: Node, x: Value, w: Value, b: Value = None) -> Value:
@@ -49,18 +54,23 @@ def _conv(node: Node, x: Value, w: Value, b: Value = None) -> Value:
     strides = node.ints("strides", (1,) * rank)
     dilations = node.ints("dilations", (1,) * rank)
     spans = [(k - 1) * d + 1 for k, d in zip(w.shape[2:], dilations, strict=True)]
-    axes = "DHWXY"[-rank:] if rank <= 3 else "DHWXY"[:rank]
     kernel = jnp.transpose(jnp.asarray(w), (*range(2, rank + 2), 1, 0))
-    y = lax.conv_general_dilated(
+    padding = _padding(node, x.shape[2:], spans, strides)
+    y = _convolve(node, x, kernel, padding, window_strides=strides, rhs_dilation=dilations)
+    return ChannelsLast(y if b is None else y + b)
+
+
+def _convolve(node: Node, x: Value, kernel: jax.Array, padding: Sides, **how: Any) -> jax.Array:
+    """A convolution with channels last by a kernel `[*sizes, I, O]`."""
+    axes = "DHWXY"[: x.ndim - 2]
+    return lax.conv_general_dilated(
         channels_last(x),
         kernel,
-        strides,
-        _padding(node, x.shape[2:], spans, strides),
-        rhs_dilation=dilations,
+        padding=padding,
         dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
         feature_group_count=node.get("group", 1),
+        **how,
     )
-    return ChannelsLast(y if b is None else y + b)
 
 
 def _conv_transpose(node: Node, x: Value, w: Value, b: Value = None) -> Value:
@@ -77,20 +87,12 @@ def _conv_transpose(node: Node, x: Value, w: Value, b: Value = None) -> Value:
     kernel = jnp.moveaxis(kernel, (1, 0, 2), (-3, -2, -1)).reshape(
         *w.shape[2:], inputs, groups * outputs
     )
-    axes = "DHW"[-rank:]
-    y = lax.conv_general_dilated(
-        channels_last(x),
-        kernel,
-        (1,) * rank,
-        [
-            (span - 1 - before, span - 1 - after + more)
-            for span, (before, after), more in zip(spans, sides, extra, strict=True)
-        ],
-        lhs_dilation=strides,
-        rhs_dilation=dilations,
-        dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
-        feature_group_count=groups,
-    )
+    padding = [
+        (span - 1 - before, span - 1 - after + more)
+        for span, (before, after), more in zip(spans, sides, extra, strict=True)
+    ]
+    how = {"window_strides": (1,) * rank, "lhs_dilation": strides, "rhs_dilation": dilations}
+    y = _convolve(node, x, kernel, padding, **how)
     return ChannelsLast(y if b is None else y + b)
 
 
@@ -114,12 +116,7 @@ def _transposed_padding(
     if wanted is None:
         pads = node.ints("pads", (0,) * (2 * rank)) if auto == "NOTSET" else (0,) * (2 * rank)
         return list(zip(pads[:rank], pads[rank:], strict=True))
-    sides = []
-    for n, size in zip(whole, wanted[-rank:], strict=True):
-        total = n - size
-        half = total // 2
-        sides.append((half, total - half) if auto == "SAME_UPPER" else (total - half, half))
-    return sides
+    return [_halves(n - size, auto) for n, size in zip(whole, wanted[-rank:], strict=True)]
 
 
 class _Pool:
@@ -139,19 +136,21 @@ class _Pool:
             )
         ]
 
+    @property
+    def padding(self) -> Sides:
+        """The cells added before and after each axis of a channels-last array."""
+        sides = zip(self.sides, self.overhang, strict=True)
+        return [(0, 0), *((before, after + more) for (before, after), more in sides), (0, 0)]
+
     def reduce(self, array: jax.Array, initial: Any, function: Callable[..., Any]) -> jax.Array:
         """Reduce the windows of a channels-last array; `initial` fills the padding."""
-        padding = [
-            (before, after + more)
-            for (before, after), more in zip(self.sides, self.overhang, strict=True)
-        ]
         return lax.reduce_window(
             array,
             np.asarray(initial, array.dtype),
             function,
             (1, *self.window, 1),
             (1, *self.strides, 1),
-            [(0, 0), *padding, (0, 0)],
+            self.padding,
             window_dilation=(1, *self.dilations, 1),
         )
 
@@ -178,14 +177,10 @@ def _overhang(n: int, before: int, after: int, span: int, stride: int) -> int:
     return max((windows - 1) * stride - length, 0)
 
 
-def _lowest(dtype: Any) -> Any:
-    return -np.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).min
-
-
 def _max_pool(node: Node, x: Value) -> Any:
     pool, array = _Pool(node, x.shape[2:]), channels_last(x)
     array = jnp.asarray(array)
-    largest = ChannelsLast(pool.reduce(array, _lowest(array.dtype), lax.max))
+    largest = ChannelsLast(pool.reduce(array, lowest(array.dtype), lax.max))
     if len(node.outputs) < 2 or not node.outputs[1]:
         return largest
     # The index of an entry in the whole array, in which it has its logical place.
@@ -196,21 +191,16 @@ def _max_pool(node: Node, x: Value) -> Any:
         order = planes.reshape(*x.shape[:2], *(1,) * columns.ndim) + columns.T
     index = jnp.moveaxis(jnp.asarray(order, jnp.int32), 1, -1)
     found = jnp.full(largest.array.shape, jnp.iinfo(jnp.int32).max, jnp.int32)
-    lowest = jnp.asarray(_lowest(array.dtype), array.dtype)
+    least = jnp.asarray(lowest(array.dtype), array.dtype)
     values, places = (
-        jnp.pad(part, _widths(pool), constant_values=fill)
-        for part, fill in ((array, lowest), (index, jnp.iinfo(jnp.int32).max))
+        jnp.pad(part, pool.padding, constant_values=fill)
+        for part, fill in ((array, least), (index, jnp.iinfo(jnp.int32).max))
     )
     for cell in np.ndindex(*pool.window):
         part = _cells(pool, cell, largest.array.shape)
         is_largest = values[part] == largest.array
         found = jnp.minimum(found, jnp.where(is_largest, places[part], found))
     return largest, ChannelsLast(found.astype(jax.dtypes.canonicalize_dtype(np.int64)))
-
-
-def _widths(pool: _Pool) -> list[tuple[int, int]]:
-    sides = zip(pool.sides, pool.overhang, strict=True)
-    return [(0, 0), *((before, after + more) for (before, after), more in sides), (0, 0)]
 
 
 def _cells(pool: _Pool, cell: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
@@ -300,7 +290,7 @@ def _samples(at: Any, n: int, mode: str, fill: str, align: bool) -> list[tuple[A
         offsets, weights = [0, 1], [1 - part, part]
     else:
         offsets = [-1, 0, 1, 2]
-        weights = [_cubic(part - offset, -0.75) for offset in offsets]
+        weights = [cubic(part - offset, -0.75) for offset in offsets]
     samples = []
     for offset, weight in zip(offsets, weights, strict=True):
         place = first + offset
@@ -323,7 +313,7 @@ def _reflected(at: Any, n: int, align: bool) -> Any:
     return jnp.where(over > span, 2 * span - over, over) + low
 
 
-def _cubic(distance: Any, a: float) -> Any:
+def cubic(distance: Any, a: float) -> Any:
     """The weight of the cubic convolution kernel (Keys, 1981)."""
     d = abs(distance)
     near = ((a + 2) * d - (a + 3)) * d * d + 1
