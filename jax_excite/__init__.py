@@ -1,4 +1,4 @@
-"""Excitation pullbacks in JAX: see why a ReLU network decides as it does.
+"""Excitation pullbacks in JAX: see why a network decides as it does.
 
 After "Tapping into the Black Box" (Satkiewicz, 2025). `docs/` explains how to use the package. The
 names below are everything that it exports.
@@ -19,8 +19,13 @@ from jax_excite.errors import (
     TargetError,
     WeightsError,
 )
+from jax_excite.gates.attention import surrogate_attention
+from jax_excite.gates.gelu import gated_gelu
+from jax_excite.gates.hard_swish import gated_hard_swish
 from jax_excite.gates.max_pool import surrogate_max_pool
+from jax_excite.gates.normalisation import surrogate_normalisation
 from jax_excite.gates.relu import gated_relu
+from jax_excite.gates.silu import gated_silu
 from jax_excite.gating import Gating
 from jax_excite.pullbacks.calibration import calibrate, temperature_sweep
 from jax_excite.pullbacks.pga import pga, pga_grid
@@ -46,7 +51,10 @@ __all__ = [
     "WeightsError",
     "calibrate",
     "excite",
+    "gated_gelu",
+    "gated_hard_swish",
     "gated_relu",
+    "gated_silu",
     "load",
     "load_image",
     "load_images",
@@ -57,7 +65,9 @@ __all__ = [
     "pullback_grid",
     "recipes",
     "sites",
+    "surrogate_attention",
     "surrogate_max_pool",
+    "surrogate_normalisation",
     "temperature_sweep",
     "value_and_pullback",
 ]

@@ -1,4 +1,4 @@
-"""Gates: the factor that multiplies the gradient at a ReLU, a function of the pre-activation."""
+"""`Gating`: how each kind of gate is softened in the backward pass."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -19,6 +19,8 @@ UpperGate = Literal["pass", "hard", "soft"]
 PoolWeights = Literal["through", "detached"]
 PoolPadding = Literal["zero", "-inf"]
 Cotangents = Literal["all", "positive"]
+Statistics = Literal["own", "constant"]
+AttentionForm = Literal["own", "through", "detached"]
 
 GateFunction = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -57,8 +59,25 @@ GATE_FUNCTIONS: dict[GateName, GateFunction] = {
 }
 
 
-_TRACED = ("temperature", "pool_temperature", "site_temperatures", "slope")
-_STATIC = ("gate", "upper", "pool_weights", "pool_padding", "cotangents")
+_CHOICES = {
+    "gate": GateName,
+    "upper": UpperGate,
+    "pool_weights": PoolWeights,
+    "pool_padding": PoolPadding,
+    "cotangents": Cotangents,
+    "normalisation": Statistics,
+    "attention": AttentionForm,
+}
+_TEMPERATURES = (
+    "temperature",
+    "pool_temperature",
+    "silu_temperature",
+    "gelu_temperature",
+    "hard_swish_temperature",
+    "attention_temperature",
+)
+_TRACED = (*_TEMPERATURES[:2], "site_temperatures", "slope", *_TEMPERATURES[2:])
+_STATIC = tuple(_CHOICES)
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -69,17 +88,26 @@ class Gating:
     This class is a pytree. Temperatures are traced leaves, so changing one does not trigger
     recompilation, and a sweep can be vmapped. The other fields are static.
 
-    Temperatures are >= 0, in units of the pre-activation. A temperature of 0 is exactly the hard
-    gate: the plain gradient, with relu'(0) = 0 as in `jax.nn.relu`, even where `jnp.maximum` has
-    1/2. An infinite temperature is the constant 1/2. Each temperature is a scalar or an array that
-    broadcasts to the site's pre-activation. For max-pooling it may vary over channels and images
-    only.
+    Temperatures are >= 0. Those of ReLUs and max-pools are in units of the pre-activation. A
+    temperature of 0 is exactly the hard gate: the plain gradient, with relu'(0) = 0 as in
+    `jax.nn.relu`, even where `jnp.maximum` has 1/2. An infinite temperature is the constant 1/2.
+    Each temperature is a scalar or an array that broadcasts to the site's pre-activation. For
+    max-pooling it may vary over channels and images only.
+
+    Smooth activations are gates too: SiLU is `z * sigmoid(z)`. Their temperature stretches the gate
+    along `z`, and their gate is a constant in the backward pass: it has no derivative of its own.
+    With None, the default, these activations keep their own derivatives, as in the paper.
 
     Attributes:
         temperature: temperature of the ReLU sites (paper: 0.3).
         pool_temperature: temperature of the softmax at max-pool sites (paper: 0.3).
+        silu_temperature: temperature of SiLU sites, also known as swish (successor: 1.6), or None.
+        gelu_temperature: temperature of GELU sites (successor: 1.0), or None.
+        hard_swish_temperature: temperature of hard-swish sites, or None.
+        attention_temperature: temperature of attention, for the forms `through` and `detached`
+            (successor: 1.0).
         site_temperatures: temperatures of single sites, by name or index as `sites` lists them;
-            they replace the two above.
+            they replace those of their kinds.
         slope: the gate of `z <= 0` for `gate="leaky"` (section 6.1).
         gate: `sigmoid`, `normal_cdf`, `softsign` (rescaled), `hard` or `leaky`.
         upper: the upper bound of clipped ReLUs such as ReLU6: `pass` lets the gradient through
@@ -91,6 +119,11 @@ class Gating:
             or not at all (`-inf`, as in the hard pool).
         cotangents: the part of the incoming cotangent that a ReLU multiplies by its gate: `all` of
             it, or only its `positive` part, as in deconvolution and guided backpropagation.
+        normalisation: hold the mean and the variance in layer, group, instance and RMS
+            normalisation `constant` in the backward pass, or keep their `own` derivative.
+        attention: the derivative of attention: its `own`; that of a second attention whose query
+            and key inputs are divided by the temperature (`through`); or that of the values alone,
+            with attention weights at the temperature (`detached`).
 
     Raises:
         GatingError: a temperature is negative or NaN, or a field is not one of its choices.
@@ -105,6 +138,12 @@ class Gating:
     pool_weights: PoolWeights = "through"
     pool_padding: PoolPadding = "zero"
     cotangents: Cotangents = "all"
+    silu_temperature: ArrayLike | None = None
+    gelu_temperature: ArrayLike | None = None
+    hard_swish_temperature: ArrayLike | None = None
+    attention_temperature: ArrayLike = 1.0
+    normalisation: Statistics = "own"
+    attention: AttentionForm = "own"
 
     def __post_init__(self) -> None:
         if not isinstance(self.site_temperatures, Mapping):
@@ -116,22 +155,26 @@ class Gating:
         object.__setattr__(self, "site_temperatures", FrozenDict(by_text))
         for site, value in by_text.items():
             check_temperature(value, f"site_temperatures[{site!r}]")
-        check_temperature(self.temperature, "temperature")
-        check_temperature(self.pool_temperature, "pool_temperature")
-        check_temperature(self.slope, "slope")
-        for field, choices in (
-            ("gate", GateName),
-            ("upper", UpperGate),
-            ("pool_weights", PoolWeights),
-            ("pool_padding", PoolPadding),
-            ("cotangents", Cotangents),
-        ):
+        for field in (*_TEMPERATURES, "slope"):
+            check_temperature(getattr(self, field), field)
+        for field, choices in _CHOICES.items():
             check_choice(getattr(self, field), get_args(choices), field)
 
     def tree_flatten_with_keys(self) -> tuple[list[Any], tuple[str, ...]]:
         """The temperatures with their names, and the settings that are static."""
         leaves = [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in _TRACED]
         return leaves, tuple(getattr(self, name) for name in _STATIC)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every derivative is that of the plain function."""
+        smooth = (self.silu_temperature, self.gelu_temperature, self.hard_swish_temperature)
+        return (
+            self.gate == "hard"
+            and self.cotangents == "all"
+            and all(temperature is None for temperature in smooth)
+            and self.normalisation == self.attention == "own"
+        )
 
     @classmethod
     def tree_unflatten(cls, static: Any, leaves: Any) -> "Gating":
@@ -150,7 +193,7 @@ def check_gating(gating: object) -> None:
 
 def check_temperature(value: object, what: str = "temperature") -> None:
     """Raise `GatingError` if a temperature is negative or NaN; traced values are not checked."""
-    if isinstance(value, (str, list, tuple)):
+    if isinstance(value, (str, list, tuple, Mapping)):
         raise GatingError(f"{what} is {value!r}: give a number or an array")
     concrete = isinstance(value, (int, float, np.ndarray, np.generic, jax.Array))
     if not concrete or isinstance(value, Tracer):

@@ -12,7 +12,18 @@ from jax_excite.gating import Gating
 EXCITATION = Gating(temperature=0.3, pool_temperature=0.3, gate="sigmoid", pool_weights="through")
 EXCITATION_PGA = Ascent(steps=10, step_size=20.0, radius=100.0)
 
-SEMANTIC = Gating(temperature=0.6, pool_temperature=0.3, gate="normal_cdf", pool_weights="detached")
+SEMANTIC = Gating(
+    temperature=0.6,
+    pool_temperature=0.3,
+    silu_temperature=1.6,
+    gelu_temperature=1.0,
+    hard_swish_temperature=1.0,
+    attention_temperature=1.0,
+    gate="normal_cdf",
+    pool_weights="detached",
+    normalisation="constant",
+    attention="through",
+)
 SEMANTIC_PGA = Ascent(steps=5, step_size=20.0, radius=None)
 
 VANILLA = Gating(temperature=0.0, pool_temperature=0.0, gate="hard")

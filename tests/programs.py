@@ -23,8 +23,17 @@ import jax_excite as je
 from jax_excite.gates.kinds import GATE_KINDS
 from tests.networks import soft_relu
 
-T, POOL_T = 0.4, 0.7
-GATING = je.Gating(temperature=T, pool_temperature=POOL_T)
+T, POOL_T, SILU_T, GELU_T, SWISH_T, ATTENTION_T = 0.4, 0.7, 1.3, 0.8, 1.7, 1.4
+GATING = je.Gating(
+    temperature=T,
+    pool_temperature=POOL_T,
+    silu_temperature=SILU_T,
+    gelu_temperature=GELU_T,
+    hard_swish_temperature=SWISH_T,
+    attention_temperature=ATTENTION_T,
+    normalisation="constant",
+    attention="through",
+)
 CHANNELS = 6
 
 
@@ -100,10 +109,33 @@ CLIPPED = {
     "min of relu": (lambda z: jnp.minimum(jax.nn.relu(z), 1.5), 1.5),
     "max of min": (lambda z: jnp.maximum(jnp.minimum(z, 2.5), 0), 2.5),
 }
+# Self-gated activations: the function, its kind, and its gate at a temperature.
+SILU = ("silu", lambda z: jax.nn.sigmoid(z / SILU_T))
+GELU = ("gelu", lambda z: jax.scipy.special.ndtr(z / GELU_T))
+SWISH = ("hard_swish", lambda z: jnp.clip(z / SWISH_T + 3, 0, 6) / 6)
+SELF_GATED = {
+    "silu": (jax.nn.silu, *SILU),
+    "z sigmoid": (lambda z: z * lax.logistic(z), *SILU),
+    "z over 1 plus exp": (lambda z: z / (1 + jnp.exp(-z)), *SILU),
+    "sigmoid of tanh": (lambda z: 0.5 * z + 0.5 * z * jnp.tanh(z / 2), *SILU),
+    "silu in jit": (jax.jit(lambda z: z * jax.nn.sigmoid(z)), *SILU),
+    "quick gelu": (
+        lambda z: z * jax.nn.sigmoid(1.702 * z),
+        "silu",
+        lambda z: jax.nn.sigmoid(1.702 * z / SILU_T),
+    ),
+    "gelu": (jax.nn.gelu, *GELU),
+    "gelu of pow": (
+        lambda z: 0.5 * z * (1 + jnp.tanh(0.7978845608 * (z + 0.044715 * jnp.power(z, 3.0)))),
+        *GELU,
+    ),
+    "exact gelu": (lambda z: jax.nn.gelu(z, approximate=False), *GELU),
+    "gelu of erf": (lambda z: z * (1 + lax.erf(z / 1.4142135)) * 0.5, *GELU),
+    "hard_swish": (jax.nn.hard_swish, *SWISH),
+    "hard swish of clip": (lambda z: z * jnp.clip(z / 6 + 0.5, 0, 1), *SWISH),
+    "hard swish of relu6": (lambda z: z * jax.nn.relu6(z + 3) * (1 / 6), *SWISH),
+}
 SMOOTH = {
-    "gelu": jax.nn.gelu,
-    "exact gelu": lambda z: jax.nn.gelu(z, approximate=False),
-    "silu": jax.nn.silu,
     "elu": jax.nn.elu,
     "celu": jax.nn.celu,
     "celu 2": lambda z: jax.nn.celu(z, 2.0),
@@ -117,11 +149,9 @@ SMOOTH = {
     "tanh": jnp.tanh,
     "identity": jax.nn.identity,
     "glu": lambda z: jax.nn.glu(jnp.concatenate([z, z], -1)),
-    "standardize": jax.nn.standardize,
     "quiet nan": lambda z: jnp.nan_to_num(z),
 }
 HARD = {
-    "hard_swish": (jax.nn.hard_swish, ["hard_swish"]),
     "hard_sigmoid": (jax.nn.hard_sigmoid, ["hard_sigmoid"]),
     "sparse_sigmoid": (jax.nn.sparse_sigmoid, ["hard_sigmoid"]),
     "hard_tanh": (jax.nn.hard_tanh, ["select"]),
@@ -137,34 +167,62 @@ HARD = {
 
 def norm(name):
     """A normalisation of Flax or Equinox, made anew so that nothing is shared."""
-    rngs = nnx.Rngs(0)
     made = {
-        "LayerNorm": lambda: nnx.LayerNorm(CHANNELS, rngs=rngs),
-        "GroupNorm": lambda: nnx.GroupNorm(CHANNELS, num_groups=2, rngs=rngs),
-        "InstanceNorm": lambda: nnx.InstanceNorm(CHANNELS, rngs=rngs),
-        "RMSNorm": lambda: nnx.RMSNorm(CHANNELS, rngs=rngs),
-        "BatchNorm": lambda: nnx.BatchNorm(CHANNELS, use_running_average=True, rngs=rngs),
+        "LayerNorm": lambda: nnx.LayerNorm(CHANNELS, rngs=nnx.Rngs(0)),
+        "GroupNorm": lambda: nnx.GroupNorm(CHANNELS, num_groups=2, rngs=nnx.Rngs(0)),
+        "InstanceNorm": lambda: nnx.InstanceNorm(CHANNELS, rngs=nnx.Rngs(0)),
+        "RMSNorm": lambda: nnx.RMSNorm(CHANNELS, rngs=nnx.Rngs(0)),
+        "BatchNorm": lambda: nnx.BatchNorm(CHANNELS, use_running_average=True, rngs=nnx.Rngs(0)),
         "eqx LayerNorm": lambda: eqx.nn.LayerNorm(CHANNELS),
         "eqx RMSNorm": lambda: eqx.nn.RMSNorm(CHANNELS),
         "eqx GroupNorm": lambda: eqx.nn.GroupNorm(2, CHANNELS),
-    }[name]()
+    }[name]
     if name == "eqx GroupNorm":
-        return lambda h: jnp.moveaxis(jax.vmap(made)(jnp.moveaxis(h, -1, 1)), 1, -1)
+        return lambda h: jnp.moveaxis(jax.vmap(made())(jnp.moveaxis(h, -1, 1)), 1, -1)
     if name.startswith("eqx"):
-        return lambda h: jax.vmap(jax.vmap(jax.vmap(made)))(h)
-    return made
+        return lambda h: jax.vmap(jax.vmap(jax.vmap(made())))(h)
+    return lambda h: made()(h)
 
 
-NORMS = (
-    "LayerNorm",
-    "GroupNorm",
-    "InstanceNorm",
-    "RMSNorm",
-    "BatchNorm",
-    "eqx LayerNorm",
-    "eqx RMSNorm",
-    "eqx GroupNorm",
-)
+def by_hand(h):
+    centred = h - h.mean(-1, keepdims=True)
+    return centred / jnp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+
+
+def by_deviation(h):
+    return (h - jnp.mean(h, (1, 2), keepdims=True)) / jnp.std(h, (1, 2), keepdims=True)
+
+
+def folded(h):
+    mean, var = h.mean(-1, keepdims=True), h.var(-1, keepdims=True)
+    inverse = lax.rsqrt(var + 1e-5)
+    return h * inverse - mean * inverse
+
+
+# Ways to write each: the function, the axes of the statistics, the constant, whether it is centred.
+NORMS = {
+    "LayerNorm": (norm("LayerNorm"), (-1,), 1e-6, True),
+    "InstanceNorm": (norm("InstanceNorm"), (1, 2), 1e-6, True),
+    "RMSNorm": (norm("RMSNorm"), (-1,), 1e-6, False),
+    "GroupNorm": (norm("GroupNorm"), "groups", 1e-6, True),
+    "eqx LayerNorm": (norm("eqx LayerNorm"), (-1,), 1e-5, True),
+    "eqx RMSNorm": (norm("eqx RMSNorm"), (-1,), 1e-5, False),
+    "eqx GroupNorm": (norm("eqx GroupNorm"), "groups", 1e-5, True),
+    "standardize": (jax.nn.standardize, (-1,), 1e-5, True),
+    "norm by hand": (by_hand, (-1,), 1e-5, True),
+    "norm by deviation": (by_deviation, (1, 2), 0.0, True),
+    "folded norm": (folded, (-1,), 1e-5, True),
+}
+
+
+def soft_norm(h, axes, constant, centred):
+    """Normalisation with constant statistics."""
+    groups = h.reshape(*h.shape[:3], 2, -1) if axes == "groups" else h
+    axes = (1, 2, 4) if axes == "groups" else axes
+    mean = groups.mean(axes, keepdims=True) if centred else 0.0
+    square = ((groups - mean) ** 2).mean(axes, keepdims=True)
+    inverse = lax.stop_gradient(1 / jnp.sqrt(square + constant))
+    return ((groups - lax.stop_gradient(mean)) * inverse).reshape(h.shape)
 
 
 def window_pool(h, size, stride, pad):
@@ -229,15 +287,24 @@ def convolve(h):
     )
 
 
-def attend(h, normalise):
-    q, k, v = (h.reshape(len(h), -1, CHANNELS) @ weights(CHANNELS, CHANNELS + i) for i in range(3))
+def attend(h, normalise, t=1.0):
+    tokens = h.reshape(len(h), -1, CHANNELS)
+    q, k, v = (
+        part @ weights(CHANNELS, CHANNELS + i) + weights(1, CHANNELS + i)[0]
+        for i, part in enumerate((divided(tokens, t), divided(tokens, t), tokens))
+    )
     q, k, v = q[..., :6], k[..., :6], v[..., :6]
     return (normalise(q @ jnp.swapaxes(k, 1, 2)) @ v).reshape(h.shape)
 
 
-def dot_product_attention(h):
-    q = h.reshape(len(h), -1, 2, CHANNELS // 2)
-    return jax.nn.dot_product_attention(q, 2 * q, q).reshape(h.shape)
+def dot_product_attention(h, t=1.0):
+    q = jnp.tanh(h).reshape(len(h), -1, 2, CHANNELS // 2)  # no projection comes before
+    return jax.nn.dot_product_attention(divided(q, t), divided(2 * q, t), q).reshape(h.shape)
+
+
+def divided(h, t):
+    """A value divided by a temperature, with a derivative of 1."""
+    return h + lax.stop_gradient(h / t - h)
 
 
 def softmax_by_hand(s):
@@ -254,13 +321,18 @@ PLAIN = {
     "conv": (convolve, []),
     "dense": (lambda h: h @ weights(CHANNELS, CHANNELS), []),
     "average": (lambda h: nnx.avg_pool(h, (3, 3), (1, 1), "SAME"), []),
-    "attention": (lambda h: attend(h, jax.nn.softmax), []),
-    "attention by hand": (lambda h: attend(h, softmax_by_hand), ["max"]),
-    "dot_product_attention": (dot_product_attention, []),
+    "BatchNorm": (norm("BatchNorm"), []),
     "dropout": (dropout, []),
     "dropout in eval": (lambda h: nnx.Dropout(0.3, deterministic=True)(h), []),
     "noise": (lambda h: h + 0.1 * jax.random.uniform(jax.random.key(0), h.shape), []),
     "resize": (lambda h: jax.image.resize(h, h.shape, "cubic"), []),
+}
+
+
+ATTENTION = {
+    "attention": lambda h, t=1.0: attend(h, jax.nn.softmax, t),
+    "attention by hand": lambda h, t=1.0: attend(h, softmax_by_hand, t),
+    "dot_product_attention": dot_product_attention,
 }
 
 
@@ -298,8 +370,18 @@ def run_leaf(name, h, mode):
         if h.shape[1] % 2 or h.shape[1] < 4:
             return h
         return mode.gate("max_pool", hard, lambda z: soft_pool(z, size, stride, pad))(h)
+    if family == "self-gated":
+        hard, kind, gate = SELF_GATED[way]
+        soft = lambda z: lax.stop_gradient(gate(z)) * z  # noqa: E731
+        return mode.gate(kind, hard, lambda z: keep(hard, soft, z))(h)
     if family == "norm":
-        return norm(way)(h)
+        hard, *statistics = NORMS[way]
+        soft = lambda h: soft_norm(h, *statistics)  # noqa: E731
+        return mode.gate("normalisation", hard, lambda h: keep(hard, soft, h))(h)
+    if family == "attention":
+        hard = ATTENTION[way]
+        soft = lambda h: hard(h, ATTENTION_T)  # noqa: E731
+        return mode.gate("attention", hard, lambda h: keep(hard, soft, h))(h)
     function, kinds = {"smooth": {k: (f, []) for k, f in SMOOTH.items()}, "hard": HARD}.get(
         family, PLAIN
     )[way]
@@ -387,6 +469,8 @@ def leaves():
         of("clipped", CLIPPED),
         of("pool", POOLS),
         of("norm", NORMS),
+        of("self-gated", SELF_GATED),
+        of("attention", ATTENTION),
         of("smooth", SMOOTH),
         of("hard", HARD),
         of("plain", PLAIN),
@@ -517,7 +601,7 @@ def main():
             jax.clear_caches()
 
     every()
-    gates = sum(name[0] in ("relu", "leaky", "clipped", "pool") for name in flat(done))
+    gates = sum(name[0] not in ("smooth", "hard", "plain") for name in flat(done))
     layers = sum(1 for _ in flat(done))
     print(f"{len(done)} programs of {layers} layers, {gates} gates: {len(wrong)} wrong")
     sys.exit(bool(wrong))

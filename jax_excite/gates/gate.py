@@ -8,7 +8,7 @@ of them by name.
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
@@ -49,6 +49,15 @@ class Found:
         """Whether it is a gate of a kind that can be softened."""
         return self.obstacle == SOFT_ALREADY
 
+    def is_left(self, gating: Gating, *, named: bool = False) -> bool:
+        """Whether a gating leaves it with its own derivative.
+
+        Args:
+            gating: the gating.
+            named: whether the gating has a temperature for this site alone.
+        """
+        return False
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Gate(Found, abc.ABC):
@@ -58,10 +67,12 @@ class Gate(Found, abc.ABC):
         kinds: the names under which `sites` lists it.
         plain_rules: JAX functions whose custom derivative rules are those of the hard gate, so that
             calls of them are entered.
+        has_temperature: whether a temperature softens it.
     """
 
     kinds: ClassVar[tuple[str, ...]]
     plain_rules: ClassVar[tuple[str, ...]] = ()
+    has_temperature: ClassVar[bool] = True
 
     @property
     def is_gate(self) -> bool:
@@ -98,6 +109,11 @@ class Gate(Found, abc.ABC):
         """The operands besides `z` from which it is computed, such as slopes."""
         return ()
 
+    @property
+    def sources(self) -> tuple[Operand, ...]:
+        """The operands that are no part of it, at which the search for other gates continues."""
+        return self.z, *self.operands
+
     # How it is evaluated.
 
     def fast(self, inputs: Sequence[jax.Array]) -> jax.Array | None:
@@ -115,8 +131,12 @@ class Gate(Found, abc.ABC):
     # Its derivative, and what its temperature means.
 
     @abc.abstractmethod
-    def default_temperature(self, gating: Gating) -> ArrayLike:
-        """The temperature that a gating sets for this kind of gate."""
+    def default_temperature(self, gating: Gating) -> ArrayLike | None:
+        """The temperature that a gating sets for this kind of gate; None if it leaves it."""
+
+    def is_left(self, gating: Gating, *, named: bool = False) -> bool:
+        """See `Found.is_left`."""
+        return not named and self.default_temperature(gating) is None
 
     def temperature_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape to which a temperature must broadcast if the pre-activation has `shape`."""
@@ -149,6 +169,7 @@ class AtSite:
         index: the index of its site.
         name: the name of its site.
         gate: the gate.
+        plain: computes its output, with its own derivative.
         hard: its output, without a derivative.
         z: its pre-activation; the input of a max-pool.
         operands: the values of `Gate.operands`.
@@ -158,14 +179,24 @@ class AtSite:
     index: int
     name: str
     gate: Gate
+    plain: Callable[[], jax.Array]
     hard: jax.Array
     z: jax.Array
     operands: Sequence[jax.Array] = ()
     given: Any = None
 
     def soften(self, gating: Gating) -> jax.Array:
-        """The output, bit for bit, with the derivative of the soft gate."""
-        return self.gate.soften(self, gating)
+        """The output, bit for bit, with the derivative that a gating gives it."""
+        return self.plain() if self.is_left(gating) else self.gate.soften(self, gating)
+
+    def is_left(self, gating: Gating) -> bool:
+        """Whether a gating leaves the site with its own derivative."""
+        return self.gate.is_left(gating, named=bool(self._own_temperature(gating)))
+
+    def _own_temperature(self, gating: Gating) -> list[ArrayLike]:
+        """The temperature that a gating sets for this site alone, if it does."""
+        given = (gating.site_temperatures.get(name) for name in (self.name, str(self.index)))
+        return [temperature for temperature in given if temperature is not None]
 
     def temperature(self, gating: Gating) -> jax.Array:
         """The temperature that a gating sets for the site.
@@ -173,9 +204,10 @@ class AtSite:
         Raises:
             GatingError: the temperature does not broadcast to the pre-activation.
         """
-        default = self.gate.default_temperature(gating)
-        by_index = gating.site_temperatures.get(str(self.index), default)
-        temperature = gating.site_temperatures.get(self.name, by_index)
+        own = self._own_temperature(gating)
+        temperature = own[0] if own else self.gate.default_temperature(gating)
+        if temperature is None:
+            raise GatingError(f"site {self.index} ({self.name}) has no temperature")
         return self.parameter(temperature, self.gate.temperature_shape(self.z.shape))
 
     def parameter(self, value: ArrayLike, shape: tuple[int, ...]) -> jax.Array:

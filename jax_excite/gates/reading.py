@@ -60,10 +60,10 @@ class Reading:
         """The consumers of the values of the graph that contains a node."""
         return self.once(Consumers, self.facts.homes[node.outputs[0]])
 
-    def once(self, make: Callable[[Graph], T], graph: Graph) -> T:
-        """`make(graph)`, computed once per graph."""
+    def once(self, make: Callable[..., T], graph: Graph, *more: Any) -> T:
+        """`make(graph, *more)`, computed once per graph."""
         if (make, graph) not in self._made:
-            self._made[make, graph] = make(graph)
+            self._made[make, graph] = make(graph, *more)
         return self._made[make, graph]
 
     def base(self, value: int) -> int | None:

@@ -1,6 +1,8 @@
 """Shared parts of surrogate gradients: a mark, dtypes, temperature shapes, `vmap` outputs."""
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
 
 from jax_excite.errors import GatingError
+from jax_excite.gating import check_temperature
 from jax_excite.graphs.graph import Node
 
 # A surrogate gives its output a name: this prefix, followed by the kind of gate.
@@ -63,3 +66,53 @@ def marked_kind(node: Node) -> str | None:
     names = [inner.params["name"] for inner in node.bodies[0].nodes if inner.name == "name"]
     kinds = [name.removeprefix(_MARK) for name in names if name.startswith(_MARK)]
     return kinds[0] if kinds else None
+
+
+class Soft(Protocol):
+    """A function whose ordinary derivative is the soft-gated one of a site; it is hashable."""
+
+    @property
+    def kind(self) -> str:
+        """The kind of gate."""
+        ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> jax.Array:
+        """The output, whose value is not used."""
+        ...
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def with_derivative_of(soft: Soft, hard: jax.Array, z: jax.Array, *args: jax.Array) -> jax.Array:
+    """`hard`, with the derivative of `soft(z, *args)`.
+
+    If there is a temperature among the arguments, `hard` has to be `batched_with` it.
+    """
+    return marked(hard, soft.kind)
+
+
+def _with_derivative_of_fwd(
+    soft: Soft, hard: jax.Array, *args: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    return with_derivative_of(soft, hard, *args), args
+
+
+def _with_derivative_of_bwd(
+    soft: Soft, args: tuple[jax.Array, ...], cotangent: jax.Array
+) -> tuple[Any, ...]:
+    output, transpose = jax.vjp(soft, *args)
+    return None, *transpose(cotangent.astype(output.dtype))
+
+
+with_derivative_of.defvjp(_with_derivative_of_fwd, _with_derivative_of_bwd)
+
+
+def surrogate(
+    soft: Soft, plain: Callable[[jax.Array], jax.Array], z: jax.Array, temperature: ArrayLike
+) -> jax.Array:
+    """`plain(z)`, bit for bit, with the derivative of `soft(z, temperature)`."""
+    z = jnp.asarray(z)
+    check_temperature(temperature)
+    (temperature,) = parameters(z, temperature)
+    check_broadcasts(temperature, z.shape)
+    hard = batched_with(plain(lax.stop_gradient(z)), temperature)
+    return with_derivative_of(soft, hard, z, temperature)

@@ -176,6 +176,12 @@ class Facts:
         """Whether an operand is boolean."""
         return self._dtype(operand) == np.bool_
 
+    def shape(self, operand: Operand) -> tuple[int, ...]:
+        """The shape of an operand."""
+        if isinstance(operand, Constant):
+            return np.shape(operand.value)
+        return self._types[operand].shape
+
     def _dtype(self, operand: Operand) -> Any:
         if isinstance(operand, Constant):
             return jnp.result_type(operand.value)
@@ -251,7 +257,8 @@ class Facts:
             if depth <= _DEEPEST:
                 bent = kinked or any(part.kinked for part in profiles)
                 name = primitive_name(node.name, node.params)
-                own[base] = Profile(name, evaluate, parts, bent, depth)  # type: ignore[arg-type]
+                names = frozenset([name]).union(*(part.names for part in profiles))
+                own[base] = Profile(name, evaluate, parts, bent, names, depth)  # type: ignore[arg-type]
 
     def _forget(self, number: int) -> None:
         self.views.pop(number, None)

@@ -245,6 +245,12 @@ def _bodies(eqn: Any) -> Iterator[Any]:
         yield from value if isinstance(value, tuple) else (value,)
 
 
+def bind(node: Node, inputs: list[Any]) -> list[Any]:
+    """Evaluate the primitive of a node."""
+    outputs = node.primitive.bind(*inputs, **node.primitive.get_bind_params(node.params))
+    return list(outputs) if node.primitive.multiple_results else [outputs]
+
+
 def nodes_of(graph: Graph) -> Iterator[Node]:
     """The nodes of a graph and of its nested bodies."""
     for node in graph.nodes:

@@ -188,6 +188,7 @@ class Profile:
         evaluate: that primitive in NumPy.
         inputs: the operands of that primitive.
         kinked: whether a derivative or a value jumps on the way from the base.
+        names: the primitives on the way from the base.
         depth: the number of primitives on the way from the base.
     """
 
@@ -195,6 +196,7 @@ class Profile:
     evaluate: Evaluate | None = None
     inputs: tuple["Profile | Fixed | Symbol", ...] = ()
     kinked: bool = False
+    names: frozenset[str] = frozenset()
     depth: int = 0
 
     @functools.cached_property
@@ -229,19 +231,14 @@ def _value(part: Profile | Fixed | Symbol, points: np.ndarray, known: dict[int, 
     return known[id(part)]
 
 
-def name_of_whole(profile: Profile) -> Literal["hard_sigmoid", "hard_swish"] | None:
+def name_of_whole(profile: Profile) -> Literal["hard_sigmoid"] | None:
     """The name of the activation that a profile computes, if it is one that is not softened."""
     z, found = SAMPLES[np.abs(SAMPLES) < 50], profile.samples[:, np.abs(SAMPLES) < 50]
     if found.dtype.kind != "f":
         return None
-    # A hard swish is often divided by 6 only afterwards, or not at all.
-    factor = found[:, [z.argmax()]] / z.max()
     for low, high in ((-3.0, 3.0), (-2.5, 2.5), (-1.0, 1.0)):
-        sigmoid = np.clip((z - low) / (high - low), 0, 1)
-        if is_same(found, sigmoid):
+        if is_same(found, np.clip((z - low) / (high - low), 0, 1)):
             return "hard_sigmoid"
-        if (factor > 0).all() and is_same(found, factor * z * sigmoid):
-            return "hard_swish"
     return None
 
 

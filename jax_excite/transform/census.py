@@ -74,7 +74,6 @@ _WORDS: dict[str, str] = {
     "clamp": "a value clipped at both ends",
     "cumulative_max": "the largest or smallest entry so far",
     "hard_sigmoid": "a hard sigmoid, as a whole",
-    "hard_swish": "a hard swish, as a whole",
     "max": "a maximum that is neither ReLU nor pooling",
     "min": "a minimum that is no gate",
     "remainder": "a remainder",
@@ -171,10 +170,9 @@ class _Census:
     def _list_gate(self, gate: Found, home: Graph) -> None:
         if isinstance(gate, Gate):
             gate = dataclasses.replace(gate, obstacle=gate.obstacle or self._obstacles[home])
-            self._push(gate.operands)
         if home not in self._kept or (gate.is_gate and self._is_users(gate.node, home)):
             self._found.append(gate)
-        self._push([gate.z])
+        self._push(gate.sources if isinstance(gate, Gate) else [gate.z])
 
     def _enter(self, value: int, node: Node) -> None:
         graph = self._graph_of(node)

@@ -16,6 +16,7 @@ from jax_excite.graphs.graph import (
     Graph,
     Node,
     Operand,
+    bind,
     nodes_of,
     scan_operands,
     while_operands,
@@ -102,12 +103,6 @@ class Interpreter:
                 "be extracted"
             )
         return outputs
-
-
-def bind(node: Node, inputs: list[Any]) -> list[Any]:
-    """Evaluate the primitive of a node."""
-    outputs = node.primitive.bind(*inputs, **node.primitive.get_bind_params(node.params))
-    return list(outputs) if node.primitive.multiple_results else [outputs]
 
 
 def enter(reached: Reached) -> Outcome:

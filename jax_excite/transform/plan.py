@@ -1,5 +1,6 @@
 """A traced function with its sites, which `excite`, `sites` and the theory of paths use."""
 
+import collections
 import functools
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,14 +14,15 @@ from jax_excite.callables.captured import call_watched
 from jax_excite.callables.pytree import StaticLeaves, as_pytree, split_arrays
 from jax_excite.errors import GateWarning, GatingError
 from jax_excite.gates.gate import SOFT_ALREADY, AtSite, Gate
+from jax_excite.gates.kinds import GATE_KINDS
 from jax_excite.gating import Gating
-from jax_excite.graphs.graph import Graph, Node, nodes_of, origin, trace
+from jax_excite.graphs.graph import Graph, Node, bind, nodes_of, origin, trace
 from jax_excite.kernels.convolution_forms import Convolution
 from jax_excite.kernels.convolutions import Folded, Prepared, convolve, find_convolution, prepare
 from jax_excite.transform.census import census, is_entered
 from jax_excite.transform.channels import channel_axis
 from jax_excite.transform.independence import treats_items_alone
-from jax_excite.transform.interpret import Interpreter, Outcome, Reached, Rule, bind, enter
+from jax_excite.transform.interpret import Interpreter, Outcome, Reached, Rule, enter
 from jax_excite.transform.site_output import TargetSite
 from jax_excite.transform.sites import SELECT_ALL, Selection, Site, select, sites_of
 
@@ -85,21 +87,42 @@ class Plan:
 
         Warns if gates that the gating should soften are left hard.
         """
-        plain = gating.gate == "hard" and gating.cotangents == "all"
-        if not plain and self._differentiable and not any(one.is_gate for one in self._found):
-            listed = "; ".join(f"{site.name}: {site.reason}" for site in self.sites)
-            raise GatingError(
-                "the function has no gate to soften: excite needs a ReLU, a leaky or clipped ReLU, "
-                f"or a max-pool{f' (found only {listed})' if listed else ''}"
-            )
-        select(gating.site_temperatures, self.sites, "site_temperatures")
+        named = select(gating.site_temperatures, self.sites, "site_temperatures")
+        softened = [
+            (site, found)
+            for found, site in zip(self._found, self.sites, strict=True)
+            if found.is_gate and not found.is_left(gating, named=site.index in named)
+        ]
+        for index in named:
+            found = self._found[index]
+            if isinstance(found, Gate) and not found.has_temperature:
+                raise GatingError(
+                    f"site_temperatures names {self.sites[index].name}, which has no temperature"
+                )
+        if not gating.is_plain and self._differentiable and not softened:
+            raise GatingError(f"the function has no gate to soften: {self._advice()}")
         left = [
             f"{site.name} ({found.obstacle})"
-            for found, site in zip(self._found, self.sites, strict=True)
-            if found.is_gate and found.obstacle not in ("", SOFT_ALREADY)
+            for site, found in softened
+            if found.obstacle not in ("", SOFT_ALREADY)
         ]
-        if left and not plain:
+        if left and not gating.is_plain:
             warnings.warn(f"gates that are left hard: {'; '.join(left)}", GateWarning, stacklevel=3)
+
+    def _advice(self) -> str:
+        """What to do about a function in which a gating softens nothing."""
+        smooth = collections.Counter(
+            site.kind for found, site in zip(self._found, self.sites, strict=True) if found.is_gate
+        )
+        if smooth:
+            counts = ", ".join(f"{count} of kind {kind}" for kind, count in smooth.items())
+            return (
+                "it has no ReLU and no max-pool, which this gating softens, but other gates "
+                f"({counts}): use gating=recipes.SEMANTIC, which softens them"
+            )
+        listed = "; ".join(f"{site.name}: {site.reason}" for site in self.sites)
+        kinds = ", ".join(GATE_KINDS)
+        return f"excite needs one of {kinds}{f' (found only {listed})' if listed else ''}"
 
     def run(
         self,
@@ -251,6 +274,11 @@ def _soften(at_site: SiteRule, gate: Gate, site: Site, is_fast: bool, reached: R
     if hard is None:
         hard = jnp.asarray(bind(reached.node, inputs)[0])
     z, *operands = (jnp.asarray(reached.read(operand)) for operand in (gate.z, *gate.operands))
-    here = AtSite(site.index, site.name, gate, *gate.inward(hard, z), operands, reached.given)
+
+    def plain() -> jax.Array:
+        return bind(reached.node, reached.inputs)[0]
+
+    inner, z = gate.inward(hard, z)
+    here = AtSite(site.index, site.name, gate, plain, inner, z, operands, reached.given)
     output, out = at_site(here)
     return [gate.outward(output, hard)], {} if out is None else {reached.node.number: out}

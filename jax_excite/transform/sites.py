@@ -1,4 +1,4 @@
-"""Sites: the places in a function where its derivative jumps, by name, and which are softened."""
+"""Sites: the gates of a function, and other places where its derivative jumps, by name."""
 
 import dataclasses
 from collections.abc import Hashable, Iterable, Sequence
@@ -10,6 +10,7 @@ import numpy as np
 from jax_excite.errors import GatingError
 from jax_excite.gates.gate import Found, Gate
 from jax_excite.graphs.graph import Constant, Graph, Node, users_frames
+from jax_excite.recipes import EXCITATION
 
 SiteSelection = str | int | Iterable[str | int]
 Names = str | Iterable[str]
@@ -17,18 +18,20 @@ Names = str | Iterable[str]
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """A place in a function where its derivative jumps: a gate, or something else.
+    """A gate of a function, or another place where its derivative jumps.
 
     Attributes:
         index: its position in the order in which the sites run, from 0.
-        kind: `relu`, `clipped_relu`, `leaky_relu` or `max_pool`, which can be softened; or another
-            kind of jump, such as `abs`, `select`, `hard_swish`.
+        kind: the kind of gate, such as `relu`, `max_pool`, `silu` or `attention`; or a kind of
+            jump, such as `abs` or `select`.
         name: its `jax.named_scope` and kind, numbered if that is not unique.
-        shape: shape of its pre-activation (of the input, for `max_pool`).
+        shape: shape of its pre-activation (of the input, for `max_pool` and `normalisation`; of the
+            logits, for `attention`).
         dtype: dtype of its pre-activation.
         source: `file:line (function)` of the caller's code that wrote it.
-        gated: whether `excite` softens it.
-        reason: how it is written, or why it is left hard.
+        gated: whether `excite` can soften it. Gates without a jump, such as `silu`, are softened by
+            gatings that say so: `recipes.SEMANTIC` does, the default does not.
+        reason: how it is written, or why it cannot be softened.
     """
 
     index: int
@@ -94,7 +97,7 @@ def sites_of(graph: Graph, found: Sequence[Found], selection: Selection) -> list
                 dtype=z.dtype,
                 source=_source(one.node),
                 gated=isinstance(one, Gate) and not one.obstacle and not constant,
-                reason=one.obstacle or f"computed by `{one.form}`",
+                reason=one.obstacle or _form(one),
             )
         )
     skipped = select(selection.skip, sites, "skip")
@@ -105,6 +108,12 @@ def sites_of(graph: Graph, found: Sequence[Found], selection: Selection) -> list
             reason = "skipped by the caller" if index in skipped else "not among the caller's only="
             sites[index] = dataclasses.replace(site, gated=False, reason=reason)
     return sites
+
+
+def _form(one: Found) -> str:
+    """How a gate is written, and whether it is one that the default recipe leaves."""
+    asks = "; recipes.SEMANTIC softens it" if one.is_left(EXCITATION) else ""
+    return f"computed by `{one.form}`{asks}"
 
 
 def _names(found: Sequence[Found]) -> list[str]:

@@ -56,7 +56,7 @@ def test_gate_stays_in_range_at_extreme_inputs(gate):
 
 def test_temperatures_are_leaves_and_the_rest_is_static():
     gating = Gating(0.1, 0.2, {3: 0.4, "a/relu": 0.5}, slope=0.6)
-    assert jax.tree.leaves(gating) == [0.1, 0.2, 0.4, 0.5, 0.6]
+    assert jax.tree.leaves(gating) == [0.1, 0.2, 0.4, 0.5, 0.6, 1.0]
     doubled = jax.tree.map(lambda t: 2 * t, gating)
     assert (doubled.temperature, doubled.gate) == (0.2, "sigmoid")
     other = Gating(gate="hard")

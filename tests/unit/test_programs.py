@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from tests.programs import (
+    ATTENTION,
     CLIPPED,
     HARD,
     LEAKY,
@@ -14,6 +15,7 @@ from tests.programs import (
     PLAIN,
     POOLS,
     RELUS,
+    SELF_GATED,
     SMOOTH,
     check,
     networks,
@@ -25,6 +27,8 @@ FAMILIES = {
     "clipped": CLIPPED,
     "pool": POOLS,
     "norm": NORMS,
+    "self-gated": SELF_GATED,
+    "attention": ATTENTION,
     "smooth": SMOOTH,
     "hard": HARD,
     "plain": PLAIN,
@@ -44,7 +48,7 @@ FOUND = [
     # What is pooled is computed anew in the backward pass, with other rounding, when compiled.
     [("norm", "GroupNorm"), ("pool", "overlapping")],
     # BatchNorm subtracts 0: what it makes of a clip inside of a call is no clip of its own.
-    [("jit", [("relu", "held mask"), ("clipped", "relu6")]), ("norm", "BatchNorm")],
+    [("jit", [("relu", "held mask"), ("clipped", "relu6")]), ("plain", "BatchNorm")],
     # Inside of `remat` is a PReLU of what a ReLU before it gives: both together are that ReLU.
     [("relu", "number mask"), ("remat", [("leaky", "prelu max min")])],
     # A smooth function of an `abs` is not what jumps.
