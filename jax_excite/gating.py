@@ -21,6 +21,15 @@ PoolPadding = Literal["zero", "-inf"]
 Cotangents = Literal["all", "positive"]
 Statistics = Literal["own", "constant"]
 AttentionForm = Literal["own", "through", "detached"]
+# The fields of `Gating` that are temperatures of a kind of gate.
+TemperatureName = Literal[
+    "temperature",
+    "pool_temperature",
+    "silu_temperature",
+    "gelu_temperature",
+    "hard_swish_temperature",
+    "attention_temperature",
+]
 
 GateFunction = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -68,14 +77,7 @@ _CHOICES = {
     "normalisation": Statistics,
     "attention": AttentionForm,
 }
-_TEMPERATURES = (
-    "temperature",
-    "pool_temperature",
-    "silu_temperature",
-    "gelu_temperature",
-    "hard_swish_temperature",
-    "attention_temperature",
-)
+_TEMPERATURES: tuple[TemperatureName, ...] = get_args(TemperatureName)
 _TRACED = (*_TEMPERATURES[:2], "site_temperatures", "slope", *_TEMPERATURES[2:])
 _STATIC = tuple(_CHOICES)
 

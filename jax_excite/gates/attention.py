@@ -205,6 +205,8 @@ class Attention(Gate):
 
     whole: Attended
     kinds: ClassVar[tuple[str, ...]] = ("attention",)
+    setting: ClassVar[str] = "attention_temperature"
+    is_calibrated: ClassVar[bool] = False
 
     @classmethod
     def find(cls, reading: Reading, value: int, node: Node) -> Found | None:
@@ -237,10 +239,6 @@ class Attention(Gate):
         whole = self.whole
         parts = (whole.of_scores, whole.of_weights, *whole.projections)
         return [number for part in parts for number in part.others]
-
-    def default_temperature(self, gating: Gating) -> ArrayLike | None:
-        """`Gating.attention_temperature`: 1 is the attention itself."""
-        return gating.attention_temperature
 
     def temperature_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """A scalar."""

@@ -67,12 +67,14 @@ class Gate(Found, abc.ABC):
         kinds: the names under which `sites` lists it.
         plain_rules: JAX functions whose custom derivative rules are those of the hard gate, so that
             calls of them are entered.
-        has_temperature: whether a temperature softens it.
+        setting: the field of `Gating` with its temperature; empty if it has none.
+        is_calibrated: whether its temperature is in units of the spread of its pre-activation.
     """
 
     kinds: ClassVar[tuple[str, ...]]
     plain_rules: ClassVar[tuple[str, ...]] = ()
-    has_temperature: ClassVar[bool] = True
+    setting: ClassVar[str]
+    is_calibrated: ClassVar[bool] = True
 
     @property
     def is_gate(self) -> bool:
@@ -130,9 +132,9 @@ class Gate(Found, abc.ABC):
 
     # Its derivative, and what its temperature means.
 
-    @abc.abstractmethod
     def default_temperature(self, gating: Gating) -> ArrayLike | None:
         """The temperature that a gating sets for this kind of gate; None if it leaves it."""
+        return getattr(gating, self.setting)
 
     def is_left(self, gating: Gating, *, named: bool = False) -> bool:
         """See `Found.is_left`."""
@@ -206,8 +208,7 @@ class AtSite:
         """
         own = self._own_temperature(gating)
         temperature = own[0] if own else self.gate.default_temperature(gating)
-        if temperature is None:
-            raise GatingError(f"site {self.index} ({self.name}) has no temperature")
+        assert temperature is not None, "a gating sets the temperature of what it softens"
         return self.parameter(temperature, self.gate.temperature_shape(self.z.shape))
 
     def parameter(self, value: ArrayLike, shape: tuple[int, ...]) -> jax.Array:

@@ -14,7 +14,6 @@ from scipy import special
 
 from jax_excite.gates.self_gated import Activation, SelfGated, Softened
 from jax_excite.gates.surrogates import surrogate
-from jax_excite.gating import Gating
 
 # Hendrycks & Gimpel, "Gaussian Error Linear Units" (2016), section 2.
 _CUBIC = 0.044715
@@ -81,8 +80,5 @@ class Gelu(SelfGated):
     """GELU in its exact and in its tanh form."""
 
     kinds: ClassVar[tuple[str, ...]] = ("gelu",)
+    setting: ClassVar[str] = "gelu_temperature"
     activations: ClassVar[tuple[Activation, ...]] = (GELU, GELU_TANH)
-
-    def default_temperature(self, gating: Gating) -> ArrayLike | None:
-        """`Gating.gelu_temperature`: the factor by which the gate is stretched along `z`."""
-        return gating.gelu_temperature

@@ -10,7 +10,6 @@ from jaxtyping import Float
 
 from jax_excite.gates.self_gated import Activation, SelfGated, Softened
 from jax_excite.gates.surrogates import surrogate
-from jax_excite.gating import Gating
 
 
 def _gate_in_numpy(z: np.ndarray) -> np.ndarray:
@@ -55,8 +54,5 @@ class HardSwish(SelfGated):
     """Hard swish, with any slope: Keras and others divide by another number than 6."""
 
     kinds: ClassVar[tuple[str, ...]] = ("hard_swish",)
+    setting: ClassVar[str] = "hard_swish_temperature"
     activations: ClassVar[tuple[Activation, ...]] = (HARD_SWISH,)
-
-    def default_temperature(self, gating: Gating) -> ArrayLike | None:
-        """`Gating.hard_swish_temperature`: the factor by which the gate is stretched along `z`."""
-        return gating.hard_swish_temperature

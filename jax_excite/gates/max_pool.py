@@ -149,6 +149,7 @@ class MaxPool(Gate):
 
     window: Window
     kinds: ClassVar[tuple[str, ...]] = ("max_pool",)
+    setting: ClassVar[str] = "pool_temperature"
 
     @classmethod
     def find(cls, reading: Reading, value: int, node: Node) -> Found | None:
@@ -178,10 +179,6 @@ class MaxPool(Gate):
     def outward(self, output: jax.Array, hard: jax.Array) -> jax.Array:
         """The output with the axes of the node's own output."""
         return output.reshape(hard.shape)
-
-    def default_temperature(self, gating: Gating) -> ArrayLike:
-        """`Gating.pool_temperature`, for the softmax over a window, in units of the input."""
-        return gating.pool_temperature
 
     def temperature_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape with extent 1 along the pooled axes: a window has one temperature."""

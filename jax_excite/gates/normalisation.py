@@ -13,7 +13,6 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from jax_excite.gates.gate import AtSite, Found, Gate
@@ -72,7 +71,8 @@ class Normalisation(Gate):
 
     whole: Normalised
     kinds: ClassVar[tuple[str, ...]] = ("normalisation",)
-    has_temperature: ClassVar[bool] = False
+    setting: ClassVar[str] = ""
+    is_calibrated: ClassVar[bool] = False
 
     @classmethod
     def find(cls, reading: Reading, value: int, node: Node) -> Found | None:
@@ -95,10 +95,6 @@ class Normalisation(Gate):
     def sources(self) -> tuple[Operand, ...]:
         """What is normalised, and the other values that its nodes use."""
         return self.z, *self.whole.part.others
-
-    def default_temperature(self, gating: Gating) -> ArrayLike | None:
-        """None: a normalisation has no temperature."""
-        return None
 
     def is_left(self, gating: Gating, *, named: bool = False) -> bool:
         """Whether the gating leaves the statistics their own derivative."""

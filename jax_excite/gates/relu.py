@@ -159,6 +159,7 @@ class Relu(Gate):
     slope: Operand | None = None
     negative: bool = False
     kinds: ClassVar[tuple[str, ...]] = ("relu", "clipped_relu", "leaky_relu")
+    setting: ClassVar[str] = "temperature"
     plain_rules: ClassVar[tuple[str, ...]] = ("relu", "relu6")
 
     @classmethod
@@ -193,10 +194,6 @@ class Relu(Gate):
     def outward(self, output: jax.Array, hard: jax.Array) -> jax.Array:
         """The output with the sign of the node's own output."""
         return -output if self.negative else output
-
-    def default_temperature(self, gating: Gating) -> ArrayLike:
-        """`Gating.temperature`: the width of the gate's rise from 0 to 1, in units of `z`."""
-        return gating.temperature
 
     def soften(self, at: AtSite, gating: Gating) -> jax.Array:
         """The output with the derivative of `relu_gate`."""

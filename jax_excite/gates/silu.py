@@ -10,7 +10,6 @@ from scipy import special
 
 from jax_excite.gates.self_gated import Activation, SelfGated, Softened
 from jax_excite.gates.surrogates import surrogate
-from jax_excite.gating import Gating
 
 SILU = Activation(
     form="z * sigmoid(z)",
@@ -45,8 +44,5 @@ class Silu(SelfGated):
     """SiLU, with any slope: `z * sigmoid(slope * z)`."""
 
     kinds: ClassVar[tuple[str, ...]] = ("silu",)
+    setting: ClassVar[str] = "silu_temperature"
     activations: ClassVar[tuple[Activation, ...]] = (SILU,)
-
-    def default_temperature(self, gating: Gating) -> ArrayLike | None:
-        """`Gating.silu_temperature`: the factor by which the gate is stretched along `z`."""
-        return gating.silu_temperature

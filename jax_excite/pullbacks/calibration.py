@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,13 @@ from jax_excite.callables.pytree import as_floats, as_pytree
 from jax_excite.errors import ExciteError, GatingError
 from jax_excite.gates.gate import AtSite
 from jax_excite.gates.surrogates import compute_dtype
-from jax_excite.gating import Gating, check_gating, check_temperature
+from jax_excite.gating import (
+    Gating,
+    TemperatureName,
+    check_choice,
+    check_gating,
+    check_temperature,
+)
 from jax_excite.pullbacks import items
 from jax_excite.pullbacks.items import as_items
 from jax_excite.pullbacks.request import Request
@@ -59,14 +65,16 @@ def calibrate(
         scale: temperature in units of the deviation, > 0. The default was the best of those tried;
             see docs/calibration.md.
         per_channel: one temperature per channel (the last axis) instead of one per site.
-        gating: all other settings.
+        gating: all other settings. Only kinds of gates that it softens are measured: with
+            `recipes.SEMANTIC` these include SiLU, GELU and hard swish.
         bounds: the range that images are checked against; None checks only that they are finite.
         batched: as for `pullback`.
 
     Returns:
-        `gating` with `site_temperatures` for every site that `excite` softens, including max-pools:
-        numbers, or arrays `[C]`. A site that never changes gets 0, the hard gate. A site in a
-        branch that never ran gets no temperature.
+        `gating` with `site_temperatures` for every site that it softens by a temperature in units
+        of the pre-activation, including max-pools but not attention: numbers, or arrays `[C]`. A
+        site that never changes gets 0, the hard gate. A site in a branch that never ran gets no
+        temperature.
 
     Raises:
         GatingError: `params` has no gate, or a gate inside a loop without a fixed number of steps.
@@ -81,7 +89,7 @@ def calibrate(
     found: dict[str, _Moments] = {}
     for batch in [batches] if isinstance(batches, (np.ndarray, jax.Array, dict)) else batches:
         given, _ = as_items(batch, bounds, batched)
-        for name, (count, mean, squares) in _statistics(params, given).by_name().items():
+        for name, (count, mean, squares) in _statistics(params, given, gating).by_name().items():
             if not np.isfinite(squares).all():
                 raise ExciteError(f"the pre-activations of {name} are not finite")
             moments = _Moments.of(count, mean, squares)
@@ -104,6 +112,7 @@ def temperature_sweep(
     c: Target,
     temperatures: Sequence[float] | Real[AnyArray, " T"],
     *,
+    vary: TemperatureName | Sequence[TemperatureName] = ("temperature", "pool_temperature"),
     at: str | int | None = None,
     gating: Gating = EXCITATION,
     skip: SiteSelection = (),
@@ -120,9 +129,10 @@ def temperature_sweep(
         params: as for `pullback`, which has more details on the other arguments too.
         x: one item or a batch.
         c: the target.
-        temperatures: `[T]`, for both ReLUs and max-pools. If `gating` has a temperature for a
-            site, that one is multiplied by each of these: after `calibrate(..., scale=1)` they are
-            the scales.
+        temperatures: `[T]`. If `gating` has a temperature for a site, that one is multiplied by
+            each of these: after `calibrate(..., scale=1)` they are the scales.
+        vary: the temperatures of `gating` that they replace, by the names of its fields; the other
+            kinds of gates keep theirs. By default these are the ones of ReLUs and max-pools.
         at: the site whose output the target refers to.
         gating: all other settings.
         skip: sites to leave hard.
@@ -135,9 +145,13 @@ def temperature_sweep(
         The vector fields, `[T, *x.shape]`, in the structure of `x`.
 
     Raises:
-        ExciteError: as for `pullback`, or `temperatures` is not an array `[T]` of valid ones.
+        ExciteError: as for `pullback`, `temperatures` is not an array `[T]` of valid ones, or
+            `vary` names no temperature.
     """
     check_gating(gating)
+    varied = (vary,) if isinstance(vary, str) else tuple(vary)
+    for name in varied:
+        check_choice(name, get_args(TemperatureName), "vary")
     values = np.asarray(temperatures)
     if values.ndim != 1 or not values.size:
         raise GatingError(f"temperatures have shape {values.shape}: give [T], at least one")
@@ -161,11 +175,12 @@ def temperature_sweep(
         as_floats(values),
         request.gating,
         request.selection,
+        varied,
     )
     return items.rows(fields, np.s_[:, 0]) if request.is_single else fields
 
 
-@functools.partial(jax.jit, static_argnames=("selection",))
+@functools.partial(jax.jit, static_argnames=("selection", "varied"))
 def _sweep(
     params: Params,
     x: Any,
@@ -173,17 +188,18 @@ def _sweep(
     temperatures: Float[jax.Array, " T"],
     gating: Gating,
     selection: Selection,
+    varied: tuple[TemperatureName, ...],
 ) -> Any:
     network = softened(params, x, selection)
+    sites = network.plan.softened_by(varied)
 
     def at(t: jax.Array) -> Any:
         own = {
-            name: jnp.where(value == 0, value, t * value)
+            name: jnp.where(value == 0, value, t * value) if name in sites else value
             for name, value in gating.site_temperatures.items()
         }
-        swept = dataclasses.replace(
-            gating, temperature=t, pool_temperature=t, site_temperatures=own
-        )
+        of_kinds = dict.fromkeys(varied, t)
+        swept = dataclasses.replace(gating, **of_kinds, site_temperatures=own)
         _, pull = linearise(network, x, swept)
         return pull(target)
 
@@ -191,13 +207,15 @@ def _sweep(
 
 
 @jax.jit
-def _statistics(params: Params, x: Any) -> BySite:
+def _statistics(params: Params, x: Any, gating: Gating) -> BySite:
     """For each site, per channel: number of entries, mean and sum of squared deviations.
 
     Entries of -inf are not counted: some models explicitly pad a max-pool with them.
     """
 
     def at_site(at: AtSite) -> tuple[jax.Array, Any]:
+        if at.is_left(gating) or not at.gate.is_calibrated:
+            return at.hard, None
         z = at.z.astype(compute_dtype(at.z.dtype)).reshape(-1, at.z.shape[-1])
         there = z > -jnp.inf
         count = jnp.sum(there, axis=0)
@@ -205,7 +223,7 @@ def _statistics(params: Params, x: Any) -> BySite:
         return at.hard, (count, mean, jnp.sum(jnp.where(there, z - mean, 0) ** 2, axis=0))
 
     plan = Plan(params, (x,), {})
-    plan.check(EXCITATION)
+    plan.check(gating)
     return BySite.of(plan.run(at_site)[1])
 
 

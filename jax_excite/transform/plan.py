@@ -3,7 +3,7 @@
 import collections
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -95,7 +95,7 @@ class Plan:
         ]
         for index in named:
             found = self._found[index]
-            if isinstance(found, Gate) and not found.has_temperature:
+            if isinstance(found, Gate) and not found.setting:
                 raise GatingError(
                     f"site_temperatures names {self.sites[index].name}, which has no temperature"
                 )
@@ -174,6 +174,19 @@ class Plan:
         """
         batched = self._graph.inputs[len(self._weights) :]
         return treats_items_alone(self._graph, batched, whole._graph)
+
+    def softened_by(self, settings: Collection[str]) -> set[str]:
+        """The names and indices of the sites whose temperature is one of these fields of `Gating`.
+
+        Args:
+            settings: names of fields.
+        """
+        sites = (
+            site
+            for found, site in zip(self._found, self.sites, strict=True)
+            if isinstance(found, Gate) and found.setting in settings
+        )
+        return {name for site in sites for name in (site.name, str(site.index))}
 
     def channel_axis(self, site: Site) -> int | None:
         """The axis of a site's output that holds channels, or None if it cannot be determined."""

@@ -1,0 +1,86 @@
+"""`recipes.SEMANTIC` against the published rules in PyTorch, on networks that people use."""
+
+import collections
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import jax_excite as je
+from jax_excite import recipes
+from tests import published_rules as rules
+from tests import torch_reference as reference
+from tests.parity.test_onnx import build, export
+
+pytestmark = pytest.mark.usefixtures("little_memory")
+
+# The height of the images, and the form of attention.
+NETWORKS = {
+    "mobilenet_v3_large": (64, "through"),
+    "efficientnet_b0": (64, "through"),
+    "convnext_tiny": (64, "through"),
+    "vit_b_16": (224, "through"),
+    "pvt_v2_b1": (64, "detached"),
+}
+# The kinds of sites that take the place of PyTorch's modules.
+KINDS = {
+    "ReLU": "relu",
+    "SiLU": "silu",
+    "GELU": "gelu",
+    "Hardswish": "hard_swish",
+    "LayerNorm": "normalisation",
+    "MultiheadAttention": "attention",
+    "Attention": "attention",
+}
+
+
+def sigmoid_of_onnx(z):
+    """Hard sigmoid with the slope that ONNX files have: 1/6 as a float32 number."""
+    return torch.clamp(z * float(np.float32(1 / 6)) + 0.5, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "attention_t"),
+    [
+        ("mobilenet_v3_large", 1.0),
+        *(
+            pytest.param(name, t, marks=pytest.mark.slow)
+            for name in NETWORKS
+            for t in (1.0, 1.7)
+            if name != "mobilenet_v3_large" and (t == 1 or name in ("vit_b_16", "pvt_v2_b1"))
+        ),
+    ],
+)
+def test_pullbacks_and_ascents(name, attention_t, tmp_path, x64, record_property):
+    size, form = NETWORKS[name]
+    module = build(name)
+    rules.randomise(module, seed=1)
+    reference.randomise(module)  # BatchNorm's statistics are measured
+    module = module.double().eval()
+    x = torch.rand(2, 3, size, size, dtype=torch.float64) * 2 - 1
+    network = export(module, x, tmp_path / "network.onnx")
+    found = collections.Counter(site.kind for site in je.sites(network, x.numpy()) if site.gated)
+    for layer in module.modules():
+        if isinstance(layer, nn.Hardsigmoid):
+            layer.forward = sigmoid_of_onnx
+    outputs = module(x).detach()
+    replaced = rules.soften(module, attention_t)
+    assert found == {KINDS[kind]: count for kind, count in replaced.items()}
+    gating = dataclasses.replace(
+        recipes.SEMANTIC, attention=form, attention_temperature=attention_t
+    )
+    found, field = je.value_and_pullback(network, x.numpy(), 3, gating=gating)
+    ascent = dataclasses.replace(recipes.SEMANTIC_PGA, bounds=None)
+    climbed = je.pga(network, x.numpy(), 3, ascent, gating=gating)
+    pairs = {
+        "outputs": (found, outputs, 1e-9),
+        "pullback": (field, rules.pullback(module, x, 3), 1e-9),
+        "five steps": (climbed, rules.pga(module, x, 3, 5, 20.0), 1e-6),
+    }
+    for quantity, (ours, theirs, tolerance) in pairs.items():
+        error = reference.relative_error(np.asarray(ours), theirs.numpy())
+        form_of = f"SEMANTIC, {form}, T = {attention_t}"
+        record_property("parity", (f"{name}, ONNX", form_of, quantity, f"{error:.1e}", "", "", ""))
+        assert error < tolerance, (quantity, error)
