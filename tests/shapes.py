@@ -57,6 +57,17 @@ def core():
     yield "temperature_sweep", lambda: on_both(jax_excite.temperature_sweep, [0.1, 0.3])
     yield "excite", lambda: jax.grad(lambda x: jax_excite.excite(NET)(x).sum())(X)
     yield "sites", lambda: jax_excite.sites(NET, X)
+    for name in ("gated_silu", "gated_gelu", "gated_hard_swish", "surrogate_normalisation"):
+        own = getattr(jax_excite, name)
+        yield name, lambda own=own: jax.grad(lambda z: own(z).sum())(X)
+    heads = jnp.ones((2, 5, 4, 3))
+    yield (
+        "surrogate_attention",
+        lambda: [
+            jax_excite.surrogate_attention(heads, heads[:, :3, :2], heads[:, :3, :2], form=form)
+            for form in ("through", "detached")
+        ],
+    )
     yield "gated_relu", lambda: jax.grad(lambda z: jax_excite.gated_relu(z).sum())(X)
     yield (
         "surrogate_max_pool",

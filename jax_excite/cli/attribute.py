@@ -15,7 +15,7 @@ from rich.console import Console
 
 from jax_excite.cli.columns import At, Channel, check_columns
 from jax_excite.cli.console import announce, errors_in_one_line
-from jax_excite.cli.gatings import check_gate, gating_of
+from jax_excite.cli.gatings import Recipe, RecipeName, check_gate, gating_of
 from jax_excite.cli.manifest import check_folder, describe_file, describe_run
 from jax_excite.cli.networks import (
     DEFAULT_MODEL,
@@ -59,6 +59,7 @@ def attribute(
             "top-1."
         ),
     ] = None,
+    recipe: RecipeName = Recipe.EXCITATION,
     temperature: Annotated[
         float | None, typer.Option(help="Temperature of ReLUs and max-pools. Default: the model's.")
     ] = None,
@@ -123,7 +124,7 @@ def attribute(
         if wanted.label:
             check_labels(data, "--targets")
         file, network = open_network(model, weights, classes_file, preprocessing)
-        gating = gating_of(spec, network, temperature=temperature, gate=gate)
+        gating = gating_of(spec, network, recipe, temperature=temperature, gate=gate)
         methods, prepared = _chosen(method, methods_by_name(gating, seed)), network.preprocessing
         if prepared.channels != 3:
             raise ExciteError(f"{model} takes {prepared.channels} channels: stores hold 3")

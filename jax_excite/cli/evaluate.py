@@ -12,7 +12,7 @@ import numpy as np
 import typer
 
 from jax_excite.cli.console import errors_in_one_line, with_progress
-from jax_excite.cli.gatings import check_gate, gating_of
+from jax_excite.cli.gatings import Recipe, RecipeName, check_gate, gating_of
 from jax_excite.cli.manifest import (
     appear_together,
     check_folder,
@@ -61,6 +61,7 @@ def evaluate(
     metric: Annotated[
         list[str] | None, typer.Option(help="Metric to compute; may be repeated. Default: all.")
     ] = None,
+    recipe: RecipeName = Recipe.EXCITATION,
     temperature: Annotated[
         float | None,
         typer.Option(help="Temperature of excitation pullbacks. Default: each model's."),
@@ -106,7 +107,7 @@ def evaluate(
             spec = model_spec(name)
             path, network = open_network(name, weights or None)
             files[name] = describe_file(path)["sha256"]
-            gating = gating_of(spec, network, temperature=temperature, gate=gate)
+            gating = gating_of(spec, network, recipe, temperature=temperature, gate=gate)
             standard, further = bound_methods(gating, seed), _ablation(gating, temperatures)
             kept = {
                 each: standard[each] for each in _chosen("method", method or COMPARED, standard)
@@ -121,6 +122,7 @@ def evaluate(
             "version": importlib.metadata.version("jax-excite"),
             "models": list(files.items()),  # in order: each model is judged by the next
             "methods": compared,
+            "recipe": recipe,
             "temperature": temperature,
             "gate": gate,
             "photographs": {n: describe_file(images / n)["sha256"] for n in photographs.names},

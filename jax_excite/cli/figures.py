@@ -17,7 +17,7 @@ import typer
 from jax_excite import recipes
 from jax_excite.cli.class_grid import Along, ClassGrid
 from jax_excite.cli.console import announce, errors_in_one_line
-from jax_excite.cli.gatings import excitation_gating, with_stored_temperatures
+from jax_excite.cli.gatings import Recipe, excitation_gating, with_stored_temperatures
 from jax_excite.cli.manifest import appear_together, describe_file, describe_run, save_manifest
 from jax_excite.cli.networks import DEFAULT_MODEL, Weights, open_images
 from jax_excite.data.class_names import class_index
@@ -116,7 +116,9 @@ def figures(
         for spec, gating, file in zip(specs, gatings, files, strict=True):
             announce(f"Loading {spec.name}")
             network = load_model(spec.name, weights=file)
-            gating = with_stored_temperatures(gating, network, temperature, pool_temperature)
+            gating = with_stored_temperatures(
+                gating, network, Recipe.EXCITATION, temperature, pool_temperature
+            )
             grid = _class_grid(network, spec, gating, examples)
             about = {
                 "model": spec.name,

@@ -1,44 +1,93 @@
-"""The gating that commands use where the user does not choose one."""
+"""The gating that commands use: that of a recipe, with the settings of the user or the network."""
 
 import dataclasses
-from typing import Any
+import enum
+from typing import Annotated, Any
+
+import typer
 
 from jax_excite import recipes
+from jax_excite.ascent import Ascent
 from jax_excite.cli.networks import Network
 from jax_excite.errors import ExciteError
 from jax_excite.gating import GATE_FUNCTIONS, Gating
 from jax_excite.models import ModelSpec
 
 
-def excitation_gating(spec: ModelSpec | None, **given: Any) -> Gating:
-    """The paper's gating at the temperatures that are recommended for a network.
+class Recipe(enum.StrEnum):
+    """The published settings."""
+
+    EXCITATION = "excitation"
+    SEMANTIC = "semantic"
+    VANILLA = "vanilla"
+
+
+RecipeName = Annotated[
+    Recipe,
+    typer.Option(
+        help="Published settings to use: excitation softens ReLUs and max-pools, semantic every "
+        "kind of gate, vanilla none."
+    ),
+]
+
+_RECIPES = {
+    Recipe.EXCITATION: (recipes.EXCITATION, recipes.EXCITATION_PGA),
+    Recipe.SEMANTIC: (recipes.SEMANTIC, recipes.SEMANTIC_PGA),
+    Recipe.VANILLA: (recipes.VANILLA, recipes.EXCITATION_PGA),
+}
+
+
+def recipe_of(recipe: Recipe, spec: ModelSpec | None, **given: Any) -> tuple[Gating, Ascent]:
+    """The gating and the ascent of a recipe, with the user's settings or the network's.
 
     Args:
-        spec: the network; None for one that is not in the registry, which gets the paper's.
+        recipe: the recipe.
+        spec: the network; None for one that is not in the registry, which gets the recipe's
+            temperatures. Those of the registry are for the recipe of the paper.
         **given: fields of `Gating` that the user sets; None keeps the default of a field.
+
+    Raises:
+        ExciteError: the recipe is the plain gradient, which has no settings, but some are given.
     """
-    suited = {}
-    if spec is not None:
-        suited = {"temperature": spec.temperature, "pool_temperature": spec.temperature}
+    gating, ascent = _RECIPES[recipe]
     settings = {name: value for name, value in given.items() if value is not None}
-    return dataclasses.replace(recipes.EXCITATION, **{**suited, **settings})
+    if recipe is Recipe.VANILLA and settings:
+        raise ExciteError(
+            "--recipe vanilla is the plain gradient, which has no such settings: leave out "
+            f"{options(settings)}"
+        )
+    suited = {}
+    if recipe is Recipe.EXCITATION and spec is not None:
+        suited = {"temperature": spec.temperature, "pool_temperature": spec.temperature}
+    return dataclasses.replace(gating, **{**suited, **settings}), ascent
+
+
+def excitation_gating(spec: ModelSpec | None, **given: Any) -> Gating:
+    """The paper's gating at the temperatures that are recommended for a network."""
+    return recipe_of(Recipe.EXCITATION, spec, **given)[0]
 
 
 def gating_of(
-    spec: ModelSpec | None, network: Network, *, temperature: float | None, gate: str | None = None
+    spec: ModelSpec | None,
+    network: Network,
+    recipe: Recipe = Recipe.EXCITATION,
+    *,
+    temperature: float | None,
+    gate: str | None = None,
 ) -> Gating:
-    """The gating of a network with one temperature for all kinds of gates.
+    """The gating of a network with one temperature for ReLUs and max-pools.
 
     Args:
         spec: the network's entry in the registry, or None.
         network: the network with its weights.
+        recipe: the recipe.
         temperature: the temperature that the user sets, or None for the network's own.
-        gate: the gate function that the user sets, or None for the paper's.
+        gate: the gate function that the user sets, or None for the recipe's.
     """
-    gating = excitation_gating(
-        spec, temperature=temperature, pool_temperature=temperature, gate=gate
+    gating, _ = recipe_of(
+        recipe, spec, temperature=temperature, pool_temperature=temperature, gate=gate
     )
-    return with_stored_temperatures(gating, network, temperature)
+    return with_stored_temperatures(gating, network, recipe, temperature)
 
 
 def check_gate(gate: str | None) -> None:
@@ -47,8 +96,18 @@ def check_gate(gate: str | None) -> None:
         raise ExciteError(f"there is no gate {gate!r}: choose one of {', '.join(GATE_FUNCTIONS)}")
 
 
-def with_stored_temperatures(gating: Gating, network: Network, *given: float | None) -> Gating:
-    """The gating at the temperatures stored with the weights, unless the user gives any."""
-    if any(temperature is not None for temperature in given):
+def with_stored_temperatures(
+    gating: Gating, network: Network, recipe: Recipe, *given: float | None
+) -> Gating:
+    """The gating at the temperatures stored with the weights, unless the user gives any.
+
+    They were measured for the paper's recipe.
+    """
+    if recipe is not Recipe.EXCITATION or any(temperature is not None for temperature in given):
         return gating
     return dataclasses.replace(gating, site_temperatures=network.site_temperatures)
+
+
+def options(settings: dict[str, Any]) -> str:
+    """The options that set some settings."""
+    return ", ".join(f"--{name.replace('_', '-')}" for name in settings)

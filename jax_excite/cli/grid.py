@@ -10,11 +10,16 @@ import jax
 import numpy as np
 import typer
 
-from jax_excite import recipes
 from jax_excite.ascent import Ascent
 from jax_excite.cli.columns import At, Channel, Classes, Columns, check_columns, columns_of
 from jax_excite.cli.console import errors_in_one_line, with_progress
-from jax_excite.cli.gatings import excitation_gating, with_stored_temperatures
+from jax_excite.cli.gatings import (
+    Recipe,
+    RecipeName,
+    options,
+    recipe_of,
+    with_stored_temperatures,
+)
 from jax_excite.cli.manifest import (
     appear_together,
     check_picture,
@@ -34,8 +39,7 @@ from jax_excite.cli.networks import (
     open_network,
 )
 from jax_excite.errors import ExciteError
-from jax_excite.gating import GATE_FUNCTIONS, Gating
-from jax_excite.models import ModelSpec
+from jax_excite.gating import GATE_FUNCTIONS
 from jax_excite.pullbacks.pga import pga_grid
 from jax_excite.pullbacks.pullback import pullback_grid
 
@@ -45,21 +49,6 @@ class What(enum.StrEnum):
 
     ASCENT = "ascent"
     PULLBACK = "pullback"
-
-
-class Recipe(enum.StrEnum):
-    """The published settings."""
-
-    EXCITATION = "excitation"
-    SEMANTIC = "semantic"
-    VANILLA = "vanilla"
-
-
-_GATINGS = {
-    Recipe.EXCITATION: (recipes.EXCITATION, recipes.EXCITATION_PGA),
-    Recipe.SEMANTIC: (recipes.SEMANTIC, recipes.SEMANTIC_PGA),
-    Recipe.VANILLA: (recipes.VANILLA, recipes.EXCITATION_PGA),
-}
 
 
 def grid(
@@ -77,7 +66,7 @@ def grid(
     what: Annotated[
         What, typer.Option(help="Draw gradient ascents, or the pullbacks themselves.")
     ] = What.ASCENT,
-    recipe: Annotated[Recipe, typer.Option(help="Published settings to use.")] = Recipe.EXCITATION,
+    recipe: RecipeName = Recipe.EXCITATION,
     temperature: Annotated[
         float | None,
         typer.Option(help="Temperature of ReLUs. Default: the model's, or the recipe's."),
@@ -114,14 +103,13 @@ def grid(
         check_picture(out, images)
         check_columns(classes, at, channel)
         settings = {"temperature": temperature, "pool_temperature": pool_temperature, "gate": gate}
-        gating, ascent = _recipe(recipe, find_spec(model), **settings)
+        gating, ascent = recipe_of(recipe, find_spec(model), **settings)
         given = _ascent(what, steps=steps, step_size=step_size, radius=radius)
         ascent = dataclasses.replace(ascent, **given)
         if batch_size is not None and batch_size < 1:
             raise ExciteError(f"--batch-size is {batch_size}: give a number of at least 1")
         path, network = open_network(model, weights, classes_file, preprocessing)
-        if recipe is Recipe.EXCITATION:
-            gating = with_stored_temperatures(gating, network, temperature, pool_temperature)
+        gating = with_stored_temperatures(gating, network, recipe, temperature, pool_temperature)
         columns = columns_of(network.class_names, classes, at, channel)
         photographs = open_images(network, images)
         with appear_together(out, out.with_suffix(".npz")) as (picture, archive):
@@ -150,20 +138,6 @@ def grid(
         typer.echo(f"{out}\n{out.with_suffix('.npz')}")
 
 
-def _recipe(recipe: Recipe, spec: ModelSpec | None, **given: Any) -> tuple[Gating, Ascent]:
-    """The gating and the ascent of a recipe, with the caller's settings or the model's."""
-    base, ascent = _GATINGS[recipe]
-    settings = {name: value for name, value in given.items() if value is not None}
-    if recipe is Recipe.VANILLA and settings:
-        raise ExciteError(
-            "--recipe vanilla is the plain gradient, which has no such settings: leave out "
-            f"{_option(settings)}"
-        )
-    if recipe is Recipe.EXCITATION:
-        return excitation_gating(spec, **settings), ascent
-    return dataclasses.replace(base, **settings), ascent
-
-
 def _ascent(
     what: What, *, steps: int | None, step_size: float | None, radius: str | None
 ) -> dict[str, Any]:
@@ -176,16 +150,12 @@ def _ascent(
             raise ExciteError(f"--radius is {radius}: give a positive number, or none")
         settings["radius"] = None if size == math.inf else size
     if what is What.PULLBACK and settings:
-        raise ExciteError(f"--what pullback makes no ascent: leave out {_option(settings)}")
+        raise ExciteError(f"--what pullback makes no ascent: leave out {options(settings)}")
     if settings.get("steps", 0) < 0:
         raise ExciteError(f"--steps is {steps}: give a number of at least 0")
     if not math.isfinite(settings.get("step_size", 0)):
         raise ExciteError(f"--step-size is {step_size}: give a finite number")
     return settings
-
-
-def _option(settings: dict[str, Any]) -> str:
-    return ", ".join(f"--{name.replace('_', '-')}" for name in settings)
 
 
 def _number(text: str) -> float:

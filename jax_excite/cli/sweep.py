@@ -2,13 +2,14 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import numpy as np
 import typer
 
 from jax_excite.cli.columns import At, Channel, check_columns, columns_of
 from jax_excite.cli.console import announce, errors_in_one_line
+from jax_excite.cli.gatings import Recipe, RecipeName, recipe_of
 from jax_excite.cli.manifest import (
     appear_together,
     check_picture,
@@ -26,8 +27,8 @@ from jax_excite.cli.networks import (
     open_network,
 )
 from jax_excite.errors import ExciteError
-from jax_excite.pullbacks.calibration import calibrate, temperature_sweep
-from jax_excite.recipes import EXCITATION
+from jax_excite.gating import TemperatureName, check_choice
+from jax_excite.pullbacks.calibration import HARD_GATES, calibrate, temperature_sweep
 
 TEMPERATURES = "0,0.05,0.15,0.3,0.5,1,2,inf"
 
@@ -52,6 +53,14 @@ def sweep(
             help="Comma-separated temperatures; those stored with the weights are not used."
         ),
     ] = TEMPERATURES,
+    recipe: RecipeName = Recipe.EXCITATION,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Temperature to vary; may be repeated: "
+            f"{', '.join(get_args(TemperatureName))}. Default: the first two."
+        ),
+    ] = None,
     calibrated: Annotated[
         bool,
         typer.Option(help="Give temperatures in units of each site's spread over the photographs."),
@@ -64,6 +73,9 @@ def sweep(
         check_picture(out, images)
         check_columns(classes, at, channel)
         values = [_temperature(text) for text in temperatures.split(",")]
+        varied = vary or HARD_GATES
+        for name in varied:
+            check_choice(name, get_args(TemperatureName), "--vary")
         path, network = open_network(model, weights, classes_file, preprocessing)
         columns = columns_of(network.class_names, classes, at, channel)
         if len(columns.indices) not in (1, len(images)):
@@ -72,13 +84,17 @@ def sweep(
                 f"{'class' if at is None else 'channel'}, or one per photograph ({len(images)})"
             )
         photographs = open_images(network, images)
-        gating = calibrate(network, photographs, scale=1) if calibrated else EXCITATION
+        gating, _ = recipe_of(recipe, None)
+        if calibrated:
+            gating = calibrate(network, photographs, scale=1, gating=gating)
         targets = np.broadcast_to(columns.indices, len(images))
         explained = dict(zip(columns.indices, columns.names, strict=True))
         with appear_together(out, out.with_suffix(".npz")) as (picture, archive):
             announce(f"Pulling back at {len(values)} temperatures")
             fields = np.asarray(
-                temperature_sweep(network, photographs, targets, values, at=at, gating=gating)
+                temperature_sweep(
+                    network, photographs, targets, values, vary=varied, at=at, gating=gating
+                )
             )
             names = [
                 f"{image.stem}\n{explained[c]}" for image, c in zip(images, targets, strict=True)
@@ -87,7 +103,9 @@ def sweep(
             titles = ["photograph", *(f"T = {t:g}{unit}" for t in values)]
             pictures.draw_grid(picture, _cells(photographs, fields), names, titles)
             manifest = {
+                "recipe": recipe,
                 "gating": dataclasses.asdict(gating),
+                "vary": varied,
                 "model": model,
                 "weights": describe_file(path),
                 "preprocessing": dataclasses.asdict(network.preprocessing),

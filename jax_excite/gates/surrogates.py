@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +68,7 @@ def marked_kind(node: Node) -> str | None:
     return kinds[0] if kinds else None
 
 
+@runtime_checkable
 class Soft(Protocol):
     """A function whose ordinary derivative is the soft-gated one of a site; it is hashable."""
 
@@ -82,7 +83,7 @@ class Soft(Protocol):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def with_derivative_of(soft: Soft, hard: jax.Array, z: jax.Array, *args: jax.Array) -> jax.Array:
+def with_derivative_of(soft: Soft, hard: jax.Array, z: jax.Array, *args: Any) -> jax.Array:
     """`hard`, with the derivative of `soft(z, *args)`.
 
     If there is a temperature among the arguments, `hard` has to be `batched_with` it.

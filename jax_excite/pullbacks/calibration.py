@@ -40,6 +40,8 @@ from jax_excite.transform.sites import Names, Selection, SiteSelection
 from jax_excite.typing import AnyArray, Bounds, Items, Params
 
 SCALE = 0.6
+# The temperatures of gates with a jump.
+HARD_GATES = ("temperature", "pool_temperature")
 
 
 def calibrate(
@@ -112,7 +114,7 @@ def temperature_sweep(
     c: Target,
     temperatures: Sequence[float] | Real[AnyArray, " T"],
     *,
-    vary: TemperatureName | Sequence[TemperatureName] = ("temperature", "pool_temperature"),
+    vary: str | Sequence[str] = HARD_GATES,
     at: str | int | None = None,
     gating: Gating = EXCITATION,
     skip: SiteSelection = (),
@@ -188,7 +190,7 @@ def _sweep(
     temperatures: Float[jax.Array, " T"],
     gating: Gating,
     selection: Selection,
-    varied: tuple[TemperatureName, ...],
+    varied: tuple[str, ...],
 ) -> Any:
     network = softened(params, x, selection)
     sites = network.plan.softened_by(varied)
