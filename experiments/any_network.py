@@ -61,12 +61,12 @@ def detector(file: Path, out: Path) -> None:
         score = boxes[cell, 4] * boxes[cell, 5 + label]
         others = [label, 16 if label == 15 else 15]
         cells = [(cell, 5 + other) for other in others]
-        for gating in (je.recipes.VANILLA, je.recipes.EXCITATION):
+        for gating in (je.recipes.VANILLA, je.recipes.SEMANTIC):
             perturbed, scores = je.pga_grid(network, x, cells, gating=gating, trajectory=True)
             rows.append(with_changes(x, np.asarray(perturbed)))
             print(f"{name}: cell {cell}, {OTHERS[label]} {score:.2f}; ", end="")
             print(*(f"{OTHERS[o]} to {s[-1]:.2f}" for o, s in zip(others, scores, strict=True)))
-    names = [f"{n}\n{g}" for n in OBJECTS for g in ("gradient", "excitation")]
+    names = [f"{n}\n{g}" for n in OBJECTS for g in ("gradient", "SEMANTIC")]
     titles = ["photograph", "its class", "another", "its class", "another"]
     draw(out / "detector.jpg", rows, names, titles)
 
@@ -86,12 +86,15 @@ def reader(out: Path) -> None:
     steps = [t for t in range(1, len(best)) if best[t] != best[t - 1] and best[t] > 0]
     print("reads:", "".join(characters[best[t]] for t in steps))
     rows, names = [], []
-    for t in (steps[0], steps[7], steps[-5]):
+    gatings = {"gradient": je.recipes.VANILLA, "SEMANTIC": je.recipes.SEMANTIC}
+    for t, name in itertools.product((steps[0], steps[7], steps[-5]), gatings):
         targets = [int(best[t]), *(characters.index(c) for c in "OX")]
         cells = [(t, target) for target in targets]
-        perturbed, reached = je.pga_grid(network, x, cells, Ascent(10, 4.0, 20.0), trajectory=True)
+        perturbed, reached = je.pga_grid(
+            network, x, cells, Ascent(10, 4.0, 20.0), gating=gatings[name], trajectory=True
+        )
         print(
-            f"step {t}:",
+            f"step {t}, {name}:",
             *(f"{characters[c]} {v[-1]:.2f}" for (_, c), v in zip(cells, reached, strict=True)),
         )
         # The surroundings of the character, in the middle of which the step lies.
@@ -99,7 +102,7 @@ def reader(out: Path) -> None:
         images = np.stack([x, *np.asarray(perturbed)])[..., left : left + 144]
         images = images.transpose(0, 2, 3, 1)[..., ::-1]
         rows.append(with_changes(images[0], images[1:]))
-        names.append(f"{characters[best[t]]!r}")
+        names.append(f"{characters[best[t]]!r}\n{name}")
     titles = ["line", "as it reads", "O", "X", "as it reads", "O", "X"]
     draw(out / "reader.jpg", rows, names, titles)
 

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 import jax_excite as je
-from jax_excite import recipes
+from jax_excite import recipes, theory
 from jax_excite.data.preprocessing import Preprocessing
 
 # COCO's classes, and the ImageNet classes that mean the same.
@@ -64,18 +64,25 @@ def ways(network: Any, photographs: list[np.ndarray]) -> dict[str, je.Gating | N
     def at(temperature: float) -> je.Gating:
         return dataclasses.replace(recipes.SEMANTIC, silu_temperature=temperature)
 
-    calibrated = {
-        f"{scale:g} of the deviation": je.calibrate(
-            network, photographs, scale=scale, gating=recipes.SEMANTIC
-        )
-        for scale in (0.6, 1.6)
+    def by_deviation(scale: float) -> je.Gating:
+        own = {site: np.float32(scale * deviation) for site, deviation in deviations.items()}
+        return dataclasses.replace(recipes.SEMANTIC, site_temperatures=own)
+
+    kinds = {site.name: site.kind for site in je.sites(network, photographs[0])}
+    variances: dict[str, list[float]] = {}
+    for photograph in photographs:
+        for site, z in theory.preactivations(network, photograph).items():
+            variances.setdefault(site, []).append(float(np.var(z)))
+    deviations = {
+        site: np.sqrt(np.mean(found)) for site, found in variances.items() if kinds[site] == "silu"
     }
     return {
         "gradient": recipes.VANILLA,
         "T = 0.8": at(0.8),
         "T = 1.6": recipes.SEMANTIC,
         "T = 3.2": at(3.2),
-        **calibrated,
+        "0.6 of the deviation": by_deviation(0.6),
+        "1.6 of the deviation": by_deviation(1.6),
         "random": None,
     }
 

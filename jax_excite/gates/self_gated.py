@@ -112,6 +112,9 @@ class SelfGated(Gate):
     slope: float = 1.0
     factor: float = 1.0
     activations: ClassVar[tuple[Activation, ...]]
+    # The gate has a scale of its own, which the deviation of `z` improves no further
+    # (docs/calibration.md).
+    is_calibrated: ClassVar[bool] = False
 
     @classmethod
     def find(cls, reading: Reading, value: int, node: Node) -> Found | None:

@@ -67,16 +67,15 @@ def calibrate(
         scale: temperature in units of the deviation, > 0. The default was the best of those tried;
             see docs/calibration.md.
         per_channel: one temperature per channel (the last axis) instead of one per site.
-        gating: all other settings. Only kinds of gates that it softens are measured: with
-            `recipes.SEMANTIC` these include SiLU, GELU and hard swish.
+        gating: all other settings.
         bounds: the range that images are checked against; None checks only that they are finite.
         batched: as for `pullback`.
 
     Returns:
-        `gating` with `site_temperatures` for every site that it softens by a temperature in units
-        of the pre-activation, including max-pools but not attention: numbers, or arrays `[C]`. A
-        site that never changes gets 0, the hard gate. A site in a branch that never ran gets no
-        temperature.
+        `gating` with `site_temperatures` for every ReLU and max-pool that it softens: numbers, or
+        arrays `[C]`. The gates of SiLU, GELU, hard swish and attention have a scale of their own,
+        so they keep the temperatures of their kinds. A site that never changes gets 0, the hard
+        gate. A site in a branch that never ran gets no temperature.
 
     Raises:
         GatingError: `params` has no gate, or a gate inside a loop without a fixed number of steps.
@@ -89,14 +88,16 @@ def calibrate(
         raise ExciteError(f"scale is {scale}: give a positive number")
     params = as_pytree(params)
     found: dict[str, _Moments] = {}
+    empty = True
     for batch in [batches] if isinstance(batches, (np.ndarray, jax.Array, dict)) else batches:
         given, _ = as_items(batch, bounds, batched)
+        empty = False
         for name, (count, mean, squares) in _statistics(params, given, gating).by_name().items():
             if not np.isfinite(squares).all():
                 raise ExciteError(f"the pre-activations of {name} are not finite")
             moments = _Moments.of(count, mean, squares)
             found[name] = moments if name not in found else found[name].joined(moments)
-    if not found:
+    if empty:
         raise ExciteError("there are no batches: give at least one")
     return dataclasses.replace(
         gating,
