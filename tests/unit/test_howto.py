@@ -1,4 +1,4 @@
-"""Every page of docs/howto: its snippets run, one after the other."""
+"""Every page of docs/howto, and others with snippets: these run, one after the other."""
 
 import re
 from pathlib import Path
@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 COMPILE_QUICKLY = True
-PAGES = sorted((Path(__file__).parents[2] / "docs/howto").glob("*.md"))
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = sorted((DOCS / "howto").glob("*.md"))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*PAGES, DOCS / "smooth-gates.md"], ids=lambda page: page.stem)
 # PyTorch's exporter and Keras warn of what is theirs to mend.
 @pytest.mark.filterwarnings("ignore")
 def test_the_snippets_of(page, tmp_path, monkeypatch):

@@ -304,3 +304,41 @@ def test_functions_of_their_own_equal_excited_ones():
     cotangent = jnp.cos(jnp.arange(27.0)).reshape(3, 9)
     gradient = jax.grad(lambda x: jnp.vdot(normal(x), cotangent))(x)
     assert relative(gradient, field(jax.nn.standardize, x, recipes.SEMANTIC)) < 1e-5
+
+
+def small(x):
+    """A function of images with a ReLU, a SiLU and a max-pool."""
+    x = jax.nn.silu(x @ np.eye(3) * 1.5)
+    return jax.nn.relu(x[..., ::-1] - 0.1).max((1, 2))
+
+
+IMAGES = np.random.default_rng(3).uniform(-1, 1, (2, 4, 4, 3)).astype(np.float32)
+
+
+def test_only_gates_without_a_scale_of_their_own_are_calibrated():
+    gating = je.calibrate(small, IMAGES, gating=recipes.SEMANTIC)
+    assert set(gating.site_temperatures) == {"relu", "max_pool"}
+    assert gating.silu_temperature == 1.6
+    smooth = je.calibrate(lambda x: jax.nn.silu(x), IMAGES, gating=recipes.SEMANTIC)
+    assert smooth == recipes.SEMANTIC
+    with pytest.raises(je.ExciteError, match="there are no batches"):
+        je.calibrate(small, [], gating=recipes.SEMANTIC)
+
+
+def test_a_sweep_of_one_kind_holds_the_others():
+    fields = je.temperature_sweep(
+        small, IMAGES, 1, [0.0, 0.7, 1.6], vary="silu_temperature", gating=recipes.SEMANTIC
+    )
+    for field, temperature in zip(fields, (0.0, 0.7, 1.6), strict=True):
+        single = je.pullback(small, IMAGES, 1, gating=at("silu", temperature))
+        np.testing.assert_allclose(field, single, rtol=1e-5, atol=1e-7)
+    own = dataclasses.replace(recipes.SEMANTIC, site_temperatures={"relu": 0.2, "silu": 2.0})
+    doubled = je.temperature_sweep(
+        small, IMAGES, 1, [2.0], vary=["temperature", "pool_temperature"], gating=own
+    )
+    wanted = dataclasses.replace(
+        own, pool_temperature=2.0, site_temperatures={"relu": 0.4, "silu": 2.0}
+    )
+    np.testing.assert_allclose(doubled[0], je.pullback(small, IMAGES, 1, gating=wanted), rtol=1e-5)
+    with pytest.raises(je.GatingError, match="vary is 'silu': choose one of 'temperature'"):
+        je.temperature_sweep(small, IMAGES, 1, [1.0], vary="silu")
