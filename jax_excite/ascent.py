@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import numbers
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,9 @@ from optax.projections import projection_box, projection_l2_ball
 from jax_excite.errors import SettingError
 from jax_excite.typing import Bounds
 
+Clip = Literal["each", "last", "never"]
 _TRACED = ("step_size", "radius", "bounds")
+_STATIC = ("steps", "clip", "relative")
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -24,29 +26,38 @@ _TRACED = ("step_size", "radius", "bounds")
 class Ascent:
     """The number and size of the steps of an ascent, and its constraints.
 
-    This class is a pytree. The number of steps is static. All other settings are traced, so
-    changing them does not trigger recompilation. All norms are those of one item over all its
-    entries (of all its inputs, if there are several), in units of the input: images are in [-1, 1].
+    This class is a pytree. The step size, the radius and the bounds are traced, so changing them
+    does not trigger recompilation; the other settings are static. All norms are those of one item
+    over all its entries (of all its inputs, if there are several), in units of the input: images
+    are in [-1, 1].
 
     Attributes:
         steps: the number of steps, >= 0.
         step_size: the L2 norm of a step; negative to descend.
         radius: the radius of the L2 ball around the original image, > 0; None for no ball.
-        bounds: the range that inputs are checked against and clipped to; None for no clipping.
+        bounds: the range that inputs are checked against and clipped to; None for neither.
+        clip: clip to the bounds after `each` step (the paper), once after the `last` one, or
+            `never` (the successor's default).
+        relative: the step size is in units of the L2 norm of the original image.
 
     Raises:
-        SettingError: `steps`, `step_size` or `radius` is out of its range.
+        SettingError: `steps`, `step_size`, `radius` or `clip` is not one of its values.
     """
 
     steps: int = 10
     step_size: ArrayLike = 20.0
     radius: ArrayLike | None = 100.0
     bounds: Bounds | None = (-1.0, 1.0)
+    clip: Clip = "each"
+    relative: bool = False
 
     def __post_init__(self) -> None:
         steps = self.steps
         if isinstance(steps, bool) or not isinstance(steps, numbers.Integral) or steps < 0:
             raise SettingError(f"steps is {steps}: give a whole number of at least 0")
+        if self.clip not in get_args(Clip):
+            choices = ", ".join(map(repr, get_args(Clip)))
+            raise SettingError(f"clip is {self.clip!r}: choose one of {choices}")
         size, radius = self.step_size, self.radius
         if not isinstance(size, Tracer) and not np.isfinite(size):
             raise SettingError(f"step_size is {size}: give a finite number")
@@ -67,13 +78,18 @@ class Ascent:
         """
         return jax.vmap(self._step)(x, centres, field)
 
+    def finished(self, x: Any) -> Any:
+        """A batch of items after the last step: clipped, if that is the time to clip."""
+        return self._clipped(x) if self.clip == "last" else x
+
     def _step(self, x: Any, centre: Any, field: Any) -> Any:
         """The step of a single item."""
         field = jax.tree.map(lambda part, like: part.astype(like.dtype), field, x)
         norm = jnp.maximum(optax.tree.norm(field), 1e-20)
+        unit = optax.tree.norm(centre) if self.relative else 1
 
         def moved(part: jax.Array, along: jax.Array) -> jax.Array:
-            size = jnp.asarray(self.step_size, part.dtype)
+            size = jnp.asarray(self.step_size * unit, part.dtype)
             return part + along / norm.astype(part.dtype) * size
 
         x = jax.tree.map(moved, x, field)
@@ -81,26 +97,28 @@ class Ascent:
             delta = jax.tree.map(jnp.subtract, x, centre)
             ball = jnp.asarray(self.radius, jax.tree.leaves(delta)[0].dtype)
             x = jax.tree.map(jnp.add, centre, projection_l2_ball(delta, ball))
-        if self.bounds is not None:
-            low, high = self.bounds
-            x = jax.tree.map(
-                lambda part: projection_box(
-                    part, jnp.asarray(low, part.dtype), jnp.asarray(high, part.dtype)
-                ),
-                x,
-            )
-        return x
+        return self._clipped(x) if self.clip == "each" else x
 
-    def tree_flatten_with_keys(self) -> tuple[list[Any], int]:
-        """The traced settings with their names, and the number of steps."""
+    def _clipped(self, x: Any) -> Any:
+        if self.bounds is None:
+            return x
+        low, high = self.bounds
+        return jax.tree.map(
+            lambda part: projection_box(
+                part, jnp.asarray(low, part.dtype), jnp.asarray(high, part.dtype)
+            ),
+            x,
+        )
+
+    def tree_flatten_with_keys(self) -> tuple[list[Any], tuple[Any, ...]]:
+        """The traced settings with their names, and the static ones."""
         leaves = [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in _TRACED]
-        return leaves, self.steps
+        return leaves, tuple(getattr(self, name) for name in _STATIC)
 
     @classmethod
-    def tree_unflatten(cls, steps: int, leaves: Any) -> "Ascent":
+    def tree_unflatten(cls, static: Any, leaves: Any) -> "Ascent":
         """The inverse of flattening; nothing is checked, because JAX may pass placeholders."""
         ascent = object.__new__(cls)
-        object.__setattr__(ascent, "steps", steps)
-        for name, value in zip(_TRACED, leaves, strict=True):
+        for name, value in zip((*_TRACED, *_STATIC), (*leaves, *static), strict=True):
             object.__setattr__(ascent, name, value)
         return ascent

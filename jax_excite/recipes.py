@@ -24,7 +24,7 @@ SEMANTIC = Gating(
     normalisation="constant",
     attention="through",
 )
-SEMANTIC_PGA = Ascent(steps=5, step_size=20.0, radius=None)
+SEMANTIC_PGA = Ascent(steps=5, step_size=20.0, radius=None, clip="never")
 
 VANILLA = Gating(temperature=0.0, pool_temperature=0.0, gate="hard")
 

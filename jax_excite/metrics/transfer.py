@@ -98,6 +98,7 @@ def climb_along(
         own = current[0] if single else current
         field = jnp.nan_to_num(method(params, own, c)).reshape(current.shape)
         current = _step(settings, current, start, field)
+    current = settings.finished(current)
     return current[0] if single else current
 
 

@@ -74,7 +74,8 @@ def pga(
     """Climb towards a target along the pullback, in one compiled loop (paper, section 5.1).
 
     Each step adds the pullback scaled to the L2 norm `ascent.step_size`, projects the item onto
-    the L2 ball of `ascent.radius` around the original, and clips it to `ascent.bounds`.
+    the L2 ball of `ascent.radius` around the original, and clips it to `ascent.bounds` when
+    `ascent.clip` says so.
 
     Args:
         params: as for `pullback`, which has more details on the other arguments too.

@@ -38,7 +38,8 @@ def _ascend(
         moved = ascent.step(x, _like(x, centres), pull(target))
         return moved, targets.values(target, outputs)
 
-    return lax.scan(step, start, length=ascent.steps)
+    end, values = lax.scan(step, start, length=ascent.steps)
+    return ascent.finished(end), values
 
 
 def _like(wanted: Any, x: Any) -> Any:

@@ -72,8 +72,7 @@ def test_pullbacks_and_ascents(name, attention_t, tmp_path, x64, record_property
         recipes.SEMANTIC, attention=form, attention_temperature=attention_t
     )
     found, field = je.value_and_pullback(network, x.numpy(), 3, gating=gating)
-    ascent = dataclasses.replace(recipes.SEMANTIC_PGA, bounds=None)
-    climbed = je.pga(network, x.numpy(), 3, ascent, gating=gating)
+    climbed = je.pga(network, x.numpy(), 3, recipes.SEMANTIC_PGA, gating=gating)
     pairs = {
         "outputs": (found, outputs, 1e-9),
         "pullback": (field, rules.pullback(module, x, 3), 1e-9),

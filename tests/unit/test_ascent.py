@@ -88,6 +88,37 @@ def test_published_settings_belong_to_their_recipes(model, x):
     assert pga(model, x, 0, recipes.EXCITATION_PGA, gating=recipes.EXCITATION).shape == x.shape
 
 
+@pytest.mark.parametrize("function", ["pga", "pga_grid"])
+def test_when_it_is_clipped(model, x, function):
+    wide = Ascent(steps=3, step_size=9.0, radius=None)
+
+    def climbed(**settings):
+        ascent = dataclasses.replace(wide, **settings)
+        if function == "pga":
+            return pga(model, x, 1, ascent)
+        return pga_grid(model, x, [1], ascent)[:, 0]
+
+    unchecked = climbed(bounds=None)
+    assert np.abs(unchecked).max() > 1.5
+    np.testing.assert_array_equal(climbed(clip="never"), unchecked)
+    np.testing.assert_allclose(climbed(clip="last"), np.clip(unchecked, -1, 1), atol=1e-6)
+    each = climbed()
+    assert np.abs(each).max() <= 1
+    assert relative_error(each, np.clip(unchecked, -1, 1)) > 1e-3
+    with pytest.raises(SettingError, match="clip is 'first': choose one of 'each', 'last'"):
+        climbed(clip="first")
+
+
+def test_a_relative_step_is_in_units_of_the_image(model, x):
+    one = Ascent(steps=1, step_size=0.05, radius=None, bounds=None, relative=True)
+    change = np.asarray(pga(model, x, 1, one) - x).reshape(len(x), -1)
+    norms = np.linalg.norm(np.asarray(x).reshape(len(x), -1), axis=1)
+    np.testing.assert_allclose(np.linalg.norm(change, axis=1), 0.05 * norms, rtol=1e-4)
+    several = dataclasses.replace(one, steps=3)
+    grid = pga_grid(model, x, [1], several)[:, 0]
+    assert relative_error(grid, pga(model, x, 1, several)) < 1e-5
+
+
 def test_infinite_radius_is_no_ball(model, x):
     free, infinite = (dataclasses.replace(ASCENT, radius=radius) for radius in (None, np.inf))
     assert infinite == free
