@@ -79,7 +79,13 @@ def core():
 
 
 def of_attributions():
-    keyed = {"random_map", "smooth_grad", "smoothed_pullback"}
+    keyed = {
+        "fusion_pullback",
+        "gradient_shap",
+        "random_map",
+        "smooth_grad",
+        "smoothed_pullback",
+    }
     for name in attributions.__all__:
         options = {"key": KEY} if name in keyed else {}
         yield name, functools.partial(on_both, getattr(attributions, name), **options)

@@ -13,6 +13,10 @@ from jax_excite.attributions.gradients import (
     guided_backprop,
     input_x_gradient,
     integrated_gradients,
+)
+from jax_excite.attributions.noise import (
+    fusion_pullback,
+    gradient_shap,
     smooth_grad,
     smoothed_pullback,
 )
@@ -24,8 +28,10 @@ __all__ = [
     "deconvolution",
     "edges",
     "excitation_pullback",
+    "fusion_pullback",
     "grad_cam",
     "gradient",
+    "gradient_shap",
     "guided_backprop",
     "guided_grad_cam",
     "input_x_gradient",

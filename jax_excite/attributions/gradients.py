@@ -1,4 +1,4 @@
-"""Attributions computed from pullbacks: one, several along a line, or several with noise."""
+"""Attributions computed from pullbacks: one, or several along a line."""
 
 import dataclasses
 import numbers
@@ -9,15 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import PRNGKeyArray
 
-from jax_excite.attributions.engine import Attributor, GatingOptions, Options, attribute, field
+from jax_excite.attributions.engine import Attributor, Options, attribute, field
 from jax_excite.callables.pytree import as_floats
 from jax_excite.errors import SettingError
 from jax_excite.gating import Gating
 from jax_excite.pullbacks.pullback import pullback
 from jax_excite.pullbacks.targets import Target
-from jax_excite.recipes import DECONVOLUTION, EXCITATION, GUIDED_BACKPROP, VANILLA
+from jax_excite.recipes import DECONVOLUTION, GUIDED_BACKPROP, VANILLA
 from jax_excite.transform.sites import Names, Selection, SiteSelection
 from jax_excite.typing import Items, Params
 
@@ -144,99 +143,6 @@ class _Integrated:
             return jax.tree.map(lambda t, part: t * (part - settings.astype(part.dtype)), total, x)
 
         return block
-
-
-def smooth_grad(
-    params: Params,
-    x: Items,
-    c: Target,
-    *,
-    key: PRNGKeyArray,
-    samples: int = 25,
-    std: float = 0.3,
-    gating: Gating = VANILLA,
-    skip: SiteSelection = (),
-    only: SiteSelection | None = None,
-    enter: Names = (),
-    **options: Unpack[Options],
-) -> Any:
-    """The mean gradient over noisy copies of the input (Smilkov et al., "SmoothGrad", 2017).
-
-    Sample `i` adds `std * jax.random.normal(jax.random.fold_in(key, i), [H, W, C])` to each image,
-    so an image gets the same result alone and in a batch. If there are several inputs, input `k`
-    takes `fold_in(fold_in(key, i), k)`.
-
-    Args:
-        params: as for `pullback`, like all arguments that are not described here.
-        x: one item or a batch.
-        c: the target.
-        key: a key of `jax.random`.
-        samples: the number of noisy copies, >= 1.
-        std: the standard deviation of the noise, >= 0, in units of images; 0.3 is 15 % of their
-            range, within the 10 to 20 % that the paper advises.
-        gating: what to average: the plain gradient, or pullbacks.
-        skip: sites to leave hard.
-        only: if given, the only sites to soften.
-        enter: functions with derivative rules of their own to replace by their bodies, by name.
-        **options: `bounds`, `batched`, `batch_size` and `sharding`.
-
-    Returns:
-        The maps, shaped like `x`.
-
-    Raises:
-        SettingError: `samples` or `std` is out of its range.
-        ExciteError: as for `pullback`.
-    """
-    count = whole_number(samples, "samples")
-    if not std >= 0:
-        raise SettingError(f"std is {std}: give a number of at least 0")
-    rule = _Smoothed(Selection.of(skip, only, enter), count)
-    return attribute(rule, params, x, c, gating, (key, as_floats(std)), **options)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Smoothed:
-    selection: Selection
-    samples: int
-
-    def __call__(self, params: Params, like: Any, gating: Gating, settings: Any) -> Attributor:
-        key, std = settings
-        pull = field(params, like, gating, self.selection)
-
-        def block(x: Any, target: Any) -> Any:
-            leaves, tree = jax.tree.flatten(x)
-
-            def noisy(part: jax.Array, key: jax.Array) -> jax.Array:
-                noise = jax.random.normal(key, part.shape[1:], part.dtype)
-                return part + std.astype(part.dtype) * noise
-
-            def add(total: Any, sample: jax.Array) -> tuple[Any, None]:
-                own = jax.random.fold_in(key, sample)
-                many = range(len(leaves))
-                keys = [own] if len(leaves) == 1 else [jax.random.fold_in(own, k) for k in many]
-                fields = pull(jax.tree.unflatten(tree, map(noisy, leaves, keys)), target)
-                return jax.tree.map(jnp.add, total, fields), None
-
-            zeros = jax.tree.map(jnp.zeros_like, x)
-            total, _ = lax.scan(add, zeros, jnp.arange(self.samples))
-            return jax.tree.map(lambda part: part / self.samples, total)
-
-        return block
-
-
-def smoothed_pullback(
-    params: Params,
-    x: Items,
-    c: Target,
-    *,
-    key: PRNGKeyArray,
-    samples: int = 25,
-    std: float = 0.3,
-    gating: Gating = EXCITATION,
-    **options: Unpack[GatingOptions],
-) -> Any:
-    """The mean excitation pullback over noisy image copies: `smooth_grad` with soft gates."""
-    return smooth_grad(params, x, c, key=key, samples=samples, std=std, gating=gating, **options)
 
 
 def whole_number(value: Any, what: str) -> int:

@@ -1,7 +1,9 @@
 """The attribution methods by name, in one table: a name gives the same numbers everywhere.
 
 `jax-excite evaluate` and `jax-excite attribute` take their methods from here. A variant with other
-settings has its own name: `smooth_grad_8` averages 8 noisy copies, `smooth_grad` 25.
+settings has its own name: `smooth_grad_8` averages 8 noisy copies, `smooth_grad` 25. `soft_` before
+the name of a method means its backward pass is soft, at the gating that the caller chooses;
+`semantic_` stands for the settings and the gating of the paper's 2026 successor.
 """
 
 import dataclasses
@@ -19,13 +21,23 @@ from jax_excite.attributions.gradients import (
     guided_backprop,
     input_x_gradient,
     integrated_gradients,
+)
+from jax_excite.attributions.noise import (
+    fusion_pullback,
+    gradient_shap,
     smooth_grad,
     smoothed_pullback,
 )
 from jax_excite.attributions.pga_difference import pga_difference
 from jax_excite.gating import Gating
 from jax_excite.pullbacks.pullback import pullback
-from jax_excite.recipes import DECONVOLUTION, GUIDED_BACKPROP, VANILLA
+from jax_excite.recipes import (
+    DECONVOLUTION,
+    GUIDED_BACKPROP,
+    SEMANTIC,
+    SEMANTIC_PGA,
+    VANILLA,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +79,7 @@ class Attribution:
         return functools.partial(self.function, **self.settings, **given)
 
 
-METHODS: dict[str, Attribution] = {
+_METHODS: dict[str, Attribution] = {
     "excitation_pullback": Attribution(pullback, is_soft=True),
     "smoothed_pullback": Attribution(
         smoothed_pullback, {"samples": 25}, is_soft=True, is_random=True, passes=25
@@ -75,6 +87,7 @@ METHODS: dict[str, Attribution] = {
     "smoothed_pullback_8": Attribution(
         smoothed_pullback, {"samples": 8}, is_soft=True, is_random=True, passes=8
     ),
+    "fusion_pullback": Attribution(fusion_pullback, is_soft=True, is_random=True, passes=100),
     "pga_difference": Attribution(pga_difference, is_soft=True, passes=10),
     "gradient": Attribution(gradient, gating=VANILLA),
     "input_x_gradient": Attribution(input_x_gradient),
@@ -82,6 +95,7 @@ METHODS: dict[str, Attribution] = {
     "integrated_gradients_16": Attribution(integrated_gradients, {"steps": 16}, passes=16),
     "smooth_grad": Attribution(smooth_grad, {"samples": 25}, is_random=True, passes=25),
     "smooth_grad_8": Attribution(smooth_grad, {"samples": 8}, is_random=True, passes=8),
+    "gradient_shap": Attribution(gradient_shap, {"samples": 50}, is_random=True, passes=50),
     "guided_backprop": Attribution(guided_backprop, gating=GUIDED_BACKPROP),
     "deconvolution": Attribution(deconvolution, gating=DECONVOLUTION),
     "grad_cam": Attribution(grad_cam),
@@ -90,3 +104,27 @@ METHODS: dict[str, Attribution] = {
     "constant_map": Attribution(constant_map, is_control=True),
     "edges": Attribution(edges, is_control=True),
 }
+
+# Any method whose function takes a gating, with the caller's.
+_SOFT = {
+    f"soft_{name}": dataclasses.replace(_METHODS[name], is_soft=True)
+    for name in ("integrated_gradients", "gradient_shap", "grad_cam")
+}
+
+_SEMANTIC = {
+    "semantic_pullback": Attribution(pullback, gating=SEMANTIC),
+    "semantic_smoothed_pullback": Attribution(
+        smoothed_pullback,
+        {"samples": 50, "std": 0.15, "gating": SEMANTIC},
+        is_random=True,
+        passes=50,
+    ),
+    "semantic_fusion_pullback": Attribution(
+        fusion_pullback, {"gating": SEMANTIC}, is_random=True, passes=100
+    ),
+    "semantic_pga_difference": Attribution(
+        pga_difference, {"ascent": SEMANTIC_PGA, "gating": SEMANTIC}, passes=5
+    ),
+}
+
+METHODS: dict[str, Attribution] = {**_METHODS, **_SOFT, **_SEMANTIC}

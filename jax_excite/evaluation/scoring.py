@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jax_excite import attributions, metrics
+from jax_excite.ascent import Ascent
 from jax_excite.attributions.registry import METHODS
 from jax_excite.gating import Gating
 from jax_excite.metrics.stability import other_classes
@@ -18,9 +19,18 @@ from jax_excite.typing import Method, Params
 
 _CHANGES = 4
 _CURVE_STEPS = 15
-# Methods that are compared only if named; the default table has their cheaper variants instead.
-_COSTLY = ("smoothed_pullback", "integrated_gradients", "smooth_grad")
-COMPARED = tuple(name for name in METHODS if name not in _COSTLY)
+# Methods that are compared only if named. The default table has cheaper variants of the first
+# three.
+_COSTLY = (
+    "smoothed_pullback",
+    "integrated_gradients",
+    "smooth_grad",
+    "fusion_pullback",
+    "gradient_shap",
+)
+COMPARED = tuple(
+    name for name in METHODS if name not in _COSTLY and not name.startswith(("soft_", "semantic_"))
+)
 
 
 def bound_methods(gating: Gating, seed: int = 0) -> dict[str, Method]:
@@ -32,16 +42,20 @@ def bound_methods(gating: Gating, seed: int = 0) -> dict[str, Method]:
     """
     key = jax.random.key(seed)
     # Metrics may move images out of [-1, 1].
-    free = METHODS.keys() - {"pga_difference"}
-    bound = {name: METHODS[name].bind(gating, key, bounds=None) for name in free}
-    bound["pga_difference"] = functools.partial(_pga_difference, gating=gating)
-    return {name: bound[name] for name in METHODS}
+    return {
+        name: functools.partial(_pga_difference, **{"gating": gating, **each.settings})
+        if each.function is attributions.pga_difference
+        else each.bind(gating, key, bounds=None)
+        for name, each in METHODS.items()
+    }
 
 
-def _pga_difference(params: Params, x: Any, c: Any, gating: Gating) -> Any:
+def _pga_difference(
+    params: Params, x: Any, c: Any, gating: Gating, ascent: Ascent = EXCITATION_PGA
+) -> Any:
     """`pga_difference` in [-1, 1], or in the range of the images if a metric has exceeded that."""
     bounds = (min(-1.0, float(np.min(x))), max(1.0, float(np.max(x))))
-    ascent = dataclasses.replace(EXCITATION_PGA, bounds=bounds)
+    ascent = dataclasses.replace(ascent, bounds=bounds)
     return attributions.pga_difference(params, x, c, ascent, gating=gating)
 
 

@@ -11,11 +11,15 @@ from jax_excite import (
     Gating,
     GatingError,
     InputError,
+    SettingError,
     attributions,
+    pga,
     pullback,
     recipes,
     sites,
 )
+from jax_excite.attributions.noise import with_noisy_weights
+from jax_excite.attributions.registry import METHODS
 from jax_excite.theory.induced_networks import gates
 from tests.networks import Network, images, relative_error
 
@@ -33,6 +37,8 @@ CASES = {
     "guided_grad_cam": {},
     "excitation_pullback": {},
     "smoothed_pullback": {"key": KEY, "samples": 3},
+    "fusion_pullback": {"key": KEY, "draws": 2, "samples": 2},
+    "gradient_shap": {"key": KEY, "samples": 3, "std": 0.1},
     "pga_difference": {"ascent": Ascent(steps=2)},
     "random_map": {"key": KEY},
     "constant_map": {},
@@ -224,3 +230,76 @@ def test_controls():
     np.testing.assert_allclose(attributions.edges(None, step, 0), wanted)
     turned = attributions.edges(None, step.swapaxes(0, 1), 0)
     np.testing.assert_allclose(turned, wanted.swapaxes(0, 1))
+
+
+def test_fusion_by_hand(model, x):
+    fused = functools.partial(attributions.fusion_pullback, model, x, 1, key=KEY)
+    plain = pullback(model, x, 1)
+    still = fused(draws=2, samples=2, weight_std=0.0, std=0.0)
+    assert relative_error(still, plain) < 1e-5
+    one_draw = fused(draws=1, samples=1, std=0.0, gating=recipes.SEMANTIC)
+    key, _ = jax.random.split(jax.random.fold_in(KEY, 0))
+    network = with_noisy_weights(model, key, 0.1)
+    assert relative_error(one_draw, pullback(network, x, 1, gating=recipes.SEMANTIC)) < 1e-5
+    two = [fused(draws=n, samples=1, std=0.0) for n in (1, 2)]
+    key, _ = jax.random.split(jax.random.fold_in(KEY, 1))
+    second = pullback(with_noisy_weights(model, key, 0.1), x, 1)
+    assert relative_error(two[1], (two[0] + second) / 2) < 1e-5
+    for settings in ({"draws": 0}, {"samples": 1.5}, {"weight_std": -1}, {"std": -0.1}):
+        with pytest.raises(SettingError, match=next(iter(settings))):
+            fused(**settings)
+
+
+def test_noise_of_weights_leaves_statistics_and_what_is_no_weight(model):
+    noisy = with_noisy_weights(model, KEY, 0.1)
+    np.testing.assert_array_equal(noisy.norm.var[...], model.norm.var[...])
+    ratio = np.asarray(noisy.conv1.kernel[...] / model.conv1.kernel[...])
+    assert abs(ratio.mean() - 1) < 0.03
+    assert 0.07 < ratio.std() < 0.13
+    tree = {"weight": jnp.ones(1000), "count": jnp.arange(3)}
+    jittered = with_noisy_weights(tree, KEY, 0.5)
+    assert 0.4 < float(jittered["weight"].std()) < 0.6
+    np.testing.assert_array_equal(jittered["count"], tree["count"])
+
+
+def test_gradient_shap_by_hand(model, x):
+    found = attributions.gradient_shap(
+        model, x, 1, key=KEY, samples=2, std=0.2, baseline=0.1, gating=recipes.SEMANTIC
+    )
+    wanted = 0
+    for sample in range(2):
+        own = jax.random.fold_in(KEY, sample)
+        copy = x + 0.2 * jax.random.normal(own, x.shape[1:])
+        place = jax.random.uniform(jax.random.fold_in(own, 1_000_003))
+        there = 0.1 + place * (copy - 0.1)
+        fields = pullback(model, there, 1, gating=recipes.SEMANTIC, bounds=None)
+        wanted += fields * (copy - 0.1) / 2
+    assert relative_error(found, wanted) < 1e-5
+    # The sum of a linear function's map is the difference between its values.
+    linear = lambda x: x.mean((1, 2)) @ np.ones((3, 2))  # noqa: E731
+    exact = attributions.gradient_shap(linear, x, 0, key=KEY, samples=1)
+    np.testing.assert_allclose(exact.sum((1, 2, 3)), linear(x)[:, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_methods_of_the_successor(model, x):
+    bound = {
+        name: METHODS[name].bind(Gating(9.0, 9.0), KEY)
+        for name in METHODS
+        if name.startswith("semantic_")
+    }
+    assert set(bound) == {
+        "semantic_pullback",
+        "semantic_smoothed_pullback",
+        "semantic_fusion_pullback",
+        "semantic_pga_difference",
+    }
+    assert METHODS["semantic_pullback"].gating == recipes.SEMANTIC
+    smoothed = attributions.smoothed_pullback(
+        model, x, 1, key=KEY, samples=50, std=0.15, gating=recipes.SEMANTIC
+    )
+    np.testing.assert_allclose(bound["semantic_smoothed_pullback"](model, x, 1), smoothed)
+    ascent = pga(model, x, 1, recipes.SEMANTIC_PGA, gating=recipes.SEMANTIC) - x
+    np.testing.assert_allclose(bound["semantic_pga_difference"](model, x, 1), ascent, atol=1e-6)
+    soft = METHODS["soft_gradient_shap"].bind(recipes.SEMANTIC, KEY)(model, x, 1)
+    own = attributions.gradient_shap(model, x, 1, key=KEY, gating=recipes.SEMANTIC)
+    np.testing.assert_allclose(soft, own)
