@@ -34,9 +34,14 @@ def normal_cdf(z):
 ACTIVATIONS = {
     nn.ReLU: (F.relu, lambda z: normal_cdf(z / RELU_T)),
     nn.SiLU: (F.silu, lambda z: torch.sigmoid(z / SILU_T)),
-    nn.GELU: (F.gelu, lambda z: normal_cdf(z / GELU_T)),
     nn.Hardswish: (F.hardswish, lambda z: F.relu6(z / SWISH_T + 3) / 6),
 }
+
+
+def gelu(module, z):
+    """The rule is the same for both forms."""
+    function = functools.partial(F.gelu, approximate=module.approximate)
+    return activation(function, lambda z: normal_cdf(z / GELU_T), z)
 
 
 def activation(function, gate, z):
@@ -49,6 +54,26 @@ def layer_norm(module, x):
     mean = x.mean(-1, keepdim=True).detach()
     deviation = (x.var(-1, unbiased=False, keepdim=True) + module.eps).sqrt().detach()
     return (x - mean) / deviation * module.weight + module.bias
+
+
+def max_pool(module, x):
+    """Softmax weights of each window, constant; padding takes part as zeros."""
+    size, stride, pad = module.kernel_size, module.stride, module.padding
+    hard = F.max_pool2d(x, size, stride, pad)
+    n, channels, rows, columns = hard.shape
+    cells = F.unfold(x, size, padding=pad, stride=stride)
+    cells = cells.reshape(n, channels, size**2, rows, columns)
+    weights = torch.softmax(cells / POOL_T, 2).detach()
+    return with_value(hard, (weights * cells).sum(2))
+
+
+def group_norm(module, x):
+    """Constant statistics, for the reason given for layer normalisation."""
+    groups = x.reshape(len(x), module.num_groups, -1)
+    mean = groups.mean(-1, keepdim=True).detach()
+    variance = groups.var(-1, unbiased=False, keepdim=True).detach()
+    centred = ((groups - mean) / (variance + module.eps).sqrt()).reshape(x.shape)
+    return centred * module.weight[:, None, None] + module.bias[:, None, None]
 
 
 def layer_norm_2d(module, x):
@@ -103,10 +128,16 @@ def soften(network, attention_t=1.0):
         for family, (function, gate) in ACTIVATIONS.items():
             if isinstance(module, family):
                 put(module, functools.partial(activation, function, gate), family.__name__)
-        if kind == "LayerNorm2d" and module.weight.ndim == 1:
+        if isinstance(module, nn.GELU):
+            put(module, functools.partial(gelu, module), "GELU")
+        elif kind == "LayerNorm2d" and module.weight.ndim == 1:
             put(module, functools.partial(layer_norm_2d, module), "LayerNorm")
         elif isinstance(module, nn.LayerNorm):
             put(module, functools.partial(layer_norm, module), "LayerNorm")
+        elif isinstance(module, nn.MaxPool2d):
+            put(module, functools.partial(max_pool, module), kind)
+        elif isinstance(module, nn.GroupNorm):
+            put(module, functools.partial(group_norm, module), kind)
         elif isinstance(module, nn.MultiheadAttention):
             forward = module.forward
             put(module, functools.partial(multihead_attention, forward, attention_t), kind)

@@ -30,6 +30,8 @@ KINDS = {
     "SiLU": "silu",
     "GELU": "gelu",
     "Hardswish": "hard_swish",
+    "MaxPool2d": "max_pool",
+    "GroupNorm": "normalisation",
     "LayerNorm": "normalisation",
     "MultiheadAttention": "attention",
     "Attention": "attention",
@@ -83,3 +85,61 @@ def test_pullbacks_and_ascents(name, attention_t, tmp_path, x64, record_property
         form_of = f"SEMANTIC, {form}, T = {attention_t}"
         record_property("parity", (f"{name}, ONNX", form_of, quantity, f"{error:.1e}", "", "", ""))
         assert error < tolerance, (quantity, error)
+
+
+class Tokens(nn.Module):
+    """A module of tokens within feature maps."""
+
+    def __init__(self, inner, **options):
+        super().__init__()
+        self.inner = inner
+        self.options = options
+
+    def forward(self, x):
+        tokens = x.flatten(2).transpose(1, 2)
+        if isinstance(self.inner, nn.MultiheadAttention):
+            # The exporter writes a mask of float64 networks only in the form that returns weights.
+            options = {"need_weights": bool(self.options), **self.options}
+            return self.inner(tokens, tokens, tokens, **options)[0]
+        return self.inner(tokens)
+
+
+MASK = torch.triu(torch.ones(64, 64, dtype=torch.bool), 1)
+ALONE = {
+    "ReLU": nn.ReLU,
+    "SiLU": nn.SiLU,
+    "GELU": nn.GELU,
+    "GELU, tanh": lambda: nn.GELU(approximate="tanh"),
+    "hard swish": nn.Hardswish,
+    "max-pool": lambda: nn.MaxPool2d(3, 2, 1),
+    "GroupNorm": lambda: nn.GroupNorm(2, 8),
+    "LayerNorm": lambda: Tokens(nn.LayerNorm(8)),
+    "attention": lambda: Tokens(nn.MultiheadAttention(8, 2, batch_first=True)),
+    "attention, masked": lambda: Tokens(
+        nn.MultiheadAttention(8, 2, batch_first=True), attn_mask=MASK
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_every_kind_alone(name, tmp_path, x64, record_property):
+    torch.manual_seed(2)
+    module = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), ALONE[name](), nn.Flatten(), nn.LazyLinear(5)
+    )
+    x = torch.rand(2, 3, 8, 8, dtype=torch.float64) * 2 - 1
+    module = module.double().eval()
+    module(x)
+    rules.randomise(module, seed=1)
+    network = export(module, x, tmp_path / "network.onnx")
+    outputs = module(x).detach()
+    ((kind, count),) = rules.soften(module, 1.3).items()
+    sites = je.sites(network, x.numpy())
+    assert [(site.kind, site.gated) for site in sites] == [(KINDS[kind], True)] * count
+    gating = dataclasses.replace(recipes.SEMANTIC, attention_temperature=1.3)
+    found, field = je.value_and_pullback(network, x.numpy(), 3, gating=gating)
+    wanted = rules.pullback(module, x, 3)
+    for quantity, ours, theirs in (("outputs", found, outputs), ("pullback", field, wanted)):
+        error = reference.relative_error(np.asarray(ours), theirs.numpy())
+        record_property("parity", (name, "alone", quantity, f"{error:.1e}", "", "", ""))
+        assert error < 1e-9, (quantity, error)
