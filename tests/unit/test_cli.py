@@ -145,7 +145,7 @@ def test_grid_of_ascents_takes_every_setting(tmp_path):
         load("efficientnet_lite0"),
         x,
         [497, 9],
-        Ascent(steps=2, step_size=9, radius=12),
+        Ascent(steps=2, step_size=9, radius=12, clip="never"),
         gating=Gating(0.8, 0.2, gate="softsign", pool_weights="detached"),
         skip="blocks.0/clipped_relu",
     )
@@ -161,6 +161,8 @@ def test_grid_of_ascents_takes_every_setting(tmp_path):
         "step_size": 9.0,
         "radius": 12.0,
         "bounds": [-1.0, 1.0],
+        "clip": "never",
+        "relative": False,
     }
     assert manifest["skip"] == ["blocks.0/clipped_relu"]
 
@@ -178,6 +180,8 @@ def test_manifest_is_enough_to_compute_the_grid_again(tmp_path):
         "step_size": 20.0,
         "radius": None,
         "bounds": [-1.0, 1.0],
+        "clip": "each",
+        "relative": False,
     }
     assert manifest["gating"]["temperature"] == MODELS["efficientnet_lite0"].temperature
     model = load(manifest["model"], weights=manifest["weights"]["file"])

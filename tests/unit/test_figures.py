@@ -155,7 +155,13 @@ def test_command_draws_every_figure_with_a_manifest(tiny, folder, tmp_path):
         {"excitation pullbacks"},
         {"vanilla gradients"},
     ]
-    settings = {"step_size": 20.0, "radius": 100.0, "bounds": [-1.0, 1.0]}
+    settings = {
+        "step_size": 20.0,
+        "radius": 100.0,
+        "bounds": [-1.0, 1.0],
+        "clip": "each",
+        "relative": False,
+    }
     assert [manifest["ascent"] for manifest in manifests] == [
         {"steps": 5, **settings},
         None,
