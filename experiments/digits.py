@@ -151,8 +151,8 @@ def draw(networks: dict[str, Any], images: np.ndarray, out: Path) -> None:
     rows, names = [], []
     for x, (name, network), way in itertools.product(images, networks.items(), GATINGS):
         fields = np.asarray(je.pullback_grid(network, x, range(10), gating=GATINGS[way]))
-        cells = np.stack([(x + 1) / 2, *pictures.scale(fields)])
-        rows.append(np.repeat(cells, 3, axis=-1).repeat(4, 1).repeat(4, 2))
+        cells = [pictures.in_colour((x + 1) / 2), *pictures.scale(pictures.in_colour(fields))]
+        rows.append(np.stack(cells).repeat(4, 1).repeat(4, 2))
         names.append(f"{name}\n{way}")
     titles = ["image", *map(str, range(10))]
     pictures.draw_grid(out, np.asarray(rows, np.float32), names, titles)
