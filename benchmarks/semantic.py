@@ -56,15 +56,15 @@ def softened(name: str) -> nn.Module:
     """Torchvision's network with the published rules."""
     torch.manual_seed(0)
     module = getattr(torchvision.models, name)(weights=None).eval()
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
     if hasattr(module, "heads"):
         nn.init.normal_(module.heads.head.weight, std=0.02)
     return module
 
 
 def put_rules(module: nn.Module) -> None:
-    """Put the published rules into a network."""
+    """Put the published rules into a network, which was exported before."""
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
     rules.soften(module)
     for layer in module.modules():
         if isinstance(layer, nn.LayerNorm):
