@@ -21,6 +21,7 @@ import optax
 from flax import nnx
 
 import jax_excite as je
+from experiments import any_network
 from jax_excite import pictures, recipes
 
 ASCENT = je.Ascent(steps=10, step_size=1.0, radius=4.0)
@@ -99,27 +100,10 @@ class ConvBlock(nnx.Module):
         return x + self.narrow(jax.nn.gelu(self.wide(self.norm(self.depthwise(x)))))
 
 
-class ReluNetwork(nnx.Module):
-    """Three convolutions with ReLUs."""
-
-    def __init__(self, rngs: nnx.Rngs):
-        sizes = (1, 16, 32, 64)
-        self.convs = nnx.List(
-            nnx.Conv(a, b, (3, 3), strides=2, rngs=rngs) for a, b in itertools.pairwise(sizes)
-        )
-        self.head = nnx.Linear(64 * 16, 10, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """The logits of the ten digits."""
-        for conv in self.convs:
-            x = jax.nn.relu(conv(x))
-        return self.head(x.reshape(len(x), -1))
-
-
 NETWORKS: dict[str, Callable[..., nnx.Module]] = {
     "transformer": Transformer,
     "ConvNeXt": ConvNext,
-    "ReLU": ReluNetwork,
+    "ReLU": any_network.Digits,
 }
 
 

@@ -1,6 +1,7 @@
 """Means of pullbacks over noise in the input and in the weights, and between two inputs."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Unpack
 
 import jax
@@ -78,13 +79,10 @@ class _Smoothed:
         pull = field(params, like, gating, self.selection)
 
         def block(x: Any, target: Any) -> Any:
-            def add(total: Any, sample: jax.Array) -> tuple[Any, None]:
-                fields = pull(_noisy(x, jax.random.fold_in(key, sample), std), target)
-                return jax.tree.map(jnp.add, total, fields), None
+            def one(sample: jax.Array) -> Any:
+                return pull(_noisy(x, jax.random.fold_in(key, sample), std), target)
 
-            zeros = jax.tree.map(jnp.zeros_like, x)
-            total, _ = lax.scan(add, zeros, jnp.arange(self.samples))
-            return jax.tree.map(lambda part: part / self.samples, total)
+            return _mean(one, x, self.samples)
 
         return block
 
@@ -181,15 +179,12 @@ class _Fused:
         smoothed = _Smoothed(self.selection, self.samples)
 
         def block(x: Any, target: Any) -> Any:
-            def add(total: Any, draw: jax.Array) -> tuple[Any, None]:
+            def one(draw: jax.Array) -> Any:
                 of_weights, of_inputs = jax.random.split(jax.random.fold_in(key, draw))
                 network = with_noisy_weights(params, of_weights, weight_std)
-                mean = smoothed(network, like, gating, (of_inputs, std))(x, target)
-                return jax.tree.map(jnp.add, total, mean), None
+                return smoothed(network, like, gating, (of_inputs, std))(x, target)
 
-            zeros = jax.tree.map(jnp.zeros_like, x)
-            total, _ = lax.scan(add, zeros, jnp.arange(self.draws))
-            return jax.tree.map(lambda part: part / self.draws, total)
+            return _mean(one, x, self.draws)
 
         return block
 
@@ -279,7 +274,7 @@ class _Shap:
         pull = field(params, like, gating, self.selection)
 
         def block(x: Any, target: Any) -> Any:
-            def add(total: Any, sample: jax.Array) -> tuple[Any, None]:
+            def one(sample: jax.Array) -> Any:
                 of_noise, of_place = _keys(key, sample)
                 place = jax.random.uniform(of_place)
 
@@ -289,14 +284,11 @@ class _Shap:
 
                 copy = _noisy(x, of_noise, std)
                 fields = pull(jax.tree.map(moved, copy), target)
-                maps = jax.tree.map(
+                return jax.tree.map(
                     lambda f, part: f * (part - baseline.astype(part.dtype)), fields, copy
                 )
-                return jax.tree.map(jnp.add, total, maps), None
 
-            zeros = jax.tree.map(jnp.zeros_like, x)
-            total, _ = lax.scan(add, zeros, jnp.arange(self.samples))
-            return jax.tree.map(lambda part: part / self.samples, total)
+            return _mean(one, x, self.samples)
 
         return block
 
@@ -305,6 +297,16 @@ def _keys(key: PRNGKeyArray, sample: jax.Array) -> tuple[PRNGKeyArray, PRNGKeyAr
     """The keys of the noise of a sample, as in `smooth_grad`, and of its place."""
     own = jax.random.fold_in(key, sample)
     return own, jax.random.fold_in(own, 1_000_003)
+
+
+def _mean(one: Callable[[jax.Array], Any], x: Any, count: int) -> Any:
+    """The mean of the maps, shaped like `x`, of samples 0 to `count - 1`."""
+
+    def add(total: Any, sample: jax.Array) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, one(sample)), None
+
+    total, _ = lax.scan(add, jax.tree.map(jnp.zeros_like, x), jnp.arange(count))
+    return jax.tree.map(lambda part: part / count, total)
 
 
 def _check_deviation(value: float, what: str) -> None:

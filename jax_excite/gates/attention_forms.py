@@ -9,26 +9,14 @@ import jax.numpy as jnp
 
 from jax_excite.gates.reading import Reading
 from jax_excite.graphs.facts import Facts
-from jax_excite.graphs.graph import Constant, Graph, Node, Operand
+from jax_excite.graphs.graph import ARRANGES, Constant, Graph, Node, Operand
 from jax_excite.graphs.parts import Part
 
-# Primitives that arrange the entries of a value, or convert them.
-_ARRANGES = (
-    "broadcast_in_dim",
-    "convert_element_type",
-    "copy",
-    "copy_p",
-    "expand_dims",
-    "name",
-    "optimization_barrier",
-    "reshape",
-    "sharding_constraint",
-    "squeeze",
-    "transpose",
-)
+# Primitives that leave a value what it is, but for its arrangement.
+_PASSES = (*ARRANGES, "optimization_barrier")
 # Primitives that are affine in the operands that depend on the input, if a product has one of them.
 _AFFINE = (
-    *_ARRANGES,
+    *_PASSES,
     "add",
     "concatenate",
     "dynamic_slice",
@@ -155,7 +143,7 @@ class _Search:
         axis: int | None = contracted[place][0]
         operand = node.inputs[place]
         step = self._producer(operand)
-        while step is not None and step.name in _ARRANGES and axis is not None:
+        while step is not None and step.name in _PASSES and axis is not None:
             axis = self._axis_before(step, axis)
             operand = step.inputs[0]
             step = self._producer(operand)
@@ -166,7 +154,7 @@ class _Search:
     def _of_division(self, division: Node, axis: int) -> _Softmax | None:
         exponentials, total = division.inputs
         step = self._producer(total)
-        while step is not None and step.name in (*_ARRANGES, "add", "max"):
+        while step is not None and step.name in (*_PASSES, "add", "max"):
             total = next(filter(self._producer, step.inputs), step.inputs[0])
             step = self._producer(total)
         if step is None or step.name != "reduce_sum" or step.inputs[0] != exponentials:
@@ -190,7 +178,7 @@ class _Search:
 
     def _is_maximum(self, operand: Operand) -> bool:
         step = self._producer(operand)
-        while step is not None and step.name in (*_ARRANGES, "max", "stop_gradient", "select_n"):
+        while step is not None and step.name in (*_PASSES, "max", "stop_gradient", "select_n"):
             inner = [o for o in step.inputs if self._producer(o) is not None]
             step = self._producer(inner[-1]) if inner else None
         return step is not None and step.name == "reduce_max"

@@ -3,7 +3,7 @@
 import numpy as np
 
 from jax_excite.graphs.facts import Facts
-from jax_excite.graphs.graph import Constant, Node, Operand, is_call
+from jax_excite.graphs.graph import Node, Operand
 
 # The maximum depth of the search for the values from which a variance is computed.
 _FARTHEST = 12
@@ -51,7 +51,7 @@ class _Origins:
 
     def is_variance(self, value: Operand) -> bool:
         """Whether a value is a mean of squares, or that minus the square of a mean."""
-        node = self._producer(value)
+        node = self._facts.producer(value)
         if node is not None and node.name == "sub":
             a, b = node.inputs
             is_mean = self._is_sum_of_squares(a) and self._reduces(a)
@@ -60,7 +60,7 @@ class _Origins:
 
     def _reduces(self, operand: Operand, depth: int = 0) -> bool:
         """Whether a value is computed from a sum over axes through `_KEEPS_SIGN` and powers."""
-        node = self._producer(operand)
+        node = self._facts.producer(operand)
         if node is None or depth > _FARTHEST:
             return False
         if node.name in ("reduce_sum", "psum", "psum_invariant"):
@@ -68,20 +68,8 @@ class _Origins:
         further = node.name in (*_KEEPS_SIGN, "square", "integer_pow")
         return further and any(self._reduces(o, depth + 1) for o in node.inputs)
 
-    def _producer(self, operand: Operand) -> Node | None:
-        """The node that computes an operand, followed out of and into the bodies of calls."""
-        while not isinstance(operand, Constant):
-            node = self._facts.producers.get(operand)
-            if node is None:
-                operand = self._facts.outer.get(operand, Constant(None))
-            elif node.bodies and is_call(node) and node.name != "cond":
-                operand = node.bodies[0].outputs[node.outputs.index(operand)]
-            else:
-                return node
-        return None
-
     def _is_square(self, operand: Operand) -> bool:
-        node = self._producer(operand)
+        node = self._facts.producer(operand)
         if node is None:
             return False
         if node.name == "square":
@@ -93,7 +81,7 @@ class _Origins:
         return node.name == "mul" and node.inputs[0] == node.inputs[1]
 
     def _is_sum_of_squares(self, operand: Operand, depth: int = 0) -> bool:
-        node = self._producer(operand)
+        node = self._facts.producer(operand)
         if node is None or depth > _FARTHEST:
             return False
         if self._is_square(operand):
@@ -112,7 +100,7 @@ class _Origins:
         number = self._facts.constant(operand)
         if number is not None:
             return bool(np.isnan(number) or number >= 0)
-        node = self._producer(operand)
+        node = self._facts.producer(operand)
         if node is None or depth > _FARTHEST:
             return False
         if node.name == "convert_element_type" and not self._facts.is_float(node.inputs[0]):

@@ -13,24 +13,11 @@ import numpy as np
 from jax_excite.gates.reading import Reading
 from jax_excite.graphs.consumers import Consumers
 from jax_excite.graphs.facts import Facts
-from jax_excite.graphs.graph import Constant, Graph, Node, Operand, is_call
+from jax_excite.graphs.graph import ARRANGES, Constant, Graph, Node, Operand, is_call
 from jax_excite.graphs.parts import Part
 
-# Primitives that arrange the entries of a value, or convert them.
-_ARRANGES = (
-    "broadcast_in_dim",
-    "convert_element_type",
-    "copy",
-    "copy_p",
-    "expand_dims",
-    "name",
-    "reshape",
-    "sharding_constraint",
-    "squeeze",
-    "transpose",
-)
 # Primitives of which a normalisation consists, apart from its statistics.
-_AFFINE = (*_ARRANGES, "add", "div", "mul", "neg", "sub")
+_AFFINE = (*ARRANGES, "add", "div", "mul", "neg", "sub")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,6 +69,7 @@ class Normalisations:
         self._graph = graph
         self._facts = reading.facts
         self._consumers = reading.once(Consumers, graph)
+        self._statistics = _Statistics(self._facts, graph)
         for node in graph.nodes:
             root = self._root(node)
             if root is None or (root.value in graph.outputs and graph is not reading.graph):
@@ -95,8 +83,8 @@ class Normalisations:
     def _root(self, node: Node) -> _Root | None:
         if len(node.outputs) != 1 or node.outputs[0] not in self._facts.depends:
             return None
-        statistics = _Statistics(self._facts, self._graph)
-        inner = statistics.producer(node.outputs[0])  # a call may compute the root, as jnp.std does
+        # A call may compute the root, as jnp.std does.
+        inner = self._facts.producer(node.outputs[0], within=self._graph)
         if inner is None:
             return None
         power = {"rsqrt": -0.5, "sqrt": 0.5}.get(inner.name)
@@ -104,7 +92,7 @@ class Normalisations:
             power = self._facts.constant(inner.inputs[1])
         if power not in (-0.5, 0.5):
             return None
-        x = statistics.x_of_variance(inner.inputs[0])
+        x = self._statistics.x_of_variance(inner.inputs[0])
         return None if x is None else _Root(node.outputs[0], power == -0.5, x)
 
     def _whole(self, root: _Root, node: Node) -> Normalised | None:
@@ -112,9 +100,8 @@ class Normalisations:
         output = self._meeting(root, node)
         if output is None:
             return None
-        statistics = _Statistics(self._facts, self._graph)
         inner = Part.between(self._graph, [root.x, root.value], output)
-        counts = {one.outputs[0]: statistics.summed(one, root.x) for one in inner.nodes}
+        counts = {one.outputs[0]: self._statistics.summed(one, root.x) for one in inner.nodes}
         sums = {value: count for value, count in counts.items() if count}
         part = Part.between(self._graph, [root.x, root.value, *sums], output)
         found = Normalised(
@@ -179,25 +166,25 @@ class _Statistics:
 
     def x_of_variance(self, operand: Operand) -> int | None:
         """The value whose variance or mean square this is, plus a constant; None for others."""
-        node = self.producer(operand)
+        node = self._producer(operand)
         while node is not None:
             on_input = [o for o in node.inputs if o in self._facts.depends]
             if node.name == "sub" and len(on_input) == 2:
                 return self._x_of_difference(*on_input)
             if node.name in ("add", "max", "min", "clamp", "select_n") and len(on_input) == 1:
                 operand = on_input[0]
-            elif node.name in _ARRANGES:
+            elif node.name in ARRANGES:
                 operand = node.inputs[0]
             else:
                 break
-            node = self.producer(operand)
+            node = self._producer(operand)
         of = self._meant(operand)
         square = None if of is None else self._squared(of)
         return None if square is None else self._x_of_square(square)
 
     def _x_of_square(self, square: Operand) -> int | None:
         """The value x of a squared `x`, or of a squared `x - mean(x)`."""
-        node = self.producer(square)
+        node = self._producer(square)
         if node is not None and node.name == "sub":
             x, mean = node.inputs
             of = self._meant(mean)
@@ -231,9 +218,9 @@ class _Statistics:
     def _meant(self, operand: Operand) -> Operand | None:
         """The value whose mean over axes this is, or None."""
         scale = 1.0
-        node = self.producer(operand)
+        node = self._producer(operand)
         while node is not None and node.name != "reduce_sum":
-            if node.name not in (*_ARRANGES, "div", "mul", "select_n"):
+            if node.name not in (*ARRANGES, "div", "mul", "select_n"):
                 return None
             on_input = [o for o in node.inputs if o in self._facts.depends]
             if len(on_input) != 1:
@@ -245,7 +232,7 @@ class _Statistics:
                 if not number or (node.name == "div" and other is node.inputs[0]):
                     return None
                 scale *= number if node.name == "mul" else 1 / number
-            node = self.producer(operand)
+            node = self._producer(operand)
         if node is None:
             return None
         shape = self._facts.shape(node.inputs[0])
@@ -255,9 +242,9 @@ class _Statistics:
 
     def _squared(self, operand: Operand) -> Operand | None:
         """The value whose square this is, or None."""
-        node = self.producer(operand)
-        while node is not None and node.name in _ARRANGES:
-            node = self.producer(node.inputs[0])
+        node = self._producer(operand)
+        while node is not None and node.name in ARRANGES:
+            node = self._producer(node.inputs[0])
         if node is None:
             return None
         if node.name == "square" or (node.name == "integer_pow" and node.params["y"] == 2):
@@ -272,7 +259,7 @@ class _Statistics:
         """The value of the graph of which this has the entries, in any arrangement."""
         while not isinstance(operand, Constant):
             node = self._facts.producers.get(operand)
-            if node is not None and node.name in _ARRANGES:
+            if node is not None and node.name in ARRANGES:
                 before, after = (self._facts.shape(o) for o in (node.inputs[0], operand))
                 if math.prod(before) != math.prod(after):
                     break
@@ -285,16 +272,5 @@ class _Statistics:
             return None
         return operand
 
-    def producer(self, operand: Operand) -> Node | None:
-        """The node that computes an operand, followed into the calls of the graph and back."""
-        while not isinstance(operand, Constant):
-            node = self._facts.producers.get(operand)
-            if node is None:
-                if self._facts.homes[operand] is self._graph:
-                    return None
-                operand = self._facts.outer.get(operand, Constant(None))
-            elif node.bodies and is_call(node) and node.name != "cond":
-                operand = node.bodies[0].outputs[node.outputs.index(operand)]
-            else:
-                return node
-        return None
+    def _producer(self, operand: Operand) -> Node | None:
+        return self._facts.producer(operand, within=self._graph)

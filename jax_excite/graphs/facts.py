@@ -332,6 +332,25 @@ class Facts:
             visible = {b: p for b, p in meaning.items() if self._depths[self.homes[b]] <= depth}
             self.views[output] = {**visible, **self.views.get(output, {})}
 
+    def producer(self, operand: Operand, within: Graph | None = None) -> Node | None:
+        """The node that computes an operand, followed out of and into the bodies of calls.
+
+        Args:
+            operand: the operand.
+            within: a graph whose inputs are not followed to the outside.
+        """
+        while not isinstance(operand, Constant):
+            node = self.producers.get(operand)
+            if node is None:
+                if within is not None and self.homes[operand] is within:
+                    return None
+                operand = self.outer.get(operand, Constant(None))
+            elif node.bodies and is_call(node) and node.name != "cond":
+                operand = node.bodies[0].outputs[node.outputs.index(operand)]
+            else:
+                return node
+        return None
+
     # Names of values in one graph.
 
     def local(self, number: int, graph: Graph) -> int | None:

@@ -47,6 +47,20 @@ _EXACT = {
     "xor",
 }
 
+# Primitives that arrange the entries of a value, or convert them.
+ARRANGES = (
+    "broadcast_in_dim",
+    "convert_element_type",
+    "copy",
+    "copy_p",
+    "expand_dims",
+    "name",
+    "reshape",
+    "sharding_constraint",
+    "squeeze",
+    "transpose",
+)
+
 # Equations whose bodies can be evaluated again, with the parameters that hold the bodies.
 _ENTERED = {
     "jit": ("jaxpr",),
