@@ -74,7 +74,7 @@ def main(
     for name in models:
         with tempfile.TemporaryDirectory() as folder:
             setup = Setup(name, Path(folder), device, sizes, rounds)
-            forward = ask_referee(setup, "prepare", sizes=dataclasses.asdict(sizes))
+            forward = ask_referee(setup, "prepare", sizes=dataclasses.asdict(sizes), device=device)
             for each in jobs:
                 compete(setup, each, environments, chosen, forward, rows, rates)
                 out.with_name(f"{out.name}.md").write_text(table.markdown(rows, rates, about))

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -133,9 +132,8 @@ class Contest:
             with noting_failure(measurement):
                 name = f"{self.job}-{self.environment}-{number}.npz"
                 measurement.result = self.setup.folder / name
-                finish = {"do": "finish", "out": str(measurement.result)}
-                answer = self.workers[measurement].tell(json.dumps(finish))
-                measurement.peak, measurement.imported = answer["peak"], answer["imported"]
+                worker = self.workers[measurement]
+                measurement.peak, measurement.imported = worker.finish(measurement.result)
             self.workers[measurement].close()
 
     def measure_cached(self) -> None:

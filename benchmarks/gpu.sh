@@ -1,34 +1,39 @@
 #!/usr/bin/env bash
-# Runs the benchmark on the NVIDIA GPU of this machine: benchmarks/gpu.sh [OPTION ...], the options
-# those of `python -m benchmarks`. Writes benchmarks/results/gpu.md and gpu.json; without options also
-# gpu-throughput.md and gpu-throughput.json, with the throughput of larger batches.
+# Runs the benchmark on the NVIDIA GPU of this machine, in about six minutes: benchmarks/gpu.sh
+# [OPTION ...], with the options of `python -m benchmarks.gpu`. Writes benchmarks/results/gpu.md and
+# gpu.json, after each job.
 #
-# Needs Linux, a driver for CUDA 12 or later, Python 3.11 or later, and 20 GB of disk.
-# It has not been run: no machine with a GPU was to be had.
+# It installs nothing and needs no network: it takes the Python at hand, `python3` or $PYTHON, whose
+# JAX and PyTorch must both find the GPU, and names the packages that are missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
 
-python=.venv/gpu/bin/python
-mkdir -p .venv
-"${PYTHON:-python3}" -m venv .venv/gpu
-"$python" -m pip install --quiet --editable ".[test]"
-"$python" -m pip install --quiet --no-deps torchvision==0.28.0
-# JAX for the CUDA that PyTorch brings: two versions of its libraries would share folders.
-cuda=$("$python" -c 'import torch; print((torch.version.cuda or "none").partition(".")[0])')
-if [ "$cuda" = none ]; then
-    echo "this PyTorch has no CUDA: install torch==2.13.0 with CUDA into .venv/gpu first" >&2
-    exit 2
-fi
-"$python" -m pip install --quiet "jax[cuda$cuda]" torch==2.13.0
+"$python" - <<'CHECK'
+import importlib.util
+import sys
 
-run() {
-    "$python" -m benchmarks --device gpu --environment default "$@"
+NEEDED = {
+    "filelock": "filelock",
+    "flax": "flax",
+    "jax": "jax[cuda13]",
+    "jaxtyping": "jaxtyping",
+    "ml_dtypes": "ml_dtypes",
+    "optax": "optax",
+    "PIL": "pillow",
+    "platformdirs": "platformdirs",
+    "pooch": "pooch",
+    "safetensors": "safetensors",
+    "scipy": "scipy",
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "typer": "typer",
 }
-status=0
-run "$@" || status=$?
-if [ $# = 0 ]; then
-    # Enough images for the largest batches.
-    run --job throughput --images 128 --classes 2 --out benchmarks/results/gpu-throughput ||
-        status=$?
-fi
-exit "$status"
+missing = [name for module, name in NEEDED.items() if importlib.util.find_spec(module) is None]
+if missing:
+    sys.exit(
+        f"{sys.executable} lacks {', '.join(missing)}: install them, or unpack their wheels into a "
+        "folder and name it in PYTHONPATH"
+    )
+CHECK
+exec "$python" -m benchmarks.gpu "$@"

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from benchmarks.jobs import Sizes, as_cells
+from benchmarks.variants import Device
 from benchmarks.work import forward_gflop
 from benchmarks.workers import answers
 from jax_excite.models import model_spec
@@ -16,7 +17,7 @@ from tests import torch_reference as reference
 from weights_converter import convert_file
 
 
-def prepare(folder: Path, model: str, sizes: Sizes) -> float:
+def prepare(folder: Path, model: str, sizes: Sizes, device: Device = "cpu") -> float:
     """Write a network's weights in both formats, images, classes, and the fields in float64.
 
     The weights are random, with measured BatchNorm statistics, unless a package contains the
@@ -33,20 +34,23 @@ def prepare(folder: Path, model: str, sizes: Sizes) -> float:
     images = reference.images(1, sizes.images, sizes.size, sizes.size).astype(np.float32)
     np.save(folder / "images.npy", images)
     np.save(folder / "classes.npy", np.array(sizes.class_indices()))
-    np.save(folder / "fields.npy", exact_fields(folder, model))
+    np.save(folder / "fields.npy", exact_fields(folder, model, device))
     return forward_gflop(model, sizes.size)
 
 
-def exact_fields(folder: Path, model: str) -> np.ndarray:
+def exact_fields(folder: Path, model: str, device: Device) -> np.ndarray:
     """The class grid in float64, one row per cell."""
+    place = "cuda" if device == "gpu" else "cpu"
     module = reference.reference(model, weights=folder / "weights.pth")
-    soft = reference.soften(module, skip_functional=False)
+    soft = reference.soften(module, skip_functional=False).to(place)
     images, classes = np.load(folder / "images.npy"), np.load(folder / "classes.npy")
     parts = []
     for image in images:
         x, c = as_cells(image[None].astype(np.float64), classes)
-        field = reference.pullback(soft, reference.to_torch(x), torch.as_tensor(c))
-        parts.append(reference.to_numpy(field))
+        field = reference.pullback(
+            soft, reference.to_torch(x).to(place), torch.as_tensor(c, device=place)
+        )
+        parts.append(reference.to_numpy(field.cpu()))
     return np.concatenate(parts)
 
 
@@ -71,7 +75,7 @@ def main() -> None:
         command = json.loads(line)
         folder, model = Path(command["folder"]), command["model"]
         if command["do"] == "prepare":
-            answer = prepare(folder, model, Sizes(**command["sizes"]))
+            answer = prepare(folder, model, Sizes(**command["sizes"]), command["device"])
         else:
             answer = mean_rises(folder, model, [Path(path) for path in command["results"]])
         print(json.dumps({"answer": answer}), file=stream)

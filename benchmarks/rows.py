@@ -61,7 +61,7 @@ class Row:
     gflop: float = 0.0
     unshared_gflop: float = 0.0
     share: float = 0.0
-    error: float = 0.0
+    error: float | None = None
     rise: float | None = None
 
 

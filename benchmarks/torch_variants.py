@@ -1,5 +1,7 @@
 """The references: Listings 1 and 2 of the paper on torchvision modules, published and tuned."""
 
+import copy
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +49,8 @@ class Runner:
             "dtype": getattr(torch, variant.dtype),
             "memory_format": torch.contiguous_format if published else torch.channels_last,
         }
-        weights = folder / "weights.pth"
-        module = reference.reference(task.model, weights=weights, dtype=torch.float32)
-        self.module = (as_published(module) if published else tuned(module)).to(**place)
+        module = copy.deepcopy(network(task.model, folder / "weights.pth", published))
+        self.module = module.to(**place)
         if variant.method == "compiled":
             self.module.compile()
         images, classes = np.load(folder / "images.npy"), np.load(folder / "classes.npy")
@@ -109,6 +110,13 @@ class Runner:
     def fetch(self, result: Tensor) -> np.ndarray:
         """The result as float32, one row per cell."""
         return reference.to_numpy(result.float().cpu())
+
+
+@functools.cache
+def network(model: str, weights: Path, published: bool) -> nn.Module:
+    """A network on the CPU; building it takes seconds, and a process may need it several times."""
+    module = reference.reference(model, weights=weights, dtype=torch.float32)
+    return as_published(module) if published else tuned(module)
 
 
 def as_published(module: reference.Normalised) -> nn.Module:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from typing import Literal
+from typing import Any, Literal
 
 from benchmarks.jobs import JobName
 
@@ -100,11 +100,11 @@ class Task:
     steps: int
 
     def text(self) -> str:
-        """The task as a line of JSON."""
-        return json.dumps(dataclasses.asdict(self))
+        """The command to build the task, as a line of JSON."""
+        return json.dumps({"do": "task", **dataclasses.asdict(self)})
 
     @staticmethod
-    def parse(line: str) -> "Task":
-        """The task from a line that `text` wrote."""
-        fields = json.loads(line)
+    def parse(command: dict[str, Any]) -> "Task":
+        """The task of a command that `text` wrote."""
+        fields = {name: value for name, value in command.items() if name != "do"}
         return Task(**{**fields, "variant": Variant(**fields["variant"])})

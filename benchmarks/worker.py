@@ -1,4 +1,4 @@
-"""One process of the benchmark: one variant of one job, run on command.
+"""One process of the benchmark: variants of jobs, run on command.
 
 It reads commands as lines of JSON from standard input, and answers each with a line of JSON on
 standard output. A process uses either torch or JAX, never both.
@@ -19,41 +19,59 @@ from benchmarks.variants import Task
 from benchmarks.workers import answers
 
 
-def serve(task: Task) -> Iterator[dict[str, Any]]:
-    """Build the variant, then answer the commands on standard input.
+def serve() -> Iterator[dict[str, Any]]:
+    """Answer the commands on standard input.
 
-    `run` does the job, and returns the seconds until it had begun and the total seconds. `rest`
-    returns free memory to the system. `finish` writes the result of the last run to a file, and
-    returns the peak memory before that and the memory that was in use after the imports.
+    `task` builds the variant of a task. The other commands are about the task of their `number`,
+    counted from 0. `run` does its job, and returns the seconds until it had begun and the total
+    seconds. `rest` returns free memory to the system. `finish` writes the result of the last run to
+    a file, in PGA also that of an ascent of one step if `first_step` is true, and returns the peak
+    memory before that and the memory that was in use after the imports.
     """
-    if task.variant.framework == "torch":
-        from benchmarks import torch_variants as side
-    else:
-        from benchmarks import ours as side
-    imported = memory("VmRSS") if task.device == "cpu" else 0
-    side.prepare(task.device)
-    runner: Any = side.Runner(task)
-    yield {"ready": True}
-    result: Any = None
+    tasks: list[Task] = []
+    runners: list[Any] = []
+    results: list[Any] = []
+    imported = 0
     for line in sys.stdin:
         command = json.loads(line)
-        if command["do"] == "run":
-            result = None
+        number = command.get("number", 0)
+        if command["do"] == "task":
+            task = Task.parse(command)
+            side = _side(task)
+            imported = imported or memory("VmRSS")
+            side.prepare(task.device)
+            tasks.append(task)
+            runners.append(side.Runner(task))
+            results.append(None)
+            yield {"ready": True}
+        elif command["do"] == "run":
+            results[number] = None
+            runner = runners[number]
             start = time.perf_counter()
-            result = runner.run(task.steps)
+            results[number] = runner.run(tasks[number].steps)
             begun = time.perf_counter() - start
-            runner.wait(result)
+            runner.wait(results[number])
             yield {"begun": begun, "seconds": time.perf_counter() - start}
         elif command["do"] == "rest":
             ctypes.CDLL(None).malloc_trim(0)
             yield {"peak": memory("VmHWM")}
         elif command["do"] == "finish":
-            peak = side.device_peak(task.device) or memory("VmHWM")
-            arrays = {"result": runner.fetch(result)}
-            if task.job == "pga":
+            task, runner = tasks[number], runners[number]
+            peak = _side(task).device_peak(task.device)
+            answer = {"peak": memory("VmHWM") if peak is None else peak, "imported": imported}
+            arrays = {"result": runner.fetch(results[number])}
+            if task.job == "pga" and command["first_step"]:
                 arrays["first_step"] = runner.fetch(runner.run(1))
             np.savez(command["out"], **arrays)
-            yield {"peak": peak, "imported": imported}
+            yield answer
+
+
+def _side(task: Task) -> Any:
+    if task.variant.framework == "torch":
+        from benchmarks import torch_variants as side
+    else:
+        from benchmarks import ours as side
+    return side
 
 
 def memory(field: str) -> int:
@@ -65,9 +83,9 @@ def memory(field: str) -> int:
 
 
 def main() -> None:
-    """Serve a task."""
+    """Serve until the end of standard input."""
     stream = answers()
-    for answer in serve(Task.parse(sys.stdin.readline())):
+    for answer in serve():
         print(json.dumps(answer), file=stream)
 
 

@@ -94,10 +94,19 @@ class Worker:
         time.sleep(PAUSE)
         return json.loads(line)
 
-    def run(self) -> tuple[float, float]:
-        """Do the job once; return the seconds until it had begun (compiled), and in total."""
-        answer = self.tell(json.dumps({"do": "run"}))
+    def run(self, number: int = 0) -> tuple[float, float]:
+        """Do a job once; return the seconds until it had begun (compiled), and in total."""
+        answer = self.tell(json.dumps({"do": "run", "number": number}))
         return answer["begun"], answer["seconds"]
+
+    def finish(self, out: Path, number: int = 0, *, first_step: bool = True) -> tuple[int, int]:
+        """Write the result of the last run; return the peak memory and that of the imports.
+
+        With `first_step`, the file of an ascent also has the images after one step.
+        """
+        command = {"do": "finish", "number": number, "out": str(out), "first_step": first_step}
+        answer = self.tell(json.dumps(command))
+        return answer["peak"], answer["imported"]
 
     def rest(self) -> int:
         """Return free memory to the system; the result is the peak memory in bytes."""

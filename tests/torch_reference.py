@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
 from jax_excite.models import MODELS, Classifier, Preprocessing
@@ -56,6 +55,8 @@ class Normalised(nn.Module):
 def original(name: str, num_classes: int = 1000) -> nn.Module:
     """The network as its authors build it, with their random weights."""
     if MODELS[name].family == "efficientnet_lite":
+        from efficientnet_lite_pytorch import EfficientNet
+
         # No image size: padding is computed from the input, not fixed for one size.
         options = {"image_size": None, "num_classes": num_classes}
         return EfficientNet.from_name(name.replace("_", "-"), **options)

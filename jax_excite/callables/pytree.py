@@ -90,8 +90,54 @@ def as_pytree(fn: Callable[..., Any]) -> Callable[..., Any]:
     """
     if isinstance(fn, StaticLeaves):
         return fn
-    is_module = not isinstance(fn, functools.partial) and all(map(is_array, jax.tree.leaves(fn)))
-    return fn if is_module else StaticLeaves(opened(fn))
+    if isinstance(fn, Flattened):
+        return fn.whole()
+    return fn if _is_module(fn, jax.tree.leaves(fn)) else StaticLeaves(opened(fn))
+
+
+def _is_module(fn: Callable[..., Any], leaves: Sequence[Any]) -> bool:
+    return not isinstance(fn, functools.partial) and all(map(is_array, leaves))
+
+
+@jax.tree_util.register_pytree_node_class
+class Flattened:
+    """A callable pytree as the list of its leaves, for several calls of compiled functions.
+
+    Flattening a module of 300 weights takes milliseconds, and each call of a compiled function
+    would do it again.
+
+    Attributes:
+        leaves: its leaves, which are all arrays.
+        tree: its structure.
+    """
+
+    def __init__(self, leaves: Sequence[Any], tree: Any):
+        self.leaves = leaves
+        self.tree = tree
+
+    @classmethod
+    def of(cls, fn: Callable[..., Any]) -> "Flattened":
+        """`as_pytree(fn)`, flattened."""
+        leaves, tree = jax.tree.flatten(fn)
+        whole = _is_module(fn, leaves)
+        return cls(leaves, tree) if whole else cls(*jax.tree.flatten(as_pytree(fn)))
+
+    def whole(self) -> Callable[..., Any]:
+        """The callable pytree."""
+        return self.tree.unflatten(self.leaves)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call it."""
+        return self.whole()(*args, **kwargs)
+
+    def tree_flatten(self) -> tuple[Sequence[Any], Hashable]:
+        """The leaves, and the structure."""
+        return self.leaves, self.tree
+
+    @classmethod
+    def tree_unflatten(cls, tree: Any, leaves: Sequence[Any]) -> "Flattened":
+        """The inverse of `tree_flatten`."""
+        return cls(leaves, tree)
 
 
 def as_floats(tree: Any) -> Any:

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Float
 
-from jax_excite.callables.pytree import as_floats, as_pytree
+from jax_excite.callables.pytree import Flattened, as_floats
 from jax_excite.errors import ExciteError, SettingError, TargetError
 from jax_excite.gating import Gating, check_gating
 from jax_excite.pullbacks import items, targets
@@ -39,7 +40,7 @@ class Request:
     """A network, its items, the gating and its sites, and how to compute the results.
 
     Attributes:
-        params: the network as a callable pytree all of whose leaves are arrays.
+        params: the network as a callable pytree all of whose leaves are arrays, flattened once.
         items: an array `[N, ...]`, such as images `[N, H, W, C]`, or a pytree of them.
         is_single: whether the caller gave one item without a batch axis.
         gating: how gates are softened, with its numbers as floats.
@@ -48,7 +49,7 @@ class Request:
         sharding: how the items are spread over devices, or None.
     """
 
-    params: Params
+    params: Flattened
     items: Any
     is_single: bool
     gating: Gating
@@ -82,7 +83,7 @@ class Request:
         check_gating(gating)
         given, is_single = as_items(x, bounds, batched, clips=clips)
         return Request(
-            params=as_pytree(params),
+            params=Flattened.of(params),
             items=given,
             is_single=is_single,
             gating=as_floats(gating),
@@ -209,10 +210,11 @@ def shape_of_logits(params: Params, images: Float[AnyArray, "N ..."]) -> jax.Sha
 def shapes_of_outputs(params: Params, given: Any, selection: Selection = SELECT_ALL) -> Any:
     """Shapes of the outputs for items; raises `TargetError` if an array has no batch axis."""
     try:
-        if selection.at is None:
-            shapes = _apply.eval_shape(params, given)
-        else:
-            shapes = _site_output.eval_shape(params, given, selection=selection)
+        leaves, tree = jax.tree.flatten((params, given))
+        types = tuple(
+            (leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)) for leaf in leaves
+        )
+        shapes = _shapes_of_outputs(tree, types, jnp.result_type(float), selection)
     except Exception as error:
         if not isinstance(error, ExciteError):
             shape = items.shapes_of(given)
@@ -229,11 +231,15 @@ def shapes_of_outputs(params: Params, given: Any, selection: Selection = SELECT_
     return shapes
 
 
-@jax.jit
-def _apply(params: Params, x: Any) -> Any:
-    return params(x)
+@functools.lru_cache(maxsize=64)
+def _shapes_of_outputs(tree: Any, types: Any, _: np.dtype, selection: Selection) -> Any:
+    """Shapes for leaves of these shapes and dtypes, in a mode with this default float dtype."""
+    leaves = [jax.ShapeDtypeStruct(shape, dtype, weak_type=weak) for shape, dtype, weak in types]
+    params, given = tree.unflatten(leaves)
+    if selection.at is None:
+        return jax.eval_shape(lambda params, x: params(x), params, given)
 
+    def output(params: Params, x: Any) -> Any:
+        return Plan(params, (x,), {}, selection).run(lambda at: (at.hard, None))[0]
 
-@functools.partial(jax.jit, static_argnames="selection")
-def _site_output(params: Params, x: Any, *, selection: Selection) -> Any:
-    return Plan(params, (x,), {}, selection).run(lambda at: (at.hard, None))[0]
+    return jax.eval_shape(output, params, given)

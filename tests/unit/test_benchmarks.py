@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -179,3 +180,44 @@ def test_command_writes_a_row_for_each_variant(tmp_path):
     assert [row["variant"] for row in everything["rows"]] == [PUBLISHED.name, OURS.name]
     assert all(row["seconds"] and not row["complaint"] for row in everything["rows"])
     assert everything["rows"][1]["cached"] is not None
+
+
+def gpu_command(folder, *arguments):
+    """Run the benchmark for GPUs on a small network on the CPU; the result has its rows."""
+    tiny = ["--images", "2", "--classes", "2", "--stream", "3", "--size", "64", "--steps", "2"]
+    command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--model", "resnet18"]
+    result = subprocess.run(
+        [*command, *tiny, "--rounds", "1", "--out", folder / "table", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    return result, json.loads((folder / "table.json").read_text())["rows"]
+
+
+def test_gpu_benchmark_says_what_is_not_done_within_the_limit(tmp_path):
+    result, rows = gpu_command(tmp_path, "--limit", "0")
+    assert result.returncode == 1, result.stderr
+    assert len(rows) == 9
+    assert {row["complaint"] for row in rows} == {"not begun within the limit"}
+
+
+@pytest.mark.slow
+def test_gpu_benchmark_measures_every_variant(tmp_path):
+    result, rows = gpu_command(tmp_path)
+    assert result.returncode == 0, result.stderr + result.stdout
+    assert len(rows) == 9
+    assert all(row["seconds"] and not row["complaint"] for row in rows)
+    assert [row["rise"] is None for row in rows] == [*[True] * 6, *[False] * 3]
+
+
+def test_gpu_benchmark_names_missing_packages(tmp_path):
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
+    bare.chmod(0o755)
+    environment = {**os.environ, "PYTHON": str(bare)}
+    result = subprocess.run(
+        ["bash", "benchmarks/gpu.sh"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 1
+    assert "lacks filelock, flax, jax[cuda13]" in result.stderr

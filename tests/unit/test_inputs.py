@@ -54,11 +54,10 @@ def test_items_of_any_shape(item, count, size, seed):
     grid = je.pullback_grid(network, x, [0, 2], **how)
     assert grid.shape == (count, 2, *item)
     assert relative_error(grid[:, 1], wanted) < 1e-5
-    ascent = Ascent(2, 0.5, None, None)
-    perturbed = je.pga(network, x, 2, ascent, batched=True)
+    # One step only: with one number per item, a second may lead back.
+    perturbed = je.pga(network, x, 2, Ascent(1, 0.5, None, None), batched=True)
     norms = jnp.linalg.norm((perturbed - x).reshape(count, -1), axis=1)
-    assert (norms <= 1.0 + 1e-5).all()
-    assert (norms > 0).all()
+    np.testing.assert_allclose(norms, 0.5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 13])
