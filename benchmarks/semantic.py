@@ -2,21 +2,18 @@
 
     python -m benchmarks.semantic convnext_tiny vit_b_16
 
-torchvision's network with random weights is exported by PyTorch and loaded as an ONNX network; the
-rules on PyTorch's side are those of tests/published_rules.py, with layer normalisation in one fused
-operation. Both compute the same jobs in turns, in one process. A grid's forward pass is shared by
-its classes on both sides. Images are channels-last on PyTorch's side if that is faster. The ratios
-are those of medians: above 1, ours is faster. The peak memory is that of the whole process.
+Both compute with torchvision's network and the same random weights. The rules on PyTorch's side are
+those of tests/published_rules.py, with layer normalisation in one fused operation. Both compute the
+same jobs in turns, in one process. A grid's forward pass is shared by its classes on both sides.
+Images are channels-last on PyTorch's side if that is faster. The ratios are those of medians: above
+1, ours is faster. The peak memory is that of the whole process.
 """
 
 import functools
 import resource
 import statistics
-import tempfile
 import time
-import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any
 
 import jax
@@ -27,9 +24,8 @@ from torch import nn
 
 import jax_excite as je
 from jax_excite import recipes
-from jax_excite.data.preprocessing import Preprocessing
 from tests import published_rules as rules
-from tests.torch_reference import torchvision
+from tests import torch_reference as reference
 
 CLASSES = [0, 217, 491, 497, 569, 574]
 STEPS = 5
@@ -52,17 +48,8 @@ class LayerNorm(torch.autograd.Function):
         return cotangents[0] * factor, None, None, None
 
 
-def softened(name: str) -> nn.Module:
-    """Torchvision's network with the published rules."""
-    torch.manual_seed(0)
-    module = getattr(torchvision.models, name)(weights=None).eval()
-    if hasattr(module, "heads"):
-        nn.init.normal_(module.heads.head.weight, std=0.02)
-    return module
-
-
 def put_rules(module: nn.Module) -> None:
-    """Put the published rules into a network, which was exported before."""
+    """Put the published rules into a network."""
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     rules.soften(module)
@@ -122,8 +109,8 @@ def main(
 
 def compare(name: str, rounds: int, size: int) -> None:
     """Time one network."""
-    module = softened(name)
-    network = imported(module, size)
+    module = reference.reference(name, dtype=torch.float32)
+    network = reference.to_jax(name, module)
     put_rules(module)
     x = np.random.default_rng(0).uniform(-1, 1, (5, size, size, 3)).astype(np.float32)
     first = torch.from_numpy(np.moveaxis(x, -1, 1).copy())
@@ -158,23 +145,6 @@ def compare(name: str, rounds: int, size: int) -> None:
             f"{peak:.1f} GB)",
             flush=True,
         )
-
-
-def imported(module: nn.Module, size: int) -> Any:
-    """The network as an ONNX network of images `[N, H, W, 3]` in [-1, 1]."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "network.onnx"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                module,
-                (torch.zeros(2, 3, size, size),),
-                str(path),
-                dynamo=False,
-                input_names=["x"],
-                dynamic_axes={"x": {0: "batch"}},
-            )
-        return je.load(path, preprocessing=Preprocessing((0.5,) * 3, (0.5,) * 3))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from jax_excite.models import MODELS, Classifier, Preprocessing
+from jax_excite.models import Classifier, Preprocessing, model_spec
 from jax_excite.weights.loading import fill
 from jax_excite.weights.networks import load
 from weights_converter import convert_file
@@ -54,12 +54,17 @@ class Normalised(nn.Module):
 
 def original(name: str, num_classes: int = 1000) -> nn.Module:
     """The network as its authors build it, with their random weights."""
-    if MODELS[name].family == "efficientnet_lite":
+    if model_spec(name).family == "efficientnet_lite":
         from efficientnet_lite_pytorch import EfficientNet
 
         # No image size: padding is computed from the input, not fixed for one size.
         options = {"image_size": None, "num_classes": num_classes}
         return EfficientNet.from_name(name.replace("_", "-"), **options)
+    if name.startswith("timm/"):
+        import timm
+
+        architecture = name.removeprefix("timm/").partition(".")[0]
+        return timm.create_model(architecture, num_classes=num_classes)
     return torchvision.models.get_model(name, weights=None, num_classes=num_classes)
 
 
@@ -85,9 +90,9 @@ def reference(
         else:
             net.load_state_dict(torch.load(weights, weights_only=True))
     for layer in net.modules():
-        if isinstance(layer, (nn.ReLU, nn.ReLU6)):
+        if hasattr(layer, "inplace"):
             layer.inplace = False
-    module = Normalised(net, MODELS[name].preprocessing)
+    module = Normalised(net, model_spec(name).preprocessing)
     return module.eval().requires_grad_(False).to(dtype)
 
 
@@ -99,14 +104,15 @@ def randomise(net: nn.Module) -> None:
     up 10^11 times, and no two correct implementations agree.
     """
     norms = [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)]
-    last = {"BasicBlock": "bn2", "Bottleneck": "bn3"}
-    ends = [
-        getattr(block, last[type(block).__name__])
-        for block in net.modules()
-        if type(block).__name__ in last
-    ]
+    ends = [_last_norm(block) for block in net.modules()]
     for parameter_name, parameter in net.named_parameters():
         if parameter_name.endswith("bias"):
+            nn.init.normal_(parameter, std=0.1)
+        elif parameter_name.endswith("layer_scale"):
+            nn.init.uniform_(parameter, 0.1, 0.3)
+        elif parameter_name.endswith(
+            ("class_token", "cls_token", "heads.head.weight")
+        ):  # zeros otherwise
             nn.init.normal_(parameter, std=0.1)
     for norm in norms:
         ends_branch = any(norm is end for end in ends)
@@ -119,9 +125,19 @@ def randomise(net: nn.Module) -> None:
                 net(torch.randn(4, 3, 96, 96))
 
 
+def _last_norm(block: nn.Module) -> nn.Module | None:
+    """The last BatchNorm of a residual branch; None for any other module."""
+    kind = type(block).__name__
+    if kind in ("BasicBlock", "Bottleneck"):
+        return getattr(block, "bn2" if kind == "BasicBlock" else "bn3")
+    if kind in ("InvertedResidual", "MBConv", "FusedMBConv"):
+        return [layer for layer in block.modules() if isinstance(layer, nn.BatchNorm2d)][-1]
+    return None
+
+
 def to_jax(name: str, module: Normalised) -> Classifier:
     """The same network with the same weights and dtype for JAX; float64 needs `jax.enable_x64`."""
-    spec = MODELS[name]
+    spec = model_spec(name)
     state_dict = {key: tensor.numpy() for key, tensor in module.net.state_dict().items()}
     found = fit(state_dict, spec)
     network = fill(spec.abstract(num_classes=found.num_classes), found.tensors, name)

@@ -17,7 +17,7 @@ import typer
 from jax_excite.cli.console import announce, errors_in_one_line, run
 from jax_excite.errors import WeightsError
 from jax_excite.models import MODELS, model_spec
-from jax_excite.weights.published import at_hand, find_published, find_weights
+from jax_excite.weights.published import PRETRAINED, at_hand, find_published, find_weights
 from weights_converter.convert import Conversion, convert_file
 from weights_converter.inspection import Inspection, inspect_file
 from weights_converter.verify import Check, verify
@@ -141,8 +141,9 @@ def download_command(
     """Download and convert published weights into the cache, and print the path of the file."""
     with errors_in_one_line():
         spec = model_spec(model)
-        if find_published(spec, weights) is None:
-            names = ", ".join(published.name for published in spec.published)
+        is_on_hub = bool(spec.hub) and weights == PRETRAINED
+        if not is_on_hub and find_published(spec, weights) is None:
+            names = ", ".join(published.name for published in spec.published) or PRETRAINED
             raise WeightsError(f"{model} has no weights {weights}: choose one of {names}")
         typer.echo(find_weights(spec, weights))
 

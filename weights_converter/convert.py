@@ -142,7 +142,7 @@ def fit(
             continue
         key, (shape, dtype) = keys.pop(source), described[source]
         wanted = _source_shape(rule, leaf.shape)
-        if shape != wanted:
+        if shape not in (wanted, (*wanted, *(1,) * rule.ones)):
             misshaped.append(f"{key} is {list(shape)} instead of {list(wanted)}")
         else:
             blocks = functools.partial(_blocks, state_dict, key, rule)
@@ -192,5 +192,5 @@ def _blocks(state_dict: Mapping[str, np.ndarray], key: str, rule: Rule) -> Itera
 def _arrange(rule: Rule, array: np.ndarray) -> np.ndarray:
     """A view whose elements, in C order, are those of the weight in our layout."""
     if rule.flattened is None:
-        return array.transpose(rule.order)
+        return array.reshape(array.shape[: len(rule.order)]).transpose(rule.order)
     return array.reshape(-1, *rule.flattened).transpose(2, 3, 1, 0)

@@ -5,8 +5,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from safetensors import SafetensorError
 
 from jax_excite.models import ModelSpec
+from jax_excite.models.timm import architecture
 from jax_excite.weights.loading import load_model
 from weights_converter.names import TABLES
 from weights_converter.reader import NESTED_IN, PREFIX
@@ -38,11 +40,22 @@ def compare_logits(spec: ModelSpec, converted: Path, checkpoint: Path) -> float:
         normalised = np.array(classifier.preprocessing.normalise(jax.numpy.asarray(image)))
         ours = np.asarray(jax.jit(lambda params, x: params(x))(classifier, image))
 
-    state_dict = _state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
+    state_dict = _state_dict(_read(checkpoint))
     original = _original(spec, state_dict).double().eval()
     with torch.no_grad():
         theirs = original(torch.as_tensor(normalised).permute(2, 0, 1)[None])[0].numpy()
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+
+
+def _read(checkpoint: Path) -> dict[str, Any]:
+    import torch
+
+    try:
+        from safetensors.torch import load_file
+
+        return load_file(checkpoint)
+    except SafetensorError:
+        return torch.load(checkpoint, map_location="cpu", weights_only=True)
 
 
 def _state_dict(value: Any) -> dict[str, Any]:
@@ -62,15 +75,26 @@ def _original(spec: ModelSpec, state_dict: dict[str, Any]) -> Any:
         network = EfficientNet.from_name(
             spec.name.replace("_", "-"), image_size=None, num_classes=classes
         )
+    elif spec.hub:
+        import timm
+
+        network = timm.create_model(architecture(spec.name), num_classes=classes)
     else:
         try:
             import torchvision
         except RuntimeError as error:  # its operators are missing
             raise ImportError(str(error)) from error
         network = torchvision.models.get_model(spec.name, weights=None, num_classes=classes)
-    names = {rename(name): name for name in network.state_dict()}
-    # Our reader has compared the names; only counters of batches may be missing.
+    own = network.state_dict()
+    names = {rename(name): name for name in own}
+    # Our reader has compared names and shapes. Only counters of batches may be missing, and axes of
+    # length 1 at the end of a shape.
     network.load_state_dict(
-        {names[name]: tensor for name, tensor in renamed.items() if name in names}, strict=False
+        {
+            names[name]: tensor.reshape(own[names[name]].shape)
+            for name, tensor in renamed.items()
+            if name in names
+        },
+        strict=False,
     )
     return network

@@ -29,7 +29,11 @@ def recognise(shapes: Mapping[str, Shape], what: str = "the state dict") -> str:
         for family, table in TABLES.items()
     }
     for spec in MODELS.values():
-        if _parameters_for_imagenet(renamed[spec.family], spec) == spec.parameters:
+        found = renamed[spec.family]
+        if (
+            f"{spec.head}.bias" in found
+            and _parameters_for_imagenet(found, spec) == spec.parameters
+        ):
             return spec.name
     raise WeightsError(
         f"{what} has a number of parameters that matches no known model: to see what differs, "

@@ -57,7 +57,7 @@ def recipe_of(recipe: Recipe, spec: ModelSpec | None, **given: Any) -> tuple[Gat
             f"{options(settings)}"
         )
     suited = {}
-    if recipe is Recipe.EXCITATION and spec is not None:
+    if recipe is Recipe.EXCITATION and spec is not None and spec.temperature is not None:
         suited = {"temperature": spec.temperature, "pool_temperature": spec.temperature}
     return dataclasses.replace(gating, **{**suited, **settings}), ascent
 

@@ -3,6 +3,7 @@
 import typer
 
 from jax_excite.models import MODELS, Published
+from jax_excite.models.timm import ARCHITECTURES
 from jax_excite.weights.published import at_hand
 
 
@@ -11,8 +12,13 @@ def models() -> None:
     typer.echo("model               parameters  temperature  pretrained weights")
     for spec in MODELS.values():
         millions = f"{spec.parameters / 1e6:.2f} M"
+        temperature = "-" if spec.temperature is None else f"{spec.temperature:g}"
         weights = _weights(spec.published[0])
-        typer.echo(f"{spec.name:<18}  {millions:>10}  {spec.temperature:>11g}  {weights}")
+        typer.echo(f"{spec.name:<18}  {millions:>10}  {temperature:>11}  {weights}")
+    typer.echo(
+        "\nA network without a temperature has no ReLUs and no max-pools: use --recipe semantic.\n"
+        f"timm/ARCHITECTURE.TAG, from the Hugging Face Hub: {', '.join(ARCHITECTURES)}"
+    )
 
 
 def _weights(published: Published) -> str:

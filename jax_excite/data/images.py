@@ -25,6 +25,10 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 # The grey around images in a letterbox, as in YOLOX.
 _LETTERBOX = 114
+_RESAMPLING = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
 
 # What Pillow raises on a file that is damaged, is not an image, or decodes to too many pixels.
 _DAMAGED = (
@@ -44,9 +48,14 @@ _DAMAGED = (
 
 
 def load_image(
-    source: ImageSource, size: int = 224, *, resize: int | None = None, fit: str = "crop"
+    source: ImageSource,
+    size: int = 224,
+    *,
+    resize: int | None = None,
+    fit: str = "crop",
+    interpolation: str = "bilinear",
 ) -> Float[np.ndarray, "{size} {size} 3"]:
-    """Read an image as ImageNet classifiers expect it, with antialiased bilinear resizing.
+    """Read an image as ImageNet classifiers expect it, with antialiased resizing.
 
     A square image is resized to `size`. Any other image is resized so that its short side is
     `resize`, and cropped to `size` in the centre, with torchvision's rounding.
@@ -59,6 +68,7 @@ def load_image(
         resize: pixels of the short side before the crop; `round(size * 256 / 224)` if None.
         fit: `crop`, or `letterbox` as object detectors expect it: the whole image is scaled to fit
             into the upper left, and the rest is grey (114 of 255).
+        interpolation: how it is resized, `bilinear` or `bicubic`.
 
     Returns:
         A float32 array `[size, size, 3]` in [-1, 1].
@@ -70,6 +80,8 @@ def load_image(
     short = round(size * 256 / 224) if resize is None else resize
     if fit not in ("crop", "letterbox"):
         raise ImageError(f"fit is {fit!r}: give 'crop' or 'letterbox'")
+    if interpolation not in _RESAMPLING:
+        raise ImageError(f"interpolation is {interpolation!r}: give one of {(*_RESAMPLING,)}")
     if size < 1:
         raise ImageError(f"size is {size}: give a positive number of pixels")
     if short < size and fit == "crop":
@@ -80,7 +92,8 @@ def load_image(
         image = to_rgb(source, f"the PIL image of mode {source.mode}")
     else:
         image = _from_array(source)
-    fitted = _letterbox(image, size) if fit == "letterbox" else _resize(image, short, size)
+    how = _RESAMPLING[interpolation]
+    fitted = _letterbox(image, size, how) if fit == "letterbox" else _crop(image, short, size, how)
     pixels = np.asarray(fitted, np.float32)
     return pixels / np.float32(255) * np.float32(2) - np.float32(1)
 
@@ -91,11 +104,13 @@ def load_images(
     *,
     resize: int | None = None,
     fit: str = "crop",
+    interpolation: str = "bilinear",
 ) -> Float[np.ndarray, "N {size} {size} 3"]:
     """Read several images as `load_image` does: float32 `[N, size, size, 3]` in [-1, 1]."""
     if isinstance(sources, (str, os.PathLike)):
         raise ImageError(f"{sources} is one path: give a sequence of images, or use load_image")
-    images = [load_image(source, size, resize=resize, fit=fit) for source in sources]
+    how: Any = {"resize": resize, "fit": fit, "interpolation": interpolation}
+    images = [load_image(source, size, **how) for source in sources]
     if not images:
         raise ImageError("there are no images: give at least one")
     return np.stack(images)
@@ -219,18 +234,18 @@ def decoding(name: str) -> Iterator[None]:
         ) from error
 
 
-def _letterbox(image: Image.Image, size: int) -> Image.Image:
+def _letterbox(image: Image.Image, size: int, how: Image.Resampling) -> Image.Image:
     factor = min(size / image.width, size / image.height)
     width, height = (max(1, int(n * factor)) for n in image.size)
     whole = Image.new("RGB", (size, size), (_LETTERBOX,) * 3)
-    whole.paste(image.resize((width, height), Image.Resampling.BILINEAR))
+    whole.paste(image.resize((width, height), how))
     return whole
 
 
-def _resize(image: Image.Image, short: int, size: int) -> Image.Image:
+def _crop(image: Image.Image, short: int, size: int, how: Image.Resampling) -> Image.Image:
     width, height = image.size
     if width == height:
-        return image.resize((size, size), Image.Resampling.BILINEAR)
+        return image.resize((size, size), how)
     long = int(short * max(width, height) / min(width, height))
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and short * long > limit:
@@ -241,5 +256,5 @@ def _resize(image: Image.Image, short: int, size: int) -> Image.Image:
         )
     new_width, new_height = (short, long) if width < height else (long, short)
     left, top = round((new_width - size) / 2), round((new_height - size) / 2)
-    resized = image.resize((new_width, new_height), Image.Resampling.BILINEAR)
+    resized = image.resize((new_width, new_height), how)
     return resized.crop((left, top, left + size, top + size))

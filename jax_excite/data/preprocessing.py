@@ -12,6 +12,7 @@ from jax_excite.errors import SettingError
 
 Order = Literal["RGB", "BGR"]
 Fit = Literal["crop", "letterbox"]
+Interpolation = Literal["bilinear", "bicubic"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Preprocessing:
             this order too.
         fit: how images get their size: by a centre `crop`, or by a `letterbox`, which scales the
             whole image to fit into the upper left, and fills the rest with grey (114 of 255).
+        interpolation: how images are resized.
     """
 
     mean: tuple[float, ...]
@@ -40,6 +42,7 @@ class Preprocessing:
     min_size: int = 1
     order: Order = "RGB"
     fit: Fit = "crop"
+    interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or not all(self.std):
@@ -49,6 +52,7 @@ class Preprocessing:
         for name, value, choices in (
             ("order", self.order, Order),
             ("fit", self.fit, Fit),
+            ("interpolation", self.interpolation, Interpolation),
         ):
             if value not in choices.__args__:
                 raise SettingError(f"{name} is {value!r}: give one of {choices.__args__}")
@@ -72,7 +76,13 @@ class Preprocessing:
             sources: a sequence of what `load_image` takes. Colours become grey for a network of
                 one channel.
         """
-        images = load_images(sources, self.size, resize=self.resize, fit=self.fit)
+        images = load_images(
+            sources,
+            self.size,
+            resize=self.resize,
+            fit=self.fit,
+            interpolation=self.interpolation,
+        )
         if self.channels == 1:
             # The weights of ITU-R BT.601, as in Pillow.
             return images @ np.array([[0.299], [0.587], [0.114]], images.dtype)

@@ -2,7 +2,8 @@
 
 from jax_excite.data.preprocessing import Preprocessing
 from jax_excite.models.classifier import Classifier, Temperatures
-from jax_excite.models.registry import MODELS, ModelSpec, Published, model_spec
+from jax_excite.models.published import Published
+from jax_excite.models.registry import MODELS, ModelSpec, model_spec
 
 __all__ = [
     "MODELS",

@@ -11,7 +11,14 @@ import math
 import jax
 from flax import nnx
 
-from jax_excite.models.layers import batch_norm, conv, global_avg_pool, run, scoped
+from jax_excite.models.layers import (
+    batch_norm,
+    conv,
+    global_avg_pool,
+    round_channels,
+    run,
+    scoped,
+)
 
 EPSILON = 1e-3
 STEM = 32
@@ -27,12 +34,6 @@ STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-
-
-def round_channels(channels: float) -> int:
-    """The nearest multiple of 8, but never more than a tenth below `channels`."""
-    rounded = max(8, int(channels + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 class MBConv(nnx.Module):

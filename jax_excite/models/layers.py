@@ -1,5 +1,6 @@
 """Layers that the architectures share, in evaluation form, padded and pooled as in PyTorch."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -52,6 +53,87 @@ def conv(
 def batch_norm(features: int, *, rngs: nnx.Rngs, epsilon: float = 1e-5) -> nnx.BatchNorm:
     """BatchNorm with its stored statistics."""
     return nnx.BatchNorm(features, use_running_average=True, epsilon=epsilon, rngs=rngs)
+
+
+class Chain(nnx.List):
+    """Layers that are applied in turn, such as PyTorch's `Sequential`; their names are indices."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Apply them."""
+        for i, layer in enumerate(self):
+            x = scoped(str(i), layer, x)
+        return x
+
+
+def conv_norm(
+    inputs: int,
+    outputs: int,
+    size: int,
+    activation: Layer | None = None,
+    *,
+    rngs: nnx.Rngs,
+    stride: int = 1,
+    groups: int = 1,
+    epsilon: float = 1e-5,
+) -> Chain:
+    """A convolution with half its size as padding, BatchNorm, and an activation function."""
+    layers: list[Layer] = [
+        conv(inputs, outputs, size, stride=stride, padding=size // 2, groups=groups, rngs=rngs),
+        batch_norm(outputs, epsilon=epsilon, rngs=rngs),
+    ]
+    return Chain(layers if activation is None else [*layers, activation])
+
+
+class SqueezeExcitation(nnx.Module):
+    """Each channel times a number computed from the means of all (Hu et al., arXiv 1709.01507)."""
+
+    def __init__(
+        self, channels: int, squeezed: int, activation: Layer, gate: Layer, *, rngs: nnx.Rngs
+    ):
+        self.fc1 = conv(channels, squeezed, 1, bias=True, rngs=rngs)
+        self.fc2 = conv(squeezed, channels, 1, bias=True, rngs=rngs)
+        self.activation = activation
+        self.gate = gate
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[..., H, W, channels]` to the same shape."""
+        scale = self.activation(self.fc1(x.mean((-3, -2), keepdims=True)))
+        return x * self.gate(self.fc2(scale))
+
+
+class LayerNorm(nnx.Module):
+    """LayerNorm over the channels, in the dtype of its input (Ba et al., arXiv 1607.06450)."""
+
+    def __init__(self, features: int, epsilon: float = 1e-6):
+        self.scale = nnx.Param(jnp.ones(features))
+        self.bias = nnx.Param(jnp.zeros(features))
+        self.epsilon = epsilon
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[..., features]` to the same shape."""
+        centred = x - x.mean(-1, keepdims=True)
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        return centred * jax.lax.rsqrt(variance + self.epsilon) * self.scale[...] + self.bias[...]
+
+
+def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Scaled dot-product attention of `[..., T, heads, width]` over `[..., S, heads, width]`.
+
+    `jax.nn.dot_product_attention` computes in float32 even for float64.
+    """
+    scores = jnp.einsum("...thd,...shd->...hts", q, k) / math.sqrt(q.shape[-1])
+    return jnp.einsum("...hts,...shd->...thd", jax.nn.softmax(scores), v)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """GELU by the error function, as in PyTorch."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def round_channels(channels: float, least: int = 8) -> int:
+    """The nearest multiple of 8, at least `least`, but not more than a tenth below `channels`."""
+    rounded = max(least, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 def dropout(x: jax.Array) -> jax.Array:

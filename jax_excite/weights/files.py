@@ -21,7 +21,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from jax_excite.errors import WeightsError
-from jax_excite.models import ModelSpec
+from jax_excite.models import ModelSpec, Preprocessing
+from jax_excite.models.timm import CONFIG, read_preprocessing
 
 FORMAT = "jax_excite 1"
 DIGEST = "data_sha256"  # the digest of all bytes after the header
@@ -197,6 +198,9 @@ def describe(
         source: the file from which they were converted; its name and SHA-256 are recorded, and the
             SHA-256 identifies published weights and thereby their preprocessing.
         class_names: a name for each logit.
+
+    Raises:
+        WeightsError: the network is one of timm's, and there is no `config.json` beside the source.
     """
     metadata = {"model": spec.name}
     preprocessing = spec.preprocessing
@@ -208,6 +212,7 @@ def describe(
             if digest.startswith(published.sha256_prefix):
                 metadata["published"] = published.name
                 preprocessing = published.preprocessing
+        preprocessing = _described_beside(source, spec) or preprocessing
     metadata["preprocessing"] = json.dumps(dataclasses.asdict(preprocessing))
     if class_names is not None:
         metadata["class_names"] = json.dumps(list(class_names))
@@ -248,3 +253,15 @@ def is_ours(path: Path) -> bool:
             return (file.metadata() or {}).get("format", "").startswith("jax_excite")
     except SafetensorError:
         return False
+
+
+def _described_beside(source: Path, spec: ModelSpec) -> Preprocessing | None:
+    """The preprocessing in a `config.json` of timm's beside a checkpoint."""
+    config = source.with_name(CONFIG)
+    found = read_preprocessing(config, spec) if config.is_file() else None
+    if found is None and spec.hub:
+        raise WeightsError(
+            f"{source} has no {CONFIG} beside it, which says how {spec.name} takes images: put the "
+            f"one from https://huggingface.co/{spec.hub} there"
+        )
+    return found

@@ -184,6 +184,7 @@ def read_settings(
             for red, green, blue in (fields["mean"], fields["std"])
         )
         pixels = (int(fields["resize"]), int(fields["size"]), int(fields["min_size"]))
+        interpolation = fields.get("interpolation", "bilinear")
         names = json.loads(metadata.get("class_names", "null")) or range(num_classes)
         class_names = tuple(map(str, names))
     except (KeyError, TypeError, ValueError) as error:
@@ -192,7 +193,7 @@ def read_settings(
         ) from error
     if len(class_names) != num_classes:
         raise WeightsError(f"{what} names {len(class_names)} classes, but has {num_classes}")
-    return Preprocessing(mean, std, *pixels), class_names
+    return Preprocessing(mean, std, *pixels, interpolation=interpolation), class_names
 
 
 def read_temperatures(metadata: Mapping[str, str], what: str) -> Temperatures:

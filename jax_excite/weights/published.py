@@ -8,6 +8,7 @@ from jax_excite.errors import WeightsError
 from jax_excite.models import ModelSpec, Published
 from jax_excite.weights.downloads import cache_folder, download, locked
 from jax_excite.weights.files import PARTIAL, is_ours, read_any, write
+from jax_excite.weights.hub import from_hub
 
 PRETRAINED = "pretrained"
 
@@ -23,6 +24,8 @@ def find_weights(spec: ModelSpec, weights: str | os.PathLike[str]) -> Path:
         WeightsError: the download fails, or an optional package is missing; the message explains
             how to proceed.
     """
+    if spec.hub and weights == PRETRAINED:
+        return from_hub(spec.hub)
     published = find_published(spec, weights)
     if published is None:
         return Path(weights)
@@ -36,12 +39,12 @@ def find_published(spec: ModelSpec, weights: str | os.PathLike[str]) -> Publishe
         WeightsError: the name has the form of a name of published weights, but this model has no
             weights of that name.
     """
-    if weights == PRETRAINED:
+    if weights == PRETRAINED and spec.published:
         return spec.published[0]
     found = {published.name: published for published in spec.published}
     if str(weights).startswith("IMAGENET1K_") and weights not in found:
         raise WeightsError(
-            f"{spec.name} has no weights {weights}: choose one of {', '.join(found)}"
+            f"{spec.name} has no weights {weights}: choose one of {', '.join(found) or PRETRAINED}"
         )
     return found.get(str(weights))
 

@@ -40,7 +40,12 @@ def environment(tmp_path_factory):
     ("name", "zipped"),
     [
         # The largest by far; what a legacy file has otherwise, the smaller ones show.
-        pytest.param(name, zipped, marks=[pytest.mark.slow] * (name == "vgg11_bn" and not zipped))
+        pytest.param(
+            name,
+            zipped,
+            marks=[pytest.mark.slow]
+            * (name in ("convnext_tiny", "vit_b_16") or (name == "vgg11_bn" and not zipped)),
+        )
         for name in FAMILIES.values()
         for zipped in (True, False)
     ],

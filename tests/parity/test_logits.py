@@ -6,6 +6,8 @@ import jax
 import numpy as np
 import pytest
 import torch
+from efficientnet_lite_pytorch import EfficientNet
+from flax import nnx
 
 from jax_excite.models import MODELS
 from tests import torch_reference as reference
@@ -19,6 +21,13 @@ BLOCKS = {
     "densenet121": r"features\.(conv0|norm\d|pool0|transition\d|\w+\.denselayer\d+)|classifier",
     "squeezenet1_0": r"features\.\d+|classifier\.1",
     "efficientnet_lite0": r"_conv_\w+|_bn\d|_blocks\.\d+|_fc",
+    "efficientnet_b0": r"features\.\d(\.\d)?|classifier\.1",
+    "efficientnet_v2_s": r"features\.\d(\.\d+)?|classifier\.1",
+    "mobilenet_v2": r"features\.\d+|classifier\.1",
+    "mobilenet_v3_large": r"features\.\d+|classifier\.[03]",
+    "convnext_tiny": r"features\.\d(\.\d)?|classifier\.[02]",
+    "vit_b_16": r"conv_proj|encoder(\.ln|\.layers\.\w+)?|heads\.head",
+    "timm/pvt_v2_b1": r"stages\.[123]|stages\.\d\.blocks\.\d(\.attn|\.mlp)?|head",
 }
 SIZES = [(97, 71)]  # `test_pullbacks.py` has 224x224 and another
 
@@ -50,7 +59,7 @@ def test_each_block_agrees(original, x64):
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_logits_agree(original, size, x64):
     name, module = original
-    x = reference.images(2, 2, *size)
+    x = reference.images(2, 2, *(size if name != "vit_b_16" else (224, 224)))
     found = logits(reference.to_jax(name, module), x)
     wanted = module(reference.to_torch(x)).numpy()
     assert found.dtype == np.float64
@@ -62,7 +71,7 @@ def test_efficientnet_pads_as_the_package_built_for_that_size(size, options, x64
     """Its padding is fixed when it is built, by default for 224x224; ours follows the input."""
     name = "efficientnet_lite0"
     original = reference.reference(name, seed=4)
-    fixed = reference.EfficientNet.from_name("efficientnet-lite0", **options).double().eval()
+    fixed = EfficientNet.from_name("efficientnet-lite0", **options).double().eval()
     fixed.load_state_dict(original.net.state_dict())
     module = reference.Normalised(fixed, MODELS[name].preprocessing)
     x = reference.images(4, 1, size, size)
@@ -79,6 +88,8 @@ def record_blocks(name, module):
         def record(_, arguments, result):
             x = arguments[0]
             x = torch.cat(x, 1) if isinstance(x, list) else x  # DenseNet's layers
+            if len(arguments) > 1:  # the tokens of PVT, with the height and width of their map
+                x, result = (t.unflatten(1, arguments[1]).permute(0, 3, 1, 2) for t in (x, result))
             if path == "classifier.0" and name == "vgg11_bn":
                 x = x.reshape(-1, 512, 7, 7).permute(0, 2, 3, 1).flatten(1)
             inputs[path] = to_ours(x)
@@ -95,7 +106,8 @@ def record_blocks(name, module):
         module.net.get_submodule(theirs).register_forward_hook(hook(ours))
         for theirs, ours in paths.items()
     ]
-    module(reference.to_torch(reference.images(5, 2, 96, 96)))
+    size = 224 if name == "vit_b_16" else 96
+    module(reference.to_torch(reference.images(5, 2, size, size)))
     for handle in hooks:
         handle.remove()
     return inputs, outputs
@@ -109,5 +121,8 @@ def to_ours(x):
 def find(net, path):
     """The block of our network at a dotted path."""
     for part in path.split("."):
-        net = net[int(part)] if part.isdigit() else getattr(net, part)
+        if part.isdigit():
+            net = net[int(part)]
+        else:
+            net = net[part] if isinstance(net, nnx.Dict) else getattr(net, part)
     return net

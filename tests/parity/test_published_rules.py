@@ -87,6 +87,45 @@ def test_pullbacks_and_ascents(name, attention_t, tmp_path, x64, record_property
         assert error < tolerance, (quantity, error)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mobilenet_v3_large",
+        "efficientnet_b0",
+        "convnext_tiny",
+        "timm/pvt_v2_b1",
+        pytest.param("efficientnet_v2_s", marks=pytest.mark.slow),
+        pytest.param("vit_b_16", marks=pytest.mark.slow),
+    ],
+)
+def test_networks_of_the_library(name, x64, record_property):
+    size, form = NETWORKS.get(name.removeprefix("timm/"), (64, "through"))
+    module = reference.reference(name, seed=1)
+    x = reference.images(3, 2, size, size)
+    gating = dataclasses.replace(recipes.SEMANTIC, attention=form)
+    model = reference.to_jax(name, module)
+    outputs, field = je.value_and_pullback(model, x, 3, gating=gating)
+    # Short steps: where the reference takes longer ones, a difference of 1e-12 becomes one of 0.6.
+    ascent = dataclasses.replace(recipes.SEMANTIC_PGA, step_size=1.0)
+    climbed = je.pga(model, x, 3, ascent, gating=gating)
+    found = collections.Counter(site.kind for site in je.sites(model, x) if site.gated)
+    for layer in module.modules():
+        if isinstance(layer, nn.Hardsigmoid):  # PyTorch's derivative of it has float32's 1/6
+            layer.forward = lambda z: torch.clamp(z / 6 + 0.5, 0, 1)
+    given = reference.to_torch(x)
+    wanted = {"outputs": (outputs, module(given).numpy(), 1e-9)}
+    replaced = rules.soften(module)
+    assert found == {KINDS[kind]: count for kind, count in replaced.items()}
+    theirs = reference.to_numpy(rules.pullback(module, given, 3))
+    ascended = reference.to_numpy(rules.pga(module, given, 3, 5, 1.0))
+    wanted |= {"pullback": (field, theirs, 1e-9), "five steps": (climbed, ascended, 1e-6)}
+    for quantity, (ours, published, tolerance) in wanted.items():
+        error = reference.relative_error(np.asarray(ours), published)
+        row = (f"{name}, Flax", f"SEMANTIC, {form}, T = 1", quantity, f"{error:.1e}", "", "", "")
+        record_property("parity", row)
+        assert error < tolerance, (quantity, error)
+
+
 class Tokens(nn.Module):
     """A module of tokens within feature maps."""
 

@@ -275,8 +275,12 @@ def test_what_ends_early_leaves_the_old_files(where, name, error, code, tmp_path
 def test_models_are_listed():
     result = run("models")
     assert result.exit_code == 0
-    lines = {line.split()[0]: line for line in result.stdout.splitlines()[1:]}
+    table, _, rest = result.stdout.partition("\n\n")
+    lines = {line.split()[0]: line for line in table.splitlines()[1:]}
     assert set(lines) == set(MODELS)
+    assert lines["vit_b_16"].split()[3] == "-"
+    assert "--recipe semantic" in rest
+    assert "timm/ARCHITECTURE.TAG" in rest
     # torchvision's `num_params`, and the sum over the original's parameters for EfficientNet.
     counts = {"resnet50": 25557032, "vgg11_bn": 132868840, "densenet121": 7978856}
     counts |= {"squeezenet1_0": 1248424, "efficientnet_lite0": 4652008}

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from efficientnet_lite_pytorch import EfficientNet
 from flax import nnx
 
 from jax_excite.data.class_names import CLASS_NAMES
@@ -19,14 +20,26 @@ from jax_excite.models import MODELS, Classifier, model_spec
 from jax_excite.models.layers import MaxPool, adaptive_avg_pool, halve
 from jax_excite.weights.loading import named_leaves
 from jax_excite.weights.networks import load
-from tests.torch_reference import EfficientNet, original, torchvision
+from tests.torch_reference import original, torchvision
 from weights_converter.convert import find_rule
 from weights_converter.names import IGNORED, TABLES
 
 COMPILE_QUICKLY = True
 
 SMALL = "squeezenet1_0"
-MEMBERS = [SMALL, "resnet50", "vgg11_bn", "densenet121", "efficientnet_lite0"]
+MEMBERS = [
+    SMALL,
+    "resnet50",
+    "vgg11_bn",
+    "densenet121",
+    "efficientnet_lite0",
+    "efficientnet_b0",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "convnext_tiny",
+    "timm/pvt_v2_b0",
+]
+ONE_SIZE = [name for name, spec in MODELS.items() if spec.family == "vit"]
 TORCHVISIONS = [name for name, spec in MODELS.items() if spec.family != "efficientnet_lite"]
 PACKAGED = [name for name, spec in MODELS.items() if spec.published[0].package]
 EVERY_MODEL = pytest.mark.parametrize("name", MODELS)
@@ -35,7 +48,7 @@ EACH_FAMILY = pytest.mark.parametrize("name", MEMBERS)
 
 @functools.cache
 def abstract(name):
-    return MODELS[name].abstract()
+    return model_spec(name).abstract()
 
 
 @functools.cache
@@ -75,7 +88,8 @@ def shapes_by_table(name, net):
     found = {}
     for target, leaf in named_leaves(net).items():
         rule, source = find_rule(target, leaf.ndim, TABLES[MODELS[name].family].rules)
-        found[source] = tuple(leaf.shape[rule.order.index(axis)] for axis in range(leaf.ndim))
+        shape = tuple(leaf.shape[rule.order.index(axis)] for axis in range(leaf.ndim))
+        found[source] = (*shape, *(1,) * rule.ones)
     return found
 
 
@@ -104,7 +118,7 @@ def test_another_number_of_classes_changes_the_head_alone(name):
     assert seven[f"{head}.kernel"].shape == (*thousand[f"{head}.kernel"].shape[:-1], 7)
 
 
-@EVERY_MODEL
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in ONE_SIZE])
 def test_takes_every_size_from_the_smallest(name):
     preprocessing = model_spec(name).preprocessing
     smallest = preprocessing.min_size
@@ -122,6 +136,19 @@ def test_takes_every_size_from_the_smallest(name):
             shape(smallest + 3, smallest - 1)
 
 
+@pytest.mark.parametrize("name", ONE_SIZE)
+def test_takes_the_only_size_that_its_positions_are_for(name):
+    classifier = Classifier(abstract(name), model_spec(name).preprocessing)
+
+    def shape(*size):
+        x = jax.ShapeDtypeStruct((*size, 3), np.float32)
+        return jax.eval_shape(lambda classifier, x: classifier(x), classifier, x).shape
+
+    assert shape(2, 224, 224) == (2, 1000)
+    with pytest.raises(ImageError, match="exactly 224 x 224 pixels"):
+        shape(224, 256)
+
+
 @EVERY_MODEL
 def test_two_of_a_kind_are_one_compilation(name):
     first, second = jax.tree.structure(abstract(name)), jax.tree.structure(MODELS[name].abstract())
@@ -130,9 +157,9 @@ def test_two_of_a_kind_are_one_compilation(name):
 
 
 def test_no_two_models_are_the_same():
-    assert len({jax.tree.structure(abstract(name)) for name in MODELS}) == len(MODELS) == 27
+    assert len({jax.tree.structure(abstract(name)) for name in MODELS}) == len(MODELS) == 47
     files = [published.file for spec in MODELS.values() for published in spec.published]
-    assert len(set(files)) == len(files) == 34
+    assert len(set(files)) == len(files) == 57
 
 
 def test_an_unknown_model():
@@ -147,7 +174,10 @@ def test_an_unknown_model():
 
 def test_every_member_of_torchvisions_families_is_there():
     names = torchvision.models.list_models(module=torchvision.models)
-    families = r"(wide_)?resne[x]?t.*|vgg.*|densenet.*|squeezenet.*"
+    families = (
+        r"(wide_)?resne[x]?t.*|vgg.*|densenet.*|squeezenet.*|mobilenet.*|convnext.*|vit_[bl].*|"
+        r"efficientnet_(b.*|v2_s)"
+    )
     assert {name for name in names if re.fullmatch(families, name)} == set(TORCHVISIONS)
 
 
@@ -156,7 +186,8 @@ def test_published_weights_are_torchvisions(name):
     wanted = {
         weights.name: weights
         for weights in torchvision.models.get_model_weights(name)
-        if weights.name != "IMAGENET1K_FEATURES"  # VGG16 without a head
+        # VGG16 without a head, and ViTs that were trained on other images and sizes.
+        if weights.name != "IMAGENET1K_FEATURES" and "SWAG" not in weights.name
     }
     assert [published.name for published in MODELS[name].published] == list(wanted)
     for published in MODELS[name].published:
@@ -164,13 +195,14 @@ def test_published_weights_are_torchvisions(name):
         assert published.url == weights.url
         assert published.package == ""
         assert re.fullmatch(r"[0-9a-f]{8}", published.sha256_prefix)
-        assert published.file == f"{name}-{published.sha256_prefix}.pth"
+        trainer = "(_rwightman|_lukemelas)?"
+        assert re.fullmatch(f"{name}{trainer}-{published.sha256_prefix}.pth", published.file)
         ours, theirs = published.preprocessing, weights.transforms()
         assert list(ours.mean) == theirs.mean
         assert list(ours.std) == theirs.std
         assert [ours.resize] == theirs.resize_size
         assert [ours.size] == theirs.crop_size
-        assert theirs.interpolation == torchvision.transforms.InterpolationMode.BILINEAR
+        assert theirs.interpolation == torchvision.transforms.InterpolationMode(ours.interpolation)
         assert (ours.min_size, ours.min_size) == weights.meta["min_size"]
 
 
@@ -200,7 +232,10 @@ def test_temperatures():
     for spec in MODELS.values():
         found.setdefault(spec.family, set()).add(spec.temperature)
     paper = {"resnet": {0.3}, "vgg": {0.3}, "densenet": {0.3}}
-    assert found == paper | {"squeezenet": {60.0}, "efficientnet_lite": {1.0}}
+    inspected = {"squeezenet": {60.0}, "efficientnet_lite": {1.0}}
+    new = {"mobilenet_v2": {0.3}, "mobilenet_v3": {0.3}}
+    without = {family: {None} for family in ("efficientnet", "convnext", "vit")}
+    assert found == paper | inspected | new | without
 
 
 def test_normalisation():
@@ -233,7 +268,7 @@ def test_images_matter(classifier, x):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
 def test_the_dtype_is_kept(name, dtype, x64, strict_promotion):
     weights = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), abstract(name))
-    classifier = Classifier(weights, MODELS[name].preprocessing)
+    classifier = Classifier(weights, model_spec(name).preprocessing)
     image = jax.ShapeDtypeStruct((64, 64, 3), dtype)
     assert jax.eval_shape(lambda classifier, x: classifier(x), classifier, image).dtype == dtype
 
