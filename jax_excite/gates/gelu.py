@@ -20,6 +20,14 @@ _CUBIC = 0.044715
 _SCALE = math.sqrt(2 / math.pi)
 
 
+def _soft(z: jax.Array) -> jax.Array:
+    """`Phi(z)`, with the absolute accuracy of a gate in (0, 1).
+
+    `ndtr` is accurate relative to values near 0 too, which takes three times as long.
+    """
+    return 0.5 * (1 + jax.lax.erf(z * math.sqrt(0.5)))
+
+
 def _tanh_gate(z: jax.Array) -> jax.Array:
     return 0.5 * (1 + jnp.tanh(_SCALE * (z + _CUBIC * z**3)))
 
@@ -38,7 +46,7 @@ def _tanh_gate_inverse(gate: np.ndarray) -> np.ndarray:
 GELU = Activation(
     form="z * Phi(z)",
     gate=jax.scipy.special.ndtr,
-    soft=jax.scipy.special.ndtr,
+    soft=_soft,
     in_numpy=special.ndtr,
     inverse=special.ndtri,
     primitives=frozenset({"erf", "erfc", "exp"}),
@@ -46,7 +54,7 @@ GELU = Activation(
 GELU_TANH = Activation(
     form="the tanh form of z * Phi(z)",
     gate=_tanh_gate,
-    soft=jax.scipy.special.ndtr,
+    soft=_soft,
     in_numpy=_tanh_gate_in_numpy,
     inverse=_tanh_gate_inverse,
     primitives=frozenset({"tanh", "logistic", "exp"}),

@@ -126,8 +126,11 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """GELU by the error function, as in PyTorch."""
-    return jax.nn.gelu(x, approximate=False)
+    """GELU by the error function, as in PyTorch.
+
+    `jax.nn.gelu` computes it by `erfc`, which takes twice as long on a CPU.
+    """
+    return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
 def round_channels(channels: float, least: int = 8) -> int:
