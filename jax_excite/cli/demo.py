@@ -10,7 +10,7 @@ import typer
 
 from jax_excite import recipes
 from jax_excite.cli.console import announce, errors_in_one_line, with_progress
-from jax_excite.cli.gatings import excitation_gating
+from jax_excite.cli.gatings import gating_of
 from jax_excite.data.class_names import CLASS_NAMES, class_index
 from jax_excite.data.images import load_images
 from jax_excite.models import Classifier, model_spec
@@ -35,7 +35,7 @@ def demo(
         out.mkdir(parents=True, exist_ok=True)
         _print_predictions(model, images)
 
-        soft = excitation_gating(model_spec(MODEL))
+        soft = gating_of(model_spec(MODEL), model, temperature=None)
         gatings = {"excitation pullback": soft, "gradient": recipes.VANILLA}
         classes = [class_index(name) for name in CLASSES]
         jobs = [

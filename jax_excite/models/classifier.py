@@ -19,7 +19,7 @@ class Classifier(nnx.Module):
         net: the network.
         preprocessing: how images are normalised, which is the first operation of a call.
         class_names: a name for each logit; empty if they are not known.
-        temperatures: the temperatures stored with the weights, by site: numbers, or tuples with one
+        temperatures: the temperatures of these weights, by site: numbers, or tuples with one
             number per channel. Empty if there are none. `site_temperatures` returns them in the
             form that `Gating` takes.
     """

@@ -19,6 +19,7 @@ from jax_excite.callables.pytree import leaf_name, named_leaves
 from jax_excite.data.class_names import CLASS_NAMES
 from jax_excite.errors import WeightsError
 from jax_excite.models import Classifier, ModelSpec, Preprocessing, Temperatures, model_spec
+from jax_excite.models.temperatures import measured_temperatures
 from jax_excite.weights.files import Tensor, read_any, write
 from jax_excite.weights.published import find_weights
 
@@ -121,7 +122,8 @@ def load_model(
     Returns:
         A callable pytree that maps images `[H, W, 3]` or `[N, H, W, 3]` in [-1, 1] to logits. Its
         attributes include its `preprocessing`, its `class_names` (digits where the file has no
-        names), and the `temperatures` that the file has.
+        names), and `temperatures`: those that the file has, or those that were measured for these
+        published weights.
 
     Raises:
         WeightsError: there is no such model or file, the file does not fit the model exactly, or
@@ -139,7 +141,10 @@ def load_model(
         abstract = spec.abstract(num_classes=num_classes)
         network = fill(abstract, tensors, f"{path} does not fit {name}")
         settings = read_settings(metadata, num_classes, str(path))
-        classifier = Classifier(network, *settings, read_temperatures(metadata, str(path)))
+        temperatures = read_temperatures(metadata, str(path))
+        if not temperatures:
+            temperatures = measured_temperatures(spec.name, metadata.get("published"))
+        classifier = Classifier(network, *settings, temperatures)
     if dtype is not None:
         classifier = jax.tree.map(lambda leaf: leaf.astype(dtype), classifier)
     return classifier

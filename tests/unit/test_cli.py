@@ -111,7 +111,8 @@ def test_grid_of_pullbacks_holds_what_the_library_computes(tmp_path):
     assert result.stdout.split() == [str(out), str(tmp_path / "grid.npz")]
     arrays = np.load(tmp_path / "grid.npz")
     model, x = load("efficientnet_lite0"), load_images([CAT])
-    expected = pullback_grid(model, x, [281, 497, 967], gating=Gating(temperature=1.0))
+    calibrated = Gating(site_temperatures=model.site_temperatures)
+    expected = pullback_grid(model, x, [281, 497, 967], gating=calibrated)
     np.testing.assert_allclose(arrays["pullbacks"], expected, rtol=1e-3, atol=1e-7)
     np.testing.assert_array_equal(arrays["images"], x)
     np.testing.assert_array_equal(arrays["classes"], [281, 497, 967])
@@ -121,7 +122,7 @@ def test_grid_of_pullbacks_holds_what_the_library_computes(tmp_path):
     assert [c["index"] for c in manifest["classes"]] == [281, 497, 967]
     assert [c["name"] for c in manifest["classes"]] == ["tabby", "church", "espresso"]
     assert manifest["ascent"] is None
-    assert manifest["gating"]["temperature"] == 1.0
+    assert manifest["gating"]["site_temperatures"] == pytest.approx(dict(model.temperatures))
     assert manifest["weights"]["sha256"].startswith("57934424")  # as the file's name says
     digest = hashlib.sha256(CAT.read_bytes()).hexdigest()
     assert manifest["images"] == [{"file": str(CAT), "sha256": digest}]

@@ -14,10 +14,12 @@ import torch
 from efficientnet_lite_pytorch import EfficientNet
 from flax import nnx
 
+import jax_excite
 from jax_excite.data.class_names import CLASS_NAMES
 from jax_excite.errors import ImageError, WeightsError
 from jax_excite.models import MODELS, Classifier, model_spec
 from jax_excite.models.layers import MaxPool, adaptive_avg_pool, halve
+from jax_excite.models.temperatures import measured_temperatures
 from jax_excite.weights.loading import named_leaves
 from jax_excite.weights.networks import load
 from tests.torch_reference import original, torchvision
@@ -236,6 +238,23 @@ def test_temperatures():
     new = {"mobilenet_v2": {0.3}, "mobilenet_v3": {0.3}}
     without = {family: {None} for family in ("efficientnet", "convnext", "vit")}
     assert found == paper | inspected | new | without
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_measured_temperatures_are_of_every_site(name):
+    found = dict(measured_temperatures(name, "IMAGENET1K_V1"))
+    sites = jax_excite.sites(random_classifier(name), np.zeros((1, 64, 64, 3), np.float32))
+    assert set(found) == {site.name for site in sites if site.gated}
+    assert all(0.3 < value < 10 for value in found.values())
+    assert measured_temperatures(name, None) == measured_temperatures("resnet50", "any") == ()
+
+
+def test_measured_temperatures_come_with_the_published_weights():
+    name = "efficientnet_lite0"
+    if importlib.util.find_spec(MODELS[name].published[0].package) is None:
+        pytest.skip("the weights of EfficientNet-Lite0 are not installed")
+    assert load(name).temperatures == measured_temperatures(name, "IMAGENET1K_V1")
+    assert random_classifier(name).temperatures == ()
 
 
 def test_normalisation():
