@@ -34,7 +34,7 @@ def main() -> None:
         model = load_model(name)
         gating = calibrate(model, [model.preprocessing.load_images(photographs)])
         found = {
-            site: float(f"{np.asarray(value):.3g}")
+            str(site): float(f"{np.asarray(value):.3g}")
             for site, value in gating.site_temperatures.items()
         }
         measured[name] = {MODELS[name].published[0].name: found}
