@@ -76,6 +76,7 @@ _CHOICES = {
     "cotangents": Cotangents,
     "normalisation": Statistics,
     "attention": AttentionForm,
+    "squeeze_excitation": Statistics,
 }
 _TEMPERATURES: tuple[TemperatureName, ...] = get_args(TemperatureName)
 _TRACED = (*_TEMPERATURES[:2], "site_temperatures", "slope", *_TEMPERATURES[2:])
@@ -126,6 +127,8 @@ class Gating:
         attention: the derivative of attention: its `own`; that of a second attention whose query
             and key inputs are divided by the temperature (`through`); or that of the values alone,
             with attention weights at the temperature (`detached`).
+        squeeze_excitation: hold the gates of channels that squeeze-and-excitation computes from the
+            means of a map `constant`, or keep their `own` derivative, as published.
 
     Raises:
         GatingError: a temperature is negative or NaN, or a field is not one of its choices.
@@ -146,6 +149,7 @@ class Gating:
     attention_temperature: ArrayLike = 1.0
     normalisation: Statistics = "own"
     attention: AttentionForm = "own"
+    squeeze_excitation: Statistics = "own"
 
     def __post_init__(self) -> None:
         if not isinstance(self.site_temperatures, Mapping):
@@ -175,7 +179,7 @@ class Gating:
             self.gate == "hard"
             and self.cotangents == "all"
             and all(temperature is None for temperature in smooth)
-            and self.normalisation == self.attention == "own"
+            and self.normalisation == self.attention == self.squeeze_excitation == "own"
         )
 
     @classmethod

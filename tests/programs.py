@@ -33,6 +33,7 @@ GATING = je.Gating(
     attention_temperature=ATTENTION_T,
     normalisation="constant",
     attention="through",
+    squeeze_excitation="constant",
 )
 CHANNELS = 6
 
@@ -225,6 +226,27 @@ def soft_norm(h, axes, constant, centred):
     return ((groups - lax.stop_gradient(mean)) * inverse).reshape(h.shape)
 
 
+# Squeeze-and-excitation: the gates, and the kinds of sites in them that are left hard.
+SCALES = {
+    "sigmoid of means": (
+        lambda h: jax.nn.sigmoid(h.mean((1, 2), keepdims=True) @ weights(CHANNELS, CHANNELS)),
+        (),
+    ),
+    "of sums, without axes": (
+        lambda h: jax.nn.sigmoid(0.1 * jnp.tanh(h.sum((1, 2))))[:, None, None],
+        (),
+    ),
+    "hard sigmoid": (
+        lambda h: jax.nn.hard_sigmoid(h.mean((1, 2), keepdims=True) @ weights(CHANNELS, CHANNELS)),
+        ("hard_sigmoid",),
+    ),
+    "one gate for all channels": (
+        lambda h: lax.logistic(jnp.mean(h, axis=(1, 2, 3), keepdims=True)),
+        (),
+    ),
+}
+
+
 def window_pool(h, size, stride, pad):
     pads = ((0, 0), (pad, pad), (pad, pad), (0, 0))
     sizes, steps = (1, size, size, 1), (1, stride, stride, 1)
@@ -378,6 +400,12 @@ def run_leaf(name, h, mode):
         hard, *statistics = NORMS[way]
         soft = lambda h: soft_norm(h, *statistics)  # noqa: E731
         return mode.gate("normalisation", hard, lambda h: keep(hard, soft, h))(h)
+    if family == "squeeze-excitation":
+        gates, kinds = SCALES[way]
+        mode.left(kinds)
+        held = lambda h: h * lax.stop_gradient(gates(h))  # noqa: E731
+        whole = lambda h: keep(lambda h: gates(h) * h, held, h)  # noqa: E731
+        return mode.gate("squeeze_excitation", lambda h: h * gates(h), whole)(h)
     if family == "attention":
         hard = ATTENTION[way]
         soft = lambda h: hard(h, ATTENTION_T)  # noqa: E731
@@ -469,6 +497,7 @@ def leaves():
         of("clipped", CLIPPED),
         of("pool", POOLS),
         of("norm", NORMS),
+        of("squeeze-excitation", SCALES),
         of("self-gated", SELF_GATED),
         of("attention", ATTENTION),
         of("smooth", SMOOTH),

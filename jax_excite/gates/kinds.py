@@ -8,6 +8,7 @@ from jax_excite.gates.max_pool import MaxPool
 from jax_excite.gates.normalisation import Normalisation
 from jax_excite.gates.relu import Relu
 from jax_excite.gates.silu import Silu
+from jax_excite.gates.squeeze_excitation import SqueezeExcitation
 
 KINDS: tuple[type[Gate], ...] = (
     Relu,
@@ -17,6 +18,7 @@ KINDS: tuple[type[Gate], ...] = (
     HardSwish,
     Normalisation,
     Attention,
+    SqueezeExcitation,
 )
 # The names under which `sites` lists them.
 GATE_KINDS = tuple(name for kind in KINDS for name in kind.kinds)

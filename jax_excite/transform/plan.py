@@ -19,6 +19,7 @@ from jax_excite.gating import Gating
 from jax_excite.graphs.graph import Graph, Node, bind, nodes_of, origin, trace
 from jax_excite.kernels.convolution_forms import Convolution
 from jax_excite.kernels.convolutions import Folded, Prepared, convolve, find_convolution, prepare
+from jax_excite.recipes import SEMANTIC
 from jax_excite.transform.census import census, is_entered
 from jax_excite.transform.channels import channel_axis
 from jax_excite.transform.independence import treats_items_alone
@@ -112,7 +113,9 @@ class Plan:
     def _advice(self) -> str:
         """What to do about a function in which a gating softens nothing."""
         smooth = collections.Counter(
-            site.kind for found, site in zip(self._found, self.sites, strict=True) if found.is_gate
+            site.kind
+            for found, site in zip(self._found, self.sites, strict=True)
+            if found.is_gate and not found.is_left(SEMANTIC)
         )
         if smooth:
             counts = ", ".join(f"{count} of kind {kind}" for kind, count in smooth.items())

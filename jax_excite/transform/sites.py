@@ -10,7 +10,7 @@ import numpy as np
 from jax_excite.errors import GatingError
 from jax_excite.gates.gate import Found, Gate
 from jax_excite.graphs.graph import Constant, Graph, Node, users_frames
-from jax_excite.recipes import EXCITATION
+from jax_excite.recipes import EXCITATION, SEMANTIC
 
 SiteSelection = str | int | Iterable[str | int]
 Names = str | Iterable[str]
@@ -112,7 +112,12 @@ def sites_of(graph: Graph, found: Sequence[Found], selection: Selection) -> list
 
 def _form(one: Found) -> str:
     """How a gate is written, and whether it is one that the default recipe leaves."""
-    asks = "; recipes.SEMANTIC softens it" if one.is_left(EXCITATION) else ""
+    if not one.is_left(EXCITATION):
+        asks = ""
+    elif not one.is_left(SEMANTIC):
+        asks = "; recipes.SEMANTIC softens it"
+    else:
+        asks = f"; Gating({one.kind}=...) can hold it constant"
     return f"computed by `{one.form}`{asks}"
 
 

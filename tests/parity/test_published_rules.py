@@ -14,6 +14,8 @@ from tests import published_rules as rules
 from tests import torch_reference as reference
 from tests.parity.test_onnx import build, export
 
+SqueezeExcitation = reference.torchvision.ops.SqueezeExcitation
+
 pytestmark = pytest.mark.usefixtures("little_memory")
 
 # The height of the images, and the form of attention.
@@ -36,6 +38,13 @@ KINDS = {
     "MultiheadAttention": "attention",
     "Attention": "attention",
 }
+
+
+def kinds_of(network, x):
+    """How many sites there are of each kind that the recipe softens."""
+    kinds = collections.Counter(site.kind for site in je.sites(network, x) if site.gated)
+    del kinds["squeeze_excitation"]  # left by the recipe, as published
+    return kinds
 
 
 def sigmoid_of_onnx(z):
@@ -63,7 +72,7 @@ def test_pullbacks_and_ascents(name, attention_t, tmp_path, x64, record_property
     module = module.double().eval()
     x = torch.rand(2, 3, size, size, dtype=torch.float64) * 2 - 1
     network = export(module, x, tmp_path / "network.onnx")
-    found = collections.Counter(site.kind for site in je.sites(network, x.numpy()) if site.gated)
+    found = kinds_of(network, x.numpy())
     for layer in module.modules():
         if isinstance(layer, nn.Hardsigmoid):
             layer.forward = sigmoid_of_onnx
@@ -108,7 +117,7 @@ def test_networks_of_the_library(name, x64, record_property):
     # Short steps: where the reference takes longer ones, a difference of 1e-12 becomes one of 0.6.
     ascent = dataclasses.replace(recipes.SEMANTIC_PGA, step_size=1.0)
     climbed = je.pga(model, x, 3, ascent, gating=gating)
-    found = collections.Counter(site.kind for site in je.sites(model, x) if site.gated)
+    found = kinds_of(model, x)
     for layer in module.modules():
         if isinstance(layer, nn.Hardsigmoid):  # PyTorch's derivative of it has float32's 1/6
             layer.forward = lambda z: torch.clamp(z / 6 + 0.5, 0, 1)
@@ -124,6 +133,28 @@ def test_networks_of_the_library(name, x64, record_property):
         row = (f"{name}, Flax", f"SEMANTIC, {form}, T = 1", quantity, f"{error:.1e}", "", "", "")
         record_property("parity", row)
         assert error < tolerance, (quantity, error)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "efficientnet_b0"])
+def test_squeeze_and_excitation_held_constant(name, x64):
+    module = reference.reference(name, seed=1)
+    x = reference.images(3, 1, 64, 64)
+    gating = dataclasses.replace(recipes.SEMANTIC, squeeze_excitation="constant")
+    model = reference.to_jax(name, module)
+    outputs, field = je.value_and_pullback(model, x, 3, gating=gating)
+    given = reference.to_torch(x)
+    wanted = module(given).numpy()
+    rules.soften(module)
+    blocks = [each for each in module.modules() if isinstance(each, SqueezeExcitation)]
+    for block in blocks:
+        block.forward = lambda x, block=block: x * block._scale(x).detach()
+    held = reference.to_numpy(rules.pullback(module, given, 3))
+    sites = [site.kind for site in je.sites(model, x) if site.gated]
+    assert sites.count("squeeze_excitation") == len(blocks) > 0
+    assert reference.relative_error(np.asarray(outputs), wanted) < 1e-9
+    assert reference.relative_error(np.asarray(field), held) < 1e-9
+    own = je.pullback(model, x, 3, gating=recipes.SEMANTIC)
+    assert reference.relative_error(np.asarray(own), held) > 1e-3
 
 
 class Tokens(nn.Module):

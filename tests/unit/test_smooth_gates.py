@@ -342,3 +342,60 @@ def test_a_sweep_of_one_kind_holds_the_others():
     np.testing.assert_allclose(doubled[0], je.pullback(small, IMAGES, 1, gating=wanted), rtol=1e-5)
     with pytest.raises(je.GatingError, match="vary is 'silu': choose one of 'temperature'"):
         je.temperature_sweep(small, IMAGES, 1, [1.0], vary="silu")
+
+
+# Squeeze-and-excitation
+
+W = np.random.default_rng(5).standard_normal((6, 6)).astype(np.float32)
+SCALES = {
+    "means": lambda x: jax.nn.sigmoid(jax.nn.relu(x.mean((1, 2), keepdims=True) @ W) @ W),
+    "sums, reshaped": lambda x: jax.nn.sigmoid(0.1 * x.sum((1, 2)) @ W).reshape(-1, 1, 1, 6),
+    "hard sigmoid": lambda x: jax.nn.hard_sigmoid(x.mean((1, 2)) @ W)[:, None, None],
+    "maxima": lambda x: jax.nn.sigmoid(x.max((1, 2), keepdims=True) @ W),
+    "in a function": lambda x: jax.jit(jax.nn.sigmoid)(jnp.mean(x, (1, 2), keepdims=True) @ W),
+}
+NOT_SCALES = {
+    "another map's": lambda x: jax.nn.sigmoid((x @ W).mean((1, 2), keepdims=True)),
+    "per place": lambda x: jax.nn.sigmoid(x @ W),
+    "no gate": lambda x: x.mean((1, 2), keepdims=True) @ W,
+    "of something else too": lambda x: jax.nn.sigmoid(
+        x.mean((1, 2), keepdims=True) + x[:, :1, :1] @ W
+    ),
+}
+MAP = np.random.default_rng(6).standard_normal((2, 5, 4, 6)).astype(np.float32)
+
+
+def times(gates):
+    return lambda x: x * gates(x)
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_squeeze_and_excitation_is_held_constant(name, x64):
+    gates, x = SCALES[name], MAP.astype(np.float64)
+    fn = times(gates)
+    kinds = [site.kind for site in je.sites(fn, x) if site.gated]
+    assert kinds[-1] == "squeeze_excitation"
+    gating = dataclasses.replace(je.recipes.VANILLA, squeeze_excitation="constant")
+    soft = je.excite(fn, gating=gating)
+    np.testing.assert_array_equal(jax.jit(soft)(x), jax.jit(fn)(x))
+    pull = jax.vjp(soft, x)[1]
+    wanted, held = jax.vjp(lambda x: x * jax.lax.stop_gradient(gates(x)), x)
+    np.testing.assert_allclose(pull(wanted)[0], held(wanted)[0], rtol=1e-12)
+    own = jax.vjp(je.excite(fn, gating=je.recipes.SEMANTIC), x)[1] if len(kinds) > 1 else None
+    plain = jax.vjp(fn, x)[1](wanted)[0]
+    assert not np.allclose(plain, held(wanted)[0], rtol=1e-3)
+    if own is not None:  # the recipe leaves the gates their derivative
+        assert not np.allclose(own(wanted)[0], held(wanted)[0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", NOT_SCALES)
+def test_what_is_no_squeeze_and_excitation(name):
+    sites = je.sites(times(NOT_SCALES[name]), MAP)
+    assert not [site for site in sites if site.kind == "squeeze_excitation"]
+
+
+def test_what_a_site_says_of_squeeze_and_excitation():
+    (site,) = je.sites(times(SCALES["in a function"]), MAP)
+    assert site.reason.endswith("Gating(squeeze_excitation=...) can hold it constant")
+    with pytest.raises(je.GatingError, match="no gate to soften"):
+        je.pullback(times(SCALES["in a function"]), MAP, (0, 0, 0), bounds=None)

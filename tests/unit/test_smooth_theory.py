@@ -13,7 +13,12 @@ from jax_excite import recipes, theory
 
 D = 8
 # Every kind but attention, and then attention in the form whose weights are constant.
-DETACHED = dataclasses.replace(recipes.SEMANTIC, attention="detached", attention_temperature=1.5)
+DETACHED = dataclasses.replace(
+    recipes.SEMANTIC,
+    attention="detached",
+    attention_temperature=1.5,
+    squeeze_excitation="constant",
+)
 
 
 class Mixed(nnx.Module):
@@ -23,7 +28,7 @@ class Mixed(nnx.Module):
         rngs = nnx.Rngs(0)
         options = {"rngs": rngs, "param_dtype": jnp.float64}
         random = {"bias_init": nnx.initializers.normal(0.3), **options}
-        self.layers = nnx.List(nnx.Linear(D, D, **random) for _ in range(4))
+        self.layers = nnx.List(nnx.Linear(D, D, **random) for _ in range(5))
         self.norms = nnx.List([nnx.LayerNorm(D, **random), nnx.RMSNorm(D, **options)])
         self.attention = nnx.MultiHeadAttention(2, D, D, decode=False, **random)
         self.head = nnx.Linear(D, 3, **random)
@@ -35,6 +40,7 @@ class Mixed(nnx.Module):
         x = x + jax.nn.gelu(self.layers[1](x), approximate=False)
         x = x + self.attention(x) if self.attends else x
         x = self.norms[1](jax.nn.hard_swish(self.layers[2](x)) + 0.5)
+        x = x * jax.nn.sigmoid(self.layers[4](x.mean(1, keepdims=True)))
         x = jax.nn.gelu(jax.nn.relu(self.layers[3](x)) - 0.2)
         return self.head(x.mean(1))
 
@@ -55,7 +61,7 @@ def close(a, b, tolerance=1e-12):
 
 def test_the_networks_own_gates_reproduce_it(network, x):
     gates = theory.gates(network, x, recipes.VANILLA)
-    kinds = {"silu", "gelu", "hard_swish", "relu", "normalisation"}
+    kinds = {"silu", "gelu", "hard_swish", "relu", "normalisation", "squeeze_excitation"}
     found = {site.kind for site in je.sites(network, x)}
     assert found == (kinds | {"attention"} if network.attends else kinds)
     assert set(gates.values) == {site.name for site in je.sites(network, x)}
