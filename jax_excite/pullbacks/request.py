@@ -234,12 +234,12 @@ def shapes_of_outputs(params: Params, given: Any, selection: Selection = SELECT_
 @functools.lru_cache(maxsize=64)
 def _shapes_of_outputs(tree: Any, types: Any, _: np.dtype, selection: Selection) -> Any:
     """Shapes for leaves of these shapes and dtypes, in a mode with this default float dtype."""
-    leaves = [jax.ShapeDtypeStruct(shape, dtype, weak_type=weak) for shape, dtype, weak in types]
-    params, given = tree.unflatten(leaves)
-    if selection.at is None:
-        return jax.eval_shape(lambda params, x: params(x), params, given)
 
-    def output(params: Params, x: Any) -> Any:
+    def output(*leaves: jax.Array) -> Any:
+        params, x = tree.unflatten(leaves)
+        if selection.at is None:
+            return params(x)
         return Plan(params, (x,), {}, selection).run(lambda at: (at.hard, None))[0]
 
-    return jax.eval_shape(output, params, given)
+    leaves = [jax.ShapeDtypeStruct(shape, dtype, weak_type=weak) for shape, dtype, weak in types]
+    return jax.eval_shape(output, *leaves)
