@@ -13,7 +13,7 @@ from jaxtyping import PRNGKeyArray
 
 from jax_excite.attributions.engine import Attributor, GatingOptions, Options, attribute, field
 from jax_excite.attributions.gradients import item_like, whole_number
-from jax_excite.callables.pytree import Flattened, as_floats
+from jax_excite.callables.pytree import as_floats, as_pytree
 from jax_excite.errors import SettingError
 from jax_excite.gating import Gating
 from jax_excite.pullbacks.targets import Target
@@ -195,9 +195,7 @@ def with_noisy_weights(params: Params, key: PRNGKeyArray, std: ArrayLike) -> Par
     def is_variable(node: Any) -> bool:
         return isinstance(node, nnx.Variable)
 
-    # Its variables are not seen while it is flattened.
-    whole = params.whole() if isinstance(params, Flattened) else params
-    leaves, tree = jax.tree.flatten(whole, is_leaf=is_variable)
+    leaves, tree = jax.tree.flatten(as_pytree(params), is_leaf=is_variable)
 
     def noisy(leaf: Any, own: PRNGKeyArray) -> Any:
         if is_variable(leaf) and not isinstance(leaf, nnx.Param):

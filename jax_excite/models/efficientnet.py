@@ -13,6 +13,7 @@ from flax import nnx
 from jax_excite.models.layers import (
     Chain,
     Layer,
+    Residual,
     SqueezeExcitation,
     conv_norm,
     dropout,
@@ -64,7 +65,7 @@ V2_S = (
 )
 
 
-class MBConv(nnx.Module):
+class MBConv(Residual):
     """Expand, filter each channel, weigh the channels, project; a shortcut if shapes are equal."""
 
     def __init__(self, inputs: int, stage: Stage, stride: int, epsilon: float, *, rngs: nnx.Rngs):
@@ -81,13 +82,8 @@ class MBConv(nnx.Module):
         ]
         self.block = Chain(layers)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`[..., H, W, inputs]` to `[..., H / stride, W / stride, outputs]`, rounded up."""
-        y = self.block(x)
-        return x + y if self.shortcut else y
 
-
-class FusedMBConv(nnx.Module):
+class FusedMBConv(Residual):
     """Expand and filter by one convolution, project; a shortcut if shapes are equal."""
 
     def __init__(self, inputs: int, stage: Stage, stride: int, epsilon: float, *, rngs: nnx.Rngs):
@@ -103,11 +99,6 @@ class FusedMBConv(nnx.Module):
             ]
         )
         self.block = Chain(layers)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`[..., H, W, inputs]` to `[..., H / stride, W / stride, outputs]`, rounded up."""
-        y = self.block(x)
-        return x + y if self.shortcut else y
 
 
 @dataclasses.dataclass(frozen=True)

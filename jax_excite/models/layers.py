@@ -84,6 +84,18 @@ def conv_norm(
     return Chain(layers if activation is None else [*layers, activation])
 
 
+class Residual(nnx.Module):
+    """A block of layers, whose input is added to its output if `shortcut` is true."""
+
+    block: Chain
+    shortcut: bool
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[..., H, W, inputs]` to `[..., H / stride, W / stride, outputs]`, rounded up."""
+        y = self.block(x)
+        return x + y if self.shortcut else y
+
+
 class SqueezeExcitation(nnx.Module):
     """Each channel times a number computed from the means of all (Hu et al., arXiv 1709.01507)."""
 

@@ -11,6 +11,7 @@ from flax import nnx
 from jax_excite.models.layers import (
     Chain,
     Layer,
+    Residual,
     SqueezeExcitation,
     conv_norm,
     dropout,
@@ -78,7 +79,7 @@ SMALL = (
 )
 
 
-class InvertedResidual(nnx.Module):
+class InvertedResidual(Residual):
     """Expand, filter each channel, weigh the channels, project; a shortcut if shapes are equal."""
 
     def __init__(self, inputs: int, block: Block, *, rngs: nnx.Rngs):
@@ -105,11 +106,6 @@ class InvertedResidual(nnx.Module):
             layers.append(SqueezeExcitation(width, squeezed, RELU, gate, rngs=rngs))
         layers.append(conv_norm(width, outputs, 1, epsilon=EPSILON, rngs=rngs))
         self.block = Chain(layers)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`[..., H, W, inputs]` to `[..., H / stride, W / stride, outputs]`, rounded up."""
-        y = self.block(x)
-        return x + y if self.shortcut else y
 
 
 @dataclasses.dataclass(frozen=True)
