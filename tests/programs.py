@@ -559,6 +559,8 @@ def gradient(fn, x, compiled=True):
 def check(layers):
     """Check all that is claimed of one network."""
     x = jax.random.uniform(jax.random.key(1), (2, 8, 8, 3), jnp.float64, minval=-1, maxval=1)
+    # `jax.nn.dot_product_attention` computes in float32 whatever it is given.
+    is_float32 = "dot_product_attention" in str(layers)
     hard, mode = build(layers, soft=False)
     wanted_outputs = hard(x)
     wanted_sites = sorted(mode.sites)
@@ -566,7 +568,7 @@ def check(layers):
         return
     found = sorted((site.kind, site.gated) for site in je.sites(hard, x))
     assert found == wanted_sites, (found, wanted_sites)
-    compare(je.excite(hard, je.recipes.VANILLA), hard, x, 1e-12)
+    compare(je.excite(hard, je.recipes.VANILLA), hard, x, 1e-5 if is_float32 else 1e-12)
     is_kept = any(kind in GATE_KINDS and not gated for kind, gated in wanted_sites)
     if not any(gated for _, gated in wanted_sites):
         return
@@ -575,7 +577,7 @@ def check(layers):
             warnings.simplefilter("ignore", je.GateWarning)
         excited = je.excite(hard, GATING)
         np.testing.assert_array_equal(excited(x), wanted_outputs)
-        compare(excited, build(layers, soft=True)[0], x, 1e-9)
+        compare(excited, build(layers, soft=True)[0], x, 1e-5 if is_float32 else 1e-9)
 
 
 def compare(fn, twin, x, tolerance):

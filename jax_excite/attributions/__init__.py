@@ -6,6 +6,7 @@ pytree and any target. They are compiled once per shape and setting. `excitation
 """
 
 from jax_excite.attributions.controls import constant_map, edges, random_map
+from jax_excite.attributions.deep_lift import deep_lift
 from jax_excite.attributions.grad_cam import grad_cam, guided_grad_cam
 from jax_excite.attributions.gradients import (
     deconvolution,
@@ -26,6 +27,7 @@ from jax_excite.pullbacks.pullback import pullback as excitation_pullback
 __all__ = [
     "constant_map",
     "deconvolution",
+    "deep_lift",
     "edges",
     "excitation_pullback",
     "fusion_pullback",

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from jax_excite.attributions.controls import constant_map, edges, random_map
+from jax_excite.attributions.deep_lift import deep_lift
 from jax_excite.attributions.grad_cam import grad_cam, guided_grad_cam
 from jax_excite.attributions.gradients import (
     deconvolution,
@@ -95,6 +96,7 @@ _METHODS: dict[str, Attribution] = {
     "integrated_gradients_16": Attribution(integrated_gradients, {"steps": 16}, passes=16),
     "smooth_grad": Attribution(smooth_grad, {"samples": 25}, is_random=True, passes=25),
     "smooth_grad_8": Attribution(smooth_grad, {"samples": 8}, is_random=True, passes=8),
+    "deep_lift": Attribution(deep_lift, passes=2),
     "gradient_shap": Attribution(gradient_shap, {"samples": 50}, is_random=True, passes=50),
     "guided_backprop": Attribution(guided_backprop, gating=GUIDED_BACKPROP),
     "deconvolution": Attribution(deconvolution, gating=DECONVOLUTION),
@@ -108,7 +110,7 @@ _METHODS: dict[str, Attribution] = {
 # Any method whose function takes a gating, with the caller's.
 _SOFT = {
     f"soft_{name}": dataclasses.replace(_METHODS[name], is_soft=True)
-    for name in ("integrated_gradients", "gradient_shap", "grad_cam")
+    for name in ("integrated_gradients", "deep_lift", "gradient_shap", "grad_cam")
 }
 
 _SEMANTIC = {

@@ -69,12 +69,14 @@ class Gate(Found, abc.ABC):
             calls of them are entered.
         setting: the field of `Gating` with its temperature; empty if it has none.
         is_calibrated: whether its temperature is in units of the spread of its pre-activation.
+        is_activation: whether its output is a function of its pre-activation, entry by entry.
     """
 
     kinds: ClassVar[tuple[str, ...]]
     plain_rules: ClassVar[tuple[str, ...]] = ()
     setting: ClassVar[str]
     is_calibrated: ClassVar[bool] = True
+    is_activation: ClassVar[bool] = False
 
     @property
     def is_gate(self) -> bool:

@@ -160,6 +160,7 @@ class Relu(Gate):
     negative: bool = False
     kinds: ClassVar[tuple[str, ...]] = ("relu", "clipped_relu", "leaky_relu")
     setting: ClassVar[str] = "temperature"
+    is_activation: ClassVar[bool] = True
     plain_rules: ClassVar[tuple[str, ...]] = ("relu", "relu6")
 
     @classmethod

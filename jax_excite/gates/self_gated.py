@@ -115,6 +115,7 @@ class SelfGated(Gate):
     # The gate has a scale of its own, which the deviation of `z` improves no further
     # (docs/calibration.md).
     is_calibrated: ClassVar[bool] = False
+    is_activation: ClassVar[bool] = True
 
     @classmethod
     def find(cls, reading: Reading, value: int, node: Node) -> Found | None:

@@ -7,7 +7,6 @@ gate of a ReLU is.
 """
 
 import dataclasses
-import math
 from typing import ClassVar
 
 import jax
@@ -95,9 +94,7 @@ class _Search:
         if isinstance(z, Constant) or not {z, gates} <= self._facts.depends:
             return False
         small = self._arranged(gates)
-        if small is None or self._size(small) >= self._size(z) or not self._is_gate(small):
-            return False
-        return self._is_of_means(small, z)
+        return small is not None and self._is_gate(small) and self._is_of_means(small, z)
 
     def _is_gate(self, value: int) -> bool:
         """Whether a value is a sigmoid or a hard sigmoid."""
@@ -140,6 +137,3 @@ class _Search:
                 return operand
             operand = node.inputs[0]
         return None
-
-    def _size(self, operand: Operand) -> int:
-        return math.prod(self._facts.shape(operand))

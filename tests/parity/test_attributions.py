@@ -149,3 +149,48 @@ def test_infidelity_equals_captum(scaled):
             scaled=scaled,
         )
     np.testing.assert_allclose(found, theirs, rtol=1e-9)
+
+
+def test_deep_lift(record_property, x64):
+    """DeepLIFT, in a network without max-pooling, for which Captum has a rule of its own."""
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, bias=False),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(8, 8, 3, stride=2),
+        torch.nn.BatchNorm2d(8),
+        torch.nn.LeakyReLU(0.1),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(8, 16),
+        torch.nn.ReLU(),
+        torch.nn.Linear(16, 10),
+    )
+    module = module.double().eval()
+    first, second, norm, hidden, last = (
+        {name: jnp.asarray(value.numpy()) for name, value in module[i].state_dict().items()}
+        for i in (0, 2, 3, 7, 9)
+    )
+
+    def network(x):
+        def conv(x, w, stride):
+            layout = "NHWC", "OIHW", "NHWC"
+            strides = stride, stride
+            return jax.lax.conv_general_dilated(x, w, strides, "VALID", dimension_numbers=layout)
+
+        h = jax.nn.relu(conv(x, first["weight"], 1))
+        h = conv(h, second["weight"], 2) + second["bias"]
+        h = (h - norm["running_mean"]) / jnp.sqrt(norm["running_var"] + 1e-5)
+        h = jax.nn.leaky_relu(h * norm["weight"] + norm["bias"], 0.1).mean((1, 2))
+        h = jax.nn.relu(h @ hidden["weight"].T + hidden["bias"])
+        return h @ last["weight"].T + last["bias"]
+
+    x = reference.images(5, 2, 24, 24)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image, baseline = reference.to_torch(x), reference.to_torch(np.full_like(x, -0.5))
+        wanted = captum.attr.DeepLift(module).attribute(image, baseline, torch.as_tensor(CLASSES))
+    found = attributions.deep_lift(network, x, CLASSES, baseline=-0.5)
+    error = reference.relative_error(found, reference.to_numpy(wanted))
+    record_property("parity", ("small", "2 x 24 x 24", "deep_lift, Captum", f"{error:.1e}", *"---"))
+    assert error < EXACT

@@ -84,6 +84,8 @@ def held(model):
             found[activation] += 1
         elif isinstance(layer, keras.layers.LayerNormalization):
             found["normalisation"] += 1
+        elif isinstance(layer, keras.layers.Multiply) and "excite" in layer.name:
+            found["squeeze_excitation"] += 1
     return found
 
 

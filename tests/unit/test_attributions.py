@@ -38,6 +38,7 @@ CASES = {
     "excitation_pullback": {},
     "smoothed_pullback": {"key": KEY, "samples": 3},
     "fusion_pullback": {"key": KEY, "draws": 2, "samples": 2},
+    "deep_lift": {"baseline": 0.2},
     "gradient_shap": {"key": KEY, "samples": 3, "std": 0.1},
     "pga_difference": {"ascent": Ascent(steps=2)},
     "random_map": {"key": KEY},
@@ -279,6 +280,75 @@ def test_gradient_shap_by_hand(model, x):
     linear = lambda x: x.mean((1, 2)) @ np.ones((3, 2))  # noqa: E731
     exact = attributions.gradient_shap(linear, x, 0, key=KEY, samples=1)
     np.testing.assert_allclose(exact.sum((1, 2, 3)), linear(x)[:, 0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "activation", ["relu", "relu6", "leaky_relu", "silu", "gelu", "hard_swish"]
+)
+def test_deep_lift_is_complete(activation, x64):
+    """Maps sum up to the difference; temperatures matter only where pre-activations are equal."""
+    weights = np.random.default_rng(1).standard_normal((3, 6, 6))
+    act = getattr(jax.nn, activation)
+
+    def net(x):
+        hidden = act(4 * x @ weights[0][:3])
+        return (-act(-hidden @ weights[1])).mean((1, 2)) @ weights[2]
+
+    x = np.asarray(images(3), np.float64)
+    item = np.random.default_rng(2).uniform(-1, 1, x.shape[1:])
+    for baseline in (0.3, item):
+        found = attributions.deep_lift(net, x, 4, baseline=baseline)
+        rise = net(x)[:, 4] - net(np.broadcast_to(baseline, x.shape))[:, 4]
+        np.testing.assert_allclose(found.sum((1, 2, 3)), rise, rtol=1e-9, atol=1e-12)
+        soft = attributions.deep_lift(net, x, 4, baseline=baseline, gating=recipes.SEMANTIC)
+        np.testing.assert_allclose(soft, found, rtol=1e-9)
+    same = np.concatenate([x[:1], 0 * x[:1] + 0.3])
+    assert not attributions.deep_lift(net, same, 4, baseline=0.3)[1].any()
+
+
+def test_deep_lift_by_hand():
+    """What the gating does where pre-activations are equal, and in max-pooling; what is skipped."""
+    weights = np.random.default_rng(1).standard_normal((3, 4))
+
+    def net(x):
+        hidden = jax.nn.relu(x[..., :2] @ weights[:2])
+        pooled = jax.lax.reduce_window(
+            hidden, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"
+        )
+        return pooled.mean((1, 2))
+
+    x = images(2)
+    base = np.asarray(x) - np.asarray([0, 0, 1], np.float32)  # what the network does not see
+    for gating in (recipes.VANILLA, recipes.EXCITATION):
+        multipliers = pullback(net, x, 1, gating=gating)
+        found = attributions.deep_lift(net, x[:1], 1, baseline=base[0], gating=gating)
+        np.testing.assert_allclose(found, multipliers[:1] * (x - base)[:1], atol=1e-7)
+    hard = attributions.deep_lift(net, x, 1, skip=("relu", "max_pool"))
+    plain = attributions.gradient(net, x, 1) * x
+    np.testing.assert_allclose(hard, plain, atol=1e-6)
+    pooled = attributions.deep_lift(net, x, 1, gating=recipes.EXCITATION)
+    assert relative_error(pooled, attributions.deep_lift(net, x, 1)) > 0.1
+
+
+def test_deep_lift_inside_a_scan():
+    weights = np.random.default_rng(1).standard_normal((3, 3, 3)).astype(np.float32)
+
+    def step(h, w):
+        return jax.nn.relu(h @ w), None
+
+    def looped(x):
+        return jax.lax.scan(step, x.mean((1, 2)), weights)[0]
+
+    def written_out(x):
+        h = x.mean((1, 2))
+        for w in weights:
+            h = jax.nn.relu(h @ w)
+        return h
+
+    x = images(3)
+    found = attributions.deep_lift(looped, x, 1, baseline=-0.4)
+    wanted = attributions.deep_lift(written_out, x, 1, baseline=-0.4)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
 
 
 def test_methods_of_the_successor(model, x):

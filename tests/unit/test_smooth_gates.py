@@ -388,6 +388,12 @@ def test_squeeze_and_excitation_is_held_constant(name, x64):
         assert not np.allclose(own(wanted)[0], held(wanted)[0], rtol=1e-3)
 
 
+@pytest.mark.parametrize("name", SCALES)
+def test_squeeze_and_excitation_of_a_map_with_one_place(name):
+    found = je.sites(times(SCALES[name]), MAP[:, :1, :1])
+    assert "squeeze_excitation" in [site.kind for site in found]
+
+
 @pytest.mark.parametrize("name", NOT_SCALES)
 def test_what_is_no_squeeze_and_excitation(name):
     sites = je.sites(times(NOT_SCALES[name]), MAP)
