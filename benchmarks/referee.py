@@ -13,6 +13,7 @@ from benchmarks.work import forward_gflop
 from benchmarks.workers import answers
 from jax_excite.models import model_spec
 from jax_excite.weights.published import at_hand
+from tests import listings
 from tests import torch_reference as reference
 from weights_converter import convert_file
 
@@ -42,15 +43,15 @@ def exact_fields(folder: Path, model: str, device: Device) -> np.ndarray:
     """The class grid in float64, one row per cell."""
     place = "cuda" if device == "gpu" else "cpu"
     module = reference.reference(model, weights=folder / "weights.pth")
-    soft = reference.soften(module, skip_functional=False).to(place)
+    soft = listings.soften(module, skip_functional=False).to(place)
     images, classes = np.load(folder / "images.npy"), np.load(folder / "classes.npy")
     parts = []
     for image in images:
         x, c = as_cells(image[None].astype(np.float64), classes)
-        field = reference.pullback(
-            soft, reference.to_torch(x).to(place), torch.as_tensor(c, device=place)
+        field = listings.pullback(
+            soft, listings.to_torch(x).to(place), torch.as_tensor(c, device=place)
         )
-        parts.append(reference.to_numpy(field.cpu()))
+        parts.append(listings.to_numpy(field.cpu()))
     return np.concatenate(parts)
 
 
@@ -61,7 +62,7 @@ def mean_rises(folder: Path, model: str, results: list[Path]) -> list[float]:
 
     def logits(x: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            found = module(reference.to_torch(x)).numpy()
+            found = module(listings.to_torch(x)).numpy()
         return np.take_along_axis(found, targets[:, None], axis=1)[:, 0]
 
     before = logits(cells)

@@ -12,6 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from benchmarks.jobs import RADIUS, STEP_SIZE, JobName, as_cells
 from benchmarks.variants import Device, Task
+from tests import listings
 from tests import torch_reference as reference
 
 
@@ -57,8 +58,8 @@ class Runner:
         if task.job == "latency":
             images, classes = images[:1], classes[:1]
         cells, targets = as_cells(images, classes)
-        self.images = reference.to_torch(images).to(**place)
-        self.cells = reference.to_torch(cells).to(**place)
+        self.images = listings.to_torch(images).to(**place)
+        self.cells = listings.to_torch(cells).to(**place)
         self.classes = [int(c) for c in classes]
         self.targets = torch.as_tensor(targets, device=self.cells.device)
 
@@ -68,7 +69,7 @@ class Runner:
             return self._ascend(steps)
         if self.job == "pga":
             options = {"steps": steps, "step_size": STEP_SIZE, "radius": RADIUS}
-            return reference.pga(self.module, self.cells, self.targets, **options)
+            return listings.pga(self.module, self.cells, self.targets, **options)
         if self.shares:
             return self._shared_fields()
         parts = zip(
@@ -76,7 +77,7 @@ class Runner:
             self.targets.split(self.batch_size or len(self.cells)),
             strict=True,
         )
-        return torch.cat([reference.pullback(self.module, x, c) for x, c in parts])
+        return torch.cat([listings.pullback(self.module, x, c) for x, c in parts])
 
     def _shared_fields(self) -> Tensor:
         """One forward pass of all images, and one backward pass of all images per class."""
@@ -88,11 +89,11 @@ class Runner:
         return torch.stack(fields, dim=1).flatten(0, 1)
 
     def _ascend(self, steps: int) -> Tensor:
-        """PGA as in `reference.pga`, but with shared forward passes in the first step."""
+        """PGA as in `listings.pga`, but with shared forward passes in the first step."""
         current = self.cells
         for step in range(steps):
             field = (
-                reference.pullback(self.module, current, self.targets)
+                listings.pullback(self.module, current, self.targets)
                 if step
                 else self._shared_fields()
             )
@@ -109,7 +110,7 @@ class Runner:
 
     def fetch(self, result: Tensor) -> np.ndarray:
         """The result as float32, one row per cell."""
-        return reference.to_numpy(result.float().cpu())
+        return listings.to_numpy(result.float().cpu())
 
 
 @functools.cache
@@ -119,15 +120,15 @@ def network(model: str, weights: Path, published: bool) -> nn.Module:
     return as_published(module) if published else tuned(module)
 
 
-def as_published(module: reference.Normalised) -> nn.Module:
+def as_published(module: listings.Normalised) -> nn.Module:
     """The network as loaded, with its modules replaced as in the paper."""
-    return reference.soften(module, skip_functional=False).requires_grad_(True)
+    return listings.soften(module, skip_functional=False).requires_grad_(True)
 
 
-def tuned(module: reference.Normalised) -> nn.Module:
+def tuned(module: listings.Normalised) -> nn.Module:
     """The same with BatchNorm folded into convolutions, and with frozen weights."""
     fold_batch_norm(module, torch.zeros(1, 3, 64, 64))
-    return reference.soften(module, skip_functional=False).requires_grad_(False)
+    return listings.soften(module, skip_functional=False).requires_grad_(False)
 
 
 def fold_batch_norm(module: nn.Module, example: Tensor) -> None:

@@ -1,15 +1,14 @@
 """The common part of all attributions: checks, blocks, devices, and one compiled call."""
 
-import functools
 from collections.abc import Callable, Hashable
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
-import jax
 from jax.sharding import NamedSharding
 
 from jax_excite.gating import Gating
 from jax_excite.pullbacks import items
 from jax_excite.pullbacks.batching import Rows, in_loop
+from jax_excite.pullbacks.compiled import compiled
 from jax_excite.pullbacks.request import Request
 from jax_excite.pullbacks.sharding import on_each
 from jax_excite.pullbacks.softened import Blockwise, linearise, softened
@@ -88,7 +87,7 @@ def attribute(
     return request.over_rows(_attribute, request.target(c), rule=rule, settings=settings)
 
 
-@functools.partial(jax.jit, static_argnames=("rule", "rows", "sharding"))
+@compiled("rule", "rows", "sharding")
 def _attribute(
     params: Params,
     gating: Gating,

@@ -29,6 +29,7 @@ from jax_excite.gating import (
     check_temperature,
 )
 from jax_excite.pullbacks import items
+from jax_excite.pullbacks.compiled import compiled
 from jax_excite.pullbacks.items import as_items
 from jax_excite.pullbacks.request import Request
 from jax_excite.pullbacks.softened import linearise, softened
@@ -177,19 +178,20 @@ def temperature_sweep(
         target,
         as_floats(values),
         request.gating,
-        request.selection,
-        varied,
+        selection=request.selection,
+        varied=varied,
     )
     return items.rows(fields, np.s_[:, 0]) if request.is_single else fields
 
 
-@functools.partial(jax.jit, static_argnames=("selection", "varied"))
+@compiled("selection", "varied")
 def _sweep(
     params: Params,
     x: Any,
     target: Any,
     temperatures: Float[jax.Array, " T"],
     gating: Gating,
+    *,
     selection: Selection,
     varied: tuple[str, ...],
 ) -> Any:

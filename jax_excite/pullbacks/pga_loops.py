@@ -14,6 +14,7 @@ from jax_excite.gates.surrogates import compute_dtype
 from jax_excite.gating import Gating
 from jax_excite.pullbacks import items, targets
 from jax_excite.pullbacks.batching import Cells, Rows, in_loop
+from jax_excite.pullbacks.compiled import compiled
 from jax_excite.pullbacks.sharding import on_each
 from jax_excite.pullbacks.softened import Blockwise, Softened, fields, linearise
 from jax_excite.transform.sites import Selection
@@ -70,7 +71,7 @@ def _finished(
 _STATIC = ("selection", "trajectory", "sharding")
 
 
-@functools.partial(jax.jit, static_argnames=(*_STATIC, "rows"))
+@compiled(*_STATIC, "rows")
 def climb(
     params: Params,
     gating: Gating,
@@ -111,7 +112,7 @@ def climb(
     return on_each(compute, sharding, (params, gating, ascent), (x, centres, target))
 
 
-@functools.partial(jax.jit, static_argnames=(*_STATIC, "cells"))
+@compiled(*_STATIC, "cells")
 def climb_grid(
     params: Params,
     gating: Gating,

@@ -1,6 +1,5 @@
 """Excitation pullbacks of a network's outputs, for one target per item or for a grid of classes."""
 
-import functools
 from typing import Any
 
 import jax
@@ -9,6 +8,7 @@ from jax.sharding import NamedSharding
 from jax_excite.gating import Gating
 from jax_excite.pullbacks import items, targets
 from jax_excite.pullbacks.batching import Cells, Rows, in_loop
+from jax_excite.pullbacks.compiled import compiled
 from jax_excite.pullbacks.request import Request
 from jax_excite.pullbacks.sharding import on_each
 from jax_excite.pullbacks.softened import Blockwise, fields, linearise
@@ -198,7 +198,7 @@ def pullback_grid(
     return request.over_grid(_pullback_grid, columns, out, selection=request.selection)[0]
 
 
-@functools.partial(jax.jit, static_argnames=("selection", "rows", "sharding"))
+@compiled("selection", "rows", "sharding")
 def _value_and_pullback(
     params: Params,
     gating: Gating,
@@ -223,7 +223,7 @@ def _value_and_pullback(
     return on_each(compute, sharding, (params, gating), (x, target))
 
 
-@functools.partial(jax.jit, static_argnames=("selection", "cells", "sharding"))
+@compiled("selection", "cells", "sharding")
 def _pullback_grid(
     params: Params,
     gating: Gating,

@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from jax_excite.callables.known import make_known
 from jax_excite.callables.pytree import leaf_name, named_leaves
 from jax_excite.data.class_names import CLASS_NAMES
 from jax_excite.errors import WeightsError
@@ -147,6 +148,8 @@ def load_model(
         classifier = Classifier(network, *settings, temperatures)
     if dtype is not None:
         classifier = jax.tree.map(lambda leaf: leaf.astype(dtype), classifier)
+    count = len(classifier.class_names)
+    make_known(classifier, f"{spec.name}, {count} classes, {classifier.preprocessing}")
     return classifier
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from jax_excite import attributions
+from tests import listings
 from tests import torch_reference as reference
 
 with warnings.catch_warnings():
@@ -33,7 +34,7 @@ def networks(name):
     """The module of PyTorch, images, and all that Captum makes of them."""
     module = reference.reference(name, seed=3, num_classes=10)
     x = reference.images(5, 2, 96, 96)
-    image, target = reference.to_torch(x), torch.as_tensor(CLASSES)
+    image, target = listings.to_torch(x), torch.as_tensor(CLASSES)
     layer = CASES[name](module.net)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -53,7 +54,7 @@ def networks(name):
                 image, target, interpolate_mode="bilinear"
             ),
         }
-    return module, x, {key: reference.to_numpy(value) for key, value in wanted.items()}
+    return module, x, {key: listings.to_numpy(value) for key, value in wanted.items()}
 
 
 def integrated(module, image, target):
@@ -110,9 +111,9 @@ def test_smooth_grad_is_captums_mean_over_the_same_noise(name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         each = [
-            saliency.attribute(reference.to_torch(x + 0.2 * n), target, abs=False) for n in noise
+            saliency.attribute(listings.to_torch(x + 0.2 * n), target, abs=False) for n in noise
         ]
-    wanted = reference.to_numpy(torch.stack(each).mean(0))
+    wanted = listings.to_numpy(torch.stack(each).mean(0))
     assert reference.relative_error(found, wanted) <= EXACT
 
 
@@ -125,14 +126,14 @@ def test_infidelity_equals_captum(scaled):
     square = np.arange(96) // side
     number = (square[:, None] * 3 + square)[..., None]
     copies = np.stack([np.where(number == k, 0.25, x) for k in range(count)], axis=1)
-    perturbed = torch.cat([reference.to_torch(each) for each in copies])
+    perturbed = torch.cat([listings.to_torch(each) for each in copies])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = captum_infidelity(
             module,
             lambda inputs: (inputs - perturbed, perturbed),
-            reference.to_torch(x),
-            reference.to_torch(wanted["gradient"]),
+            listings.to_torch(x),
+            listings.to_torch(wanted["gradient"]),
             target=torch.as_tensor(CLASSES),
             n_perturb_samples=count,
             normalize=scaled,
@@ -188,9 +189,9 @@ def test_deep_lift(record_property, x64):
     x = reference.images(5, 2, 24, 24)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        image, baseline = reference.to_torch(x), reference.to_torch(np.full_like(x, -0.5))
+        image, baseline = listings.to_torch(x), listings.to_torch(np.full_like(x, -0.5))
         wanted = captum.attr.DeepLift(module).attribute(image, baseline, torch.as_tensor(CLASSES))
     found = attributions.deep_lift(network, x, CLASSES, baseline=-0.5)
-    error = reference.relative_error(found, reference.to_numpy(wanted))
+    error = reference.relative_error(found, listings.to_numpy(wanted))
     record_property("parity", ("small", "2 x 24 x 24", "deep_lift, Captum", f"{error:.1e}", *"---"))
     assert error < EXACT

@@ -14,6 +14,7 @@ import torch
 
 from jax_excite import Gating, pullback, value_and_pullback
 from jax_excite.models import MODELS, model_spec
+from tests import listings
 from tests import torch_reference as reference
 from tests.parity.test_logits import BLOCKS
 
@@ -58,7 +59,7 @@ def test_logits(name, x, x64, record_property):
     if spec.family == "vit":
         x = reference.images(7, 1, spec.preprocessing.size, spec.preprocessing.size)
     module = reference.reference(name, seed=1)
-    wanted = {"logits": module(reference.to_torch(x)).numpy()}
+    wanted = {"logits": module(listings.to_torch(x)).numpy()}
     found = {"logits": logits(name, reference.to_jax(name, module), x)}
     compare(name, found, wanted, record_property)
 
@@ -69,12 +70,12 @@ def test_logits(name, x, x64, record_property):
 )
 def test_logits_gradient_and_pullback(name, x, x64, record_property):
     module = reference.reference(name, seed=1)
-    soft = reference.soften(module, 0.3, pool_temperature=0.3, skip_functional=False)
-    image, classes = reference.to_torch(x), torch.tensor([497])
+    soft = listings.soften(module, 0.3, pool_temperature=0.3, skip_functional=False)
+    image, classes = listings.to_torch(x), torch.tensor([497])
     wanted = {
         "logits": module(image).numpy(),
-        "gradient": reference.to_numpy(reference.pullback(module, image, classes)),
-        "pullback": reference.to_numpy(reference.pullback(soft, image, classes)),
+        "gradient": listings.to_numpy(listings.pullback(module, image, classes)),
+        "pullback": listings.to_numpy(listings.pullback(soft, image, classes)),
     }
     # Gates that are soft make a difference: the third comparison is not the second again.
     assert reference.relative_error(wanted["pullback"], wanted["gradient"]) > 0.1

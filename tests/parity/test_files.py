@@ -13,8 +13,8 @@ from jax_excite.data.class_names import CLASS_NAMES
 from jax_excite.models import MODELS
 from jax_excite.weights.files import read
 from jax_excite.weights.loading import named_leaves
+from tests import listings, without_torch
 from tests import torch_reference as reference
-from tests import without_torch
 from weights_converter import convert_file
 
 # One of each family, at its real size.
@@ -90,7 +90,7 @@ def test_a_fine_tuned_head(name, tmp_path):
 
     x = reference.images(0, 1, 65, 97).astype(np.float32)
     with torch.no_grad():
-        theirs = module(reference.to_torch(x)).numpy()
+        theirs = module(listings.to_torch(x)).numpy()
     assert reference.relative_error(jax.jit(lambda m, x: m(x))(model, x), theirs) < 1e-5
 
 

@@ -10,6 +10,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from flax import nnx
 
 from jax_excite.models import MODELS
+from tests import listings
 from tests import torch_reference as reference
 
 pytestmark = pytest.mark.usefixtures("little_memory")
@@ -61,7 +62,7 @@ def test_logits_agree(original, size, x64):
     name, module = original
     x = reference.images(2, 2, *(size if name != "vit_b_16" else (224, 224)))
     found = logits(reference.to_jax(name, module), x)
-    wanted = module(reference.to_torch(x)).numpy()
+    wanted = module(listings.to_torch(x)).numpy()
     assert found.dtype == np.float64
     assert reference.relative_error(found, wanted) <= 1e-9
 
@@ -73,10 +74,10 @@ def test_efficientnet_pads_as_the_package_built_for_that_size(size, options, x64
     original = reference.reference(name, seed=4)
     fixed = EfficientNet.from_name("efficientnet-lite0", **options).double().eval()
     fixed.load_state_dict(original.net.state_dict())
-    module = reference.Normalised(fixed, MODELS[name].preprocessing)
+    module = listings.Normalised(fixed, MODELS[name].preprocessing)
     x = reference.images(4, 1, size, size)
     found = logits(reference.to_jax(name, original), x)
-    wanted = module(reference.to_torch(x)).detach().numpy()
+    wanted = module(listings.to_torch(x)).detach().numpy()
     assert reference.relative_error(found, wanted) <= 1e-9
 
 
@@ -107,7 +108,7 @@ def record_blocks(name, module):
         for theirs, ours in paths.items()
     ]
     size = 224 if name == "vit_b_16" else 96
-    module(reference.to_torch(reference.images(5, 2, size, size)))
+    module(listings.to_torch(reference.images(5, 2, size, size)))
     for handle in hooks:
         handle.remove()
     return inputs, outputs

@@ -17,6 +17,7 @@ from scipy.stats import spearmanr
 from jax_excite import attributions, metrics
 from jax_excite.metrics.faithfulness import random_subsets
 from jax_excite.metrics.stability import other_classes
+from tests import listings
 from tests import torch_reference as reference
 
 with warnings.catch_warnings():
@@ -143,10 +144,10 @@ def test_infidelity_of_one_square_and_the_difference_for_more(agree):
     number = (square[:, None] * 2 + square)[..., None]
     errors = []
     with torch.no_grad():
-        before = module(reference.to_torch(x)).numpy()[[0, 1], CLASSES]
+        before = module(listings.to_torch(x)).numpy()[[0, 1], CLASSES]
         for k in range(4):
             copied = np.where(number <= k, 0.0, x)
-            after = module(reference.to_torch(copied)).numpy()[[0, 1], CLASSES]
+            after = module(listings.to_torch(copied)).numpy()[[0, 1], CLASSES]
             errors.append(((maps * (x - copied)).sum((1, 2, 3)) - (before - after)) ** 2)
     metric = quantus.Infidelity(perturb_patch_sizes=[24], perturb_baseline=0.0, n_perturb_samples=1)
     agree("infidelity by their definition", np.mean(errors, axis=0), theirs(metric))

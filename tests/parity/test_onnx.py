@@ -13,8 +13,9 @@ from torch import nn
 
 import jax_excite as je
 from jax_excite.onnx.network import load_onnx
+from tests import listings
 from tests import torch_reference as reference
-from tests.torch_reference import torchvision
+from tests.listings import torchvision
 
 pytestmark = pytest.mark.usefixtures("little_memory")
 
@@ -96,7 +97,7 @@ def compare(name, pairs, record_property):
 def test_excitation_pullbacks_are_those_of_our_modules(name, tmp_path, x64, record_property):
     module = reference.reference(name, seed=1)
     x = reference.images(7, 2, OWN[name], OWN[name])
-    network = export(module, reference.to_torch(x), tmp_path / "network.onnx")
+    network = export(module, listings.to_torch(x), tmp_path / "network.onnx")
     logits, wanted = je.value_and_pullback(reference.to_jax(name, module), x, 3)
     first = np.moveaxis(x, -1, 1)
     found, field = je.value_and_pullback(network, first, 3)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from jax_excite.data.images import load_image
-from tests.torch_reference import torchvision
+from tests.listings import torchvision
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 SIZES = [(224, 224), (500, 500), (97, 97), (375, 500), (500, 333), (256, 300), (40, 61), (901, 256)]

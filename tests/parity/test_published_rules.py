@@ -10,6 +10,7 @@ from torch import nn
 
 import jax_excite as je
 from jax_excite import recipes
+from tests import listings
 from tests import published_rules as rules
 from tests import torch_reference as reference
 from tests.parity.test_onnx import build, export
@@ -121,12 +122,12 @@ def test_networks_of_the_library(name, x64, record_property):
     for layer in module.modules():
         if isinstance(layer, nn.Hardsigmoid):  # PyTorch's derivative of it has float32's 1/6
             layer.forward = lambda z: torch.clamp(z / 6 + 0.5, 0, 1)
-    given = reference.to_torch(x)
+    given = listings.to_torch(x)
     wanted = {"outputs": (outputs, module(given).numpy(), 1e-9)}
     replaced = rules.soften(module)
     assert found == {KINDS[kind]: count for kind, count in replaced.items()}
-    theirs = reference.to_numpy(rules.pullback(module, given, 3))
-    ascended = reference.to_numpy(rules.pga(module, given, 3, 5, 1.0))
+    theirs = listings.to_numpy(rules.pullback(module, given, 3))
+    ascended = listings.to_numpy(rules.pga(module, given, 3, 5, 1.0))
     wanted |= {"pullback": (field, theirs, 1e-9), "five steps": (climbed, ascended, 1e-6)}
     for quantity, (ours, published, tolerance) in wanted.items():
         error = reference.relative_error(np.asarray(ours), published)
@@ -142,13 +143,13 @@ def test_squeeze_and_excitation_held_constant(name, x64):
     gating = dataclasses.replace(recipes.SEMANTIC, squeeze_excitation="constant")
     model = reference.to_jax(name, module)
     outputs, field = je.value_and_pullback(model, x, 3, gating=gating)
-    given = reference.to_torch(x)
+    given = listings.to_torch(x)
     wanted = module(given).numpy()
     rules.soften(module)
     blocks = [each for each in module.modules() if isinstance(each, SqueezeExcitation)]
     for block in blocks:
         block.forward = lambda x, block=block: x * block._scale(x).detach()
-    held = reference.to_numpy(rules.pullback(module, given, 3))
+    held = listings.to_numpy(rules.pullback(module, given, 3))
     sites = [site.kind for site in je.sites(model, x) if site.gated]
     assert sites.count("squeeze_excitation") == len(blocks) > 0
     assert reference.relative_error(np.asarray(outputs), wanted) < 1e-9

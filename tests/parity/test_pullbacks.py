@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from jax_excite import Gating, pga, pullback, sites, value_and_pullback
+from tests import listings
 from tests import torch_reference as reference
 
 pytestmark = pytest.mark.usefixtures("little_memory")
@@ -58,13 +59,13 @@ def ours(module, name, x, classes, temperature, skip):
 
 def theirs(module, soft, x, classes):
     """The same in PyTorch."""
-    image, classes = reference.to_torch(x), torch.as_tensor(classes)
+    image, classes = listings.to_torch(x), torch.as_tensor(classes)
     with torch.no_grad():
         logits = module(image)
     return {
         "logits": logits.numpy(),
-        "gradient": reference.to_numpy(reference.pullback(module, image, classes)),
-        "pullback": reference.to_numpy(reference.pullback(soft, image, classes)),
+        "gradient": listings.to_numpy(listings.pullback(module, image, classes)),
+        "pullback": listings.to_numpy(listings.pullback(soft, image, classes)),
     }
 
 
@@ -81,11 +82,11 @@ def measure(name, weights, temperature, published, size):
         "pool_temperature": temperature,
         "skip_functional": published,
     }
-    soft = reference.soften(double, **softened)
+    soft = listings.soften(double, **softened)
     skip = FUNCTIONAL if published else ()
 
     wanted = theirs(double, soft, x, classes)
-    climbed = reference.pga(soft, reference.to_torch(x), torch.as_tensor(classes))
+    climbed = listings.pga(soft, listings.to_torch(x), torch.as_tensor(classes))
     with jax.enable_x64(True):
         model, found = ours(double, name, x, classes, temperature, skip)
         soft_gates = Gating(temperature, temperature)
@@ -95,7 +96,7 @@ def measure(name, weights, temperature, published, size):
 
     x32 = x.astype(np.float32)
     _, found32 = ours(single, name, x32, classes, temperature, skip)
-    wanted32 = theirs(single, reference.soften(single, **softened), x32, classes)
+    wanted32 = theirs(single, listings.soften(single, **softened), x32, classes)
     errors = {
         quantity: tuple(
             reference.relative_error(result[quantity], exact)
@@ -103,7 +104,7 @@ def measure(name, weights, temperature, published, size):
         )
         for quantity, exact in wanted.items()
     }
-    return errors, reference.relative_error(ascent - x, reference.to_numpy(climbed) - x)
+    return errors, reference.relative_error(ascent - x, listings.to_numpy(climbed) - x)
 
 
 # The measurements of one case are made once and shared by its tests.

@@ -10,6 +10,7 @@ import torch
 
 from jax_excite import load, load_images
 from jax_excite.data.class_names import class_index
+from tests import listings
 from tests import torch_reference as reference
 from tests.parity.test_pullbacks import checkpoint
 
@@ -28,7 +29,7 @@ def answers(name, paths):
         images = load_images(paths[start : start + 20], size, resize=resize)
         ours.append(apply(model, images))
         with torch.no_grad():
-            theirs.append(module(reference.to_torch(images)).argmax(dim=1).numpy())
+            theirs.append(module(listings.to_torch(images)).argmax(dim=1).numpy())
     return np.concatenate(ours), np.concatenate(theirs)
 
 

@@ -22,7 +22,7 @@ from jax_excite.models.layers import MaxPool, adaptive_avg_pool, halve
 from jax_excite.models.temperatures import measured_temperatures
 from jax_excite.weights.loading import named_leaves
 from jax_excite.weights.networks import load
-from tests.torch_reference import original, torchvision
+from tests.listings import original, torchvision
 from weights_converter.convert import find_rule
 from weights_converter.names import IGNORED, TABLES
 

@@ -19,7 +19,7 @@ from jax_excite import WeightsError, load
 from jax_excite.models import model_spec
 from jax_excite.models.timm import ARCHITECTURES
 from jax_excite.weights.loading import named_leaves
-from tests.torch_reference import original
+from tests.listings import original
 from weights_converter import convert_file
 from weights_converter.verify import verify
 

@@ -1,0 +1,184 @@
+"""Programs of known networks on disk."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jax_excite as je
+from jax_excite import attributions
+from jax_excite.callables.known import make_known
+from tests.networks import Network, images
+
+COMPILE_QUICKLY = True
+X = images(2)
+KEY = jax.random.key(0)
+CALLS = {
+    "pullback": lambda model: je.pullback(model, X, [1, 4]),
+    "values": lambda model: je.value_and_pullback(model, X[0], 4)[0],
+    "grid": lambda model: je.pullback_grid(model, X, [1, 4]),
+    "ascent": lambda model: je.pga(model, X, 3, je.Ascent(steps=2), trajectory=True)[1],
+    "ascents": lambda model: je.pga_grid(model, X, [1, 4], je.Ascent(steps=2)),
+    "sweep": lambda model: je.temperature_sweep(model, X, 2, [0.1, 1.0]),
+    "integrated": lambda model: attributions.integrated_gradients(model, X, 2, steps=3),
+    "smooth": lambda model: attributions.smooth_grad(model, X, 2, samples=2, key=KEY),
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An empty folder in which JAX is told to keep its programs."""
+    jax.clear_caches()
+    before = jax.config.values["jax_compilation_cache_dir"]
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    yield tmp_path
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.fixture
+def traces(monkeypatch):
+    """A list that grows each time a network is traced."""
+    found = []
+    call = Network.__call__
+
+    def counted(self, x):
+        found.append(x.shape)
+        return call(self, x)
+
+    monkeypatch.setattr(Network, "__call__", counted)
+    return found
+
+
+def model(seed):
+    network = Network(seed=seed)
+    make_known(network, "the small network of the tests")
+    return network
+
+
+def kept(folder):
+    return sorted(path.name for path in folder.iterdir() if path.name.startswith("jax_excite-"))
+
+
+def without(folder, call):
+    """What a call gives without a folder."""
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        return call()
+    finally:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_program_serves_other_weights(folder, traces, name):
+    call, first, second = CALLS[name], model(0), model(1)
+    wanted = without(folder, lambda: call(second))
+    call(first)
+    (program,) = kept(folder)
+    jax.clear_caches()
+    traces.clear()
+    np.testing.assert_array_equal(call(second), wanted)
+    # The outputs' shapes may be found by tracing once.
+    assert len(traces) <= 1
+    assert kept(folder) == [program]
+    assert not list(folder.glob("*.partial"))
+
+
+def test_what_a_program_depends_on(folder):
+    network = model(0)
+    calls = [
+        lambda: je.pullback(network, X, 1),
+        lambda: je.pullback(network, X[:1], 1),
+        lambda: je.pullback(network, X[:, :6], 1),
+        lambda: je.pullback(network, X, np.ones((2, 5), np.float32)),
+        lambda: je.pullback(network, X, 1, gating=je.recipes.VANILLA),
+        lambda: je.pullback(network, X, 1, gating=je.Gating(gate="normal_cdf")),
+        lambda: je.pullback(network, X, 1, skip="0"),
+        lambda: je.pullback(network, X, 1, batch_size=1),
+        lambda: je.pullback(jax.tree.map(lambda w: w.astype(jnp.bfloat16), network), X, 1),
+        lambda: attributions.gradient(network, X, 1, batch_size=2),
+    ]
+    for count, call in enumerate(calls, 1):
+        wanted = without(folder, call)
+        np.testing.assert_array_equal(call(), wanted)
+        assert len(kept(folder)) == count
+    with jax.default_matmul_precision("bfloat16"):
+        calls[0]()
+    assert len(kept(folder)) == len(calls) + 1
+    # Numbers are arguments of a program, not parts of it.
+    je.pullback(network, X, 2, gating=je.Gating(0.7))
+    assert len(kept(folder)) == len(calls) + 1
+
+
+def test_what_is_not_known_is_not_kept(folder):
+    network, changed = model(0), model(0)
+    changed.conv2 = nnx.Conv(6, 8, (3, 3), padding="VALID", rngs=nnx.Rngs(0))
+    assert je.pullback(network, X, 1).shape == X.shape
+    (program,) = kept(folder)
+    for other in (changed, Network(classes=7), lambda x: network(x), jax.jit(network)):
+        soft = je.pullback(other, X, 1)
+        wanted = without(folder, functools.partial(je.pullback, other, X, 1))
+        np.testing.assert_array_equal(soft, wanted)
+    je.pullback(network, X, lambda logits: logits[1] - logits[2])
+    assert kept(folder) == [program]
+
+
+def test_transformations_of_a_call(folder):
+    network = model(0)
+    wanted = je.pullback(network, X, 1)
+    program = kept(folder)
+    by_image = jax.vmap(lambda x: je.pullback(network, x, 1))(X)
+    np.testing.assert_allclose(by_image, wanted, rtol=1e-3, atol=1e-7)
+    inside = jax.jit(lambda model: je.pullback(model, X, 1))(network)
+    np.testing.assert_allclose(inside, wanted, rtol=1e-3, atol=1e-7)
+    slope = jax.grad(lambda x: jnp.vdot(je.pullback(network, x, 1), wanted))(jnp.asarray(X))
+    assert slope.shape == X.shape
+    assert kept(folder) == program
+
+
+@pytest.mark.parametrize("damage", [b"", b"half a program", None])
+def test_a_damaged_program_is_made_again(folder, damage):
+    network = model(0)
+    wanted = je.pullback(network, X, 1)
+    (name,) = kept(folder)
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+    jax.clear_caches()
+    np.testing.assert_array_equal(je.pullback(network, X, 1), wanted)
+    assert (folder / name).read_bytes() == whole
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, folder):
+    place = tmp_path / "a file"
+    place.write_text("")
+    jax.config.update("jax_compilation_cache_dir", str(place / "within"))
+    assert je.pullback(model(0), X, 1).shape == X.shape
+
+
+def test_settings_for_other_devices(folder):
+    network, x = model(0), jnp.asarray(X)
+    wanted = without(folder, lambda: je.pullback(network, x, 1))
+    other = jax.devices()[1]
+    moved = jax.device_put(network, other)
+    on_other = je.pullback(moved, jax.device_put(x, other), 1)
+    assert on_other.devices() == {other}
+    with jax.default_device(other):
+        assert je.pullback(model(0), X, 1).devices() == {other}
+    np.testing.assert_array_equal(on_other, wanted)
+    assert not kept(folder)
+
+
+def test_loaded_networks_are_known(folder, tmp_path):
+    first, second = (je.load("squeezenet1_1", weights=None, seed=seed) for seed in (0, 1))
+    x = images(1, 40)
+    je.pullback(first, x, 1)
+    (program,) = kept(folder)
+    wanted = without(folder, lambda: je.pullback(second, x, 1))
+    jax.clear_caches()
+    np.testing.assert_array_equal(je.pullback(second, x, 1), wanted)
+    assert kept(folder) == [program]
+    second.net.classifier[1] = nnx.Conv(512, 1000, (1, 1), use_bias=False, rngs=nnx.Rngs(0))
+    je.pullback(second, x, 1)
+    assert kept(folder) == [program]
