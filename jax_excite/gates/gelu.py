@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
-from scipy import special
 
 from jax_excite.gates.self_gated import Activation, SelfGated, Softened
 from jax_excite.gates.surrogates import surrogate
+from jax_excite.graphs.profiles import special
 
 # Hendrycks & Gimpel, "Gaussian Error Linear Units" (2016), section 2.
 _CUBIC = 0.044715
@@ -47,8 +47,8 @@ GELU = Activation(
     form="z * Phi(z)",
     gate=jax.scipy.special.ndtr,
     soft=_soft,
-    in_numpy=special.ndtr,
-    inverse=special.ndtri,
+    in_numpy=special("ndtr"),
+    inverse=special("ndtri"),
     primitives=frozenset({"erf", "erfc", "exp"}),
 )
 GELU_TANH = Activation(

@@ -6,17 +6,17 @@ from typing import ClassVar
 import jax
 from jax.typing import ArrayLike
 from jaxtyping import Float
-from scipy import special
 
 from jax_excite.gates.self_gated import Activation, SelfGated, Softened
 from jax_excite.gates.surrogates import surrogate
+from jax_excite.graphs.profiles import special
 
 SILU = Activation(
     form="z * sigmoid(z)",
     gate=jax.nn.sigmoid,
     soft=jax.nn.sigmoid,
-    in_numpy=special.expit,
-    inverse=special.logit,
+    in_numpy=special("expit"),
+    inverse=special("logit"),
     primitives=frozenset({"logistic", "exp", "exp2", "tanh"}),
 )
 

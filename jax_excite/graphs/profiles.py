@@ -6,12 +6,12 @@ these values. A `Profile` is a value of a graph as a function of one earlier val
 
 import dataclasses
 import functools
+import importlib
 import math
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any, Literal
 
 import numpy as np
-from scipy import special
 
 # Sample points, symmetric around 0 and away from the numbers that people choose as bounds.
 _MAGNITUDES = np.sort(
@@ -25,6 +25,11 @@ _JUMP = 1e-3
 _STEP = 1e-5
 
 Evaluate = Callable[..., Any]
+
+
+def special(name: str) -> Evaluate:
+    """A function of `scipy.special`, which takes 0.1 s to import and is imported when called."""
+    return lambda *args: getattr(importlib.import_module("scipy.special"), name)(*args)
 
 
 def _rsqrt(x: Any) -> Any:
@@ -51,18 +56,18 @@ _SMOOTH: dict[str, Evaluate] = {
     "copy_p": np.array,
     "cos": np.cos,
     "cosh": np.cosh,
-    "digamma": special.digamma,
+    "digamma": special("digamma"),
     "div": np.true_divide,
-    "erf": special.erf,
-    "erf_inv": special.erfinv,
-    "erfc": special.erfc,
+    "erf": special("erf"),
+    "erf_inv": special("erfinv"),
+    "erfc": special("erfc"),
     "exp": np.exp,
     "exp2": np.exp2,
     "expm1": np.expm1,
-    "lgamma": special.gammaln,
+    "lgamma": special("gammaln"),
     "log": np.log,
     "log1p": np.log1p,
-    "logistic": special.expit,
+    "logistic": special("expit"),
     "mul": np.multiply,
     "name": np.array,
     "neg": np.negative,

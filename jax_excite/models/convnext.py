@@ -16,6 +16,7 @@ from jax_excite.models.layers import (
     conv,
     gelu,
     global_avg_pool,
+    linear,
     run,
 )
 
@@ -34,9 +35,9 @@ class CNBlock(nnx.Module):
                 conv(channels, channels, 7, padding=3, groups=channels, bias=True, rngs=rngs),
                 unchanged,
                 LayerNorm(channels),
-                nnx.Linear(channels, 4 * channels, rngs=rngs),
+                linear(channels, 4 * channels, rngs=rngs),
                 gelu,
-                nnx.Linear(4 * channels, channels, rngs=rngs),
+                linear(4 * channels, channels, rngs=rngs),
                 unchanged,
             ]
         )
@@ -79,7 +80,7 @@ class ConvNeXt(nnx.Module):
             features.append(Chain([CNBlock(width, rngs=rngs) for _ in range(depth)]))
             inputs = width
         self.features = nnx.List(features)
-        head = nnx.Linear(inputs, num_classes, rngs=rngs)
+        head = linear(inputs, num_classes, rngs=rngs)
         self.classifier = nnx.List([LayerNorm(inputs), unchanged, head])
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -9,7 +9,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jax_excite.models.layers import MaxPool, batch_norm, conv, global_avg_pool, halve, scoped
+from jax_excite.models.layers import (
+    MaxPool,
+    batch_norm,
+    conv,
+    global_avg_pool,
+    halve,
+    linear,
+    scoped,
+)
 
 BOTTLENECK = 4  # channels between the two convolutions of a layer, per channel that it adds
 
@@ -115,7 +123,7 @@ class DenseNet(nnx.Module):
     def __init__(self, config: DenseNetConfig, *, num_classes: int, rngs: nnx.Rngs):
         self.features = Features(config.growth, config.depths, config.stem, rngs=rngs)
         channels = self.features.norm5.num_features
-        self.classifier = nnx.Linear(channels, num_classes, rngs=rngs)
+        self.classifier = linear(channels, num_classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map normalised images `[H, W, 3]` or `[N, H, W, 3]` to logits `[K]` or `[N, K]`."""

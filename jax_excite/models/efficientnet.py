@@ -18,6 +18,7 @@ from jax_excite.models.layers import (
     conv_norm,
     dropout,
     global_avg_pool,
+    linear,
     round_channels,
     run,
 )
@@ -153,7 +154,7 @@ class EfficientNet(nnx.Module):
             self.features.append(Chain(blocks))
         width = config.head or 4 * inputs
         self.features.append(conv_norm(inputs, width, 1, ACT, epsilon=epsilon, rngs=rngs))
-        self.classifier = nnx.List([dropout, nnx.Linear(width, num_classes, rngs=rngs)])
+        self.classifier = nnx.List([dropout, linear(width, num_classes, rngs=rngs)])
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map normalised images `[H, W, 3]` or `[N, H, W, 3]` to logits `[K]` or `[N, K]`."""

@@ -15,6 +15,7 @@ from jax_excite.models.layers import (
     batch_norm,
     conv,
     global_avg_pool,
+    linear,
     round_channels,
     run,
     scoped,
@@ -100,7 +101,7 @@ class EfficientNetLite(nnx.Module):
                 inputs = outputs
         self.conv_head = conv(inputs, HEAD, 1, rngs=rngs)
         self.bn1 = batch_norm(HEAD, epsilon=EPSILON, rngs=rngs)
-        self.fc = nnx.Linear(HEAD, num_classes, rngs=rngs)
+        self.fc = linear(HEAD, num_classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map normalised images `[H, W, 3]` or `[N, H, W, 3]` to logits `[K]` or `[N, K]`."""

@@ -10,6 +10,9 @@ from flax import nnx
 
 Layer = Callable[[jax.Array], jax.Array]
 
+# Weights are loaded, or drawn by `load`: drawing them here would only take time.
+ZEROS = nnx.initializers.zeros
+
 
 def scoped(scope: str, layer: Layer, x: jax.Array) -> jax.Array:
     """`layer(x)` under a name that profiles and gate sites show, such as `layer1.0`."""
@@ -45,9 +48,14 @@ def conv(
         padding=sides,
         feature_group_count=groups,
         use_bias=bias,
-        kernel_init=nnx.initializers.he_normal(),
+        kernel_init=ZEROS,
         rngs=rngs,
     )
+
+
+def linear(inputs: int, outputs: int, *, rngs: nnx.Rngs, bias: bool = True) -> nnx.Linear:
+    """A linear layer."""
+    return nnx.Linear(inputs, outputs, use_bias=bias, kernel_init=ZEROS, rngs=rngs)
 
 
 def batch_norm(features: int, *, rngs: nnx.Rngs, epsilon: float = 1e-5) -> nnx.BatchNorm:

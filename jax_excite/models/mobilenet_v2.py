@@ -16,6 +16,7 @@ from jax_excite.models.layers import (
     conv_norm,
     dropout,
     global_avg_pool,
+    linear,
     run,
 )
 
@@ -78,7 +79,7 @@ class MobileNetV2(nnx.Module):
                 inputs = outputs
         features.append(conv_norm(inputs, HEAD, 1, jax.nn.relu6, rngs=rngs))
         self.features = nnx.List(features)
-        self.classifier = nnx.List([dropout, nnx.Linear(HEAD, num_classes, rngs=rngs)])
+        self.classifier = nnx.List([dropout, linear(HEAD, num_classes, rngs=rngs)])
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map normalised images `[H, W, 3]` or `[N, H, W, 3]` to logits `[K]` or `[N, K]`."""

@@ -16,6 +16,7 @@ from jax_excite.models.layers import (
     conv_norm,
     dropout,
     global_avg_pool,
+    linear,
     round_channels,
     run,
 )
@@ -140,10 +141,10 @@ class MobileNetV3(nnx.Module):
         self.features = nnx.List(features)
         self.classifier = nnx.List(
             [
-                nnx.Linear(width, config.head, rngs=rngs),
+                linear(width, config.head, rngs=rngs),
                 SWISH,
                 dropout,
-                nnx.Linear(config.head, num_classes, rngs=rngs),
+                linear(config.head, num_classes, rngs=rngs),
             ]
         )
 

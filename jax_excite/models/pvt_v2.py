@@ -9,7 +9,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jax_excite.models.layers import LayerNorm, attention, conv, gelu, global_avg_pool, run, scoped
+from jax_excite.models.layers import (
+    LayerNorm,
+    attention,
+    conv,
+    gelu,
+    global_avg_pool,
+    linear,
+    run,
+    scoped,
+)
 
 HEADS = (1, 2, 5, 8)
 REDUCTIONS = (8, 4, 2, 1)
@@ -36,9 +45,9 @@ class Attention(nnx.Module):
 
     def __init__(self, width: int, heads: int, reduction: int, *, rngs: nnx.Rngs):
         self.heads = heads
-        self.q = nnx.Linear(width, width, rngs=rngs)
-        self.kv = nnx.Linear(width, 2 * width, rngs=rngs)
-        self.proj = nnx.Linear(width, width, rngs=rngs)
+        self.q = linear(width, width, rngs=rngs)
+        self.kv = linear(width, 2 * width, rngs=rngs)
+        self.proj = linear(width, width, rngs=rngs)
         reduces = reduction > 1
         self.sr = (
             conv(width, width, reduction, stride=reduction, bias=True, rngs=rngs)
@@ -66,9 +75,9 @@ class Mlp(nnx.Module):
     """Two matrices, with a 3x3 filter of each channel between them."""
 
     def __init__(self, width: int, hidden: int, *, rngs: nnx.Rngs):
-        self.fc1 = nnx.Linear(width, hidden, rngs=rngs)
+        self.fc1 = linear(width, hidden, rngs=rngs)
         self.dwconv = conv(hidden, hidden, 3, padding=1, groups=hidden, bias=True, rngs=rngs)
-        self.fc2 = nnx.Linear(hidden, width, rngs=rngs)
+        self.fc2 = linear(hidden, width, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[..., H, W, width]` to the same shape."""
@@ -135,7 +144,7 @@ class PVTv2(nnx.Module):
         self.patch_embed = PatchEmbed(3, config.widths[0], 7, 4, rngs=rngs)
         inputs = (config.widths[0], *config.widths)
         self.stages = nnx.List([Stage(inputs[i], config, i, rngs=rngs) for i in range(4)])
-        self.head = nnx.Linear(config.widths[-1], num_classes, rngs=rngs)
+        self.head = linear(config.widths[-1], num_classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map normalised images `[H, W, 3]` or `[N, H, W, 3]` to logits `[K]` or `[N, K]`."""

@@ -11,7 +11,7 @@ import dataclasses
 import jax
 from flax import nnx
 
-from jax_excite.models.layers import MaxPool, batch_norm, conv, global_avg_pool, run, scoped
+from jax_excite.models.layers import MaxPool, batch_norm, conv, global_avg_pool, linear, run, scoped
 
 EXPANSION = 4  # output channels of a bottleneck, per inner channel of one without groups
 
@@ -116,7 +116,7 @@ class ResNet(nnx.Module):
                 blocks.append(block)
                 inputs = outputs
             setattr(self, f"layer{stage + 1}", blocks)
-        self.fc = nnx.Linear(inputs, num_classes, rngs=rngs)
+        self.fc = linear(inputs, num_classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map normalised images `[H, W, 3]` or `[N, H, W, 3]` to logits `[K]` or `[N, K]`."""

@@ -15,6 +15,7 @@ from jax_excite.models.layers import (
     batch_norm,
     conv,
     dropout,
+    linear,
     run,
     scoped,
 )
@@ -56,13 +57,13 @@ class VGG(nnx.Module):
             self.features.append(MaxPool(2, 2))
         self.classifier = nnx.List(
             [
-                nnx.Linear(7 * 7 * inputs, HEAD, rngs=rngs),
+                linear(7 * 7 * inputs, HEAD, rngs=rngs),
                 jax.nn.relu,
                 dropout,
-                nnx.Linear(HEAD, HEAD, rngs=rngs),
+                linear(HEAD, HEAD, rngs=rngs),
                 jax.nn.relu,
                 dropout,
-                nnx.Linear(HEAD, num_classes, rngs=rngs),
+                linear(HEAD, num_classes, rngs=rngs),
             ]
         )
 

@@ -10,7 +10,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jax_excite.errors import ImageError
-from jax_excite.models.layers import Chain, LayerNorm, attention, conv, dropout, gelu, scoped
+from jax_excite.models.layers import (
+    Chain,
+    LayerNorm,
+    attention,
+    conv,
+    dropout,
+    gelu,
+    linear,
+    scoped,
+)
 
 
 class SelfAttention(nnx.Module):
@@ -18,11 +27,9 @@ class SelfAttention(nnx.Module):
 
     def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
         self.heads = heads
-        self.in_proj_kernel = nnx.Param(
-            nnx.initializers.xavier_uniform()(rngs.params(), (width, 3 * width))
-        )
+        self.in_proj_kernel = nnx.Param(jnp.zeros((width, 3 * width)))
         self.in_proj_bias = nnx.Param(jnp.zeros(3 * width))
-        self.out_proj = nnx.Linear(width, width, rngs=rngs)
+        self.out_proj = linear(width, width, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[..., T, width]` to the same shape."""
@@ -42,10 +49,10 @@ class EncoderBlock(nnx.Module):
         self.ln_2 = LayerNorm(width)
         self.mlp = Chain(
             [
-                nnx.Linear(width, 4 * width, rngs=rngs),
+                linear(width, 4 * width, rngs=rngs),
                 gelu,
                 dropout,
-                nnx.Linear(4 * width, width, rngs=rngs),
+                linear(4 * width, width, rngs=rngs),
             ]
         )
 
@@ -60,7 +67,7 @@ class Encoder(nnx.Module):
 
     def __init__(self, tokens: int, config: "ViTConfig", *, rngs: nnx.Rngs):
         width = config.width
-        self.pos_embedding = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, tokens, width)))
+        self.pos_embedding = nnx.Param(jnp.zeros((1, tokens, width)))
         self.layers = nnx.Dict(
             {
                 f"encoder_layer_{i}": EncoderBlock(width, config.heads, rngs=rngs)
@@ -110,7 +117,7 @@ class ViT(nnx.Module):
         self.conv_proj = conv(3, width, patch, stride=patch, bias=True, rngs=rngs)
         self.class_token = nnx.Param(jnp.zeros((1, 1, width)))
         self.encoder = Encoder((config.size // patch) ** 2 + 1, config, rngs=rngs)
-        self.heads = nnx.Dict(head=nnx.Linear(width, num_classes, rngs=rngs))
+        self.heads = nnx.Dict(head=linear(width, num_classes, rngs=rngs))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map normalised images `[H, W, 3]` or `[N, H, W, 3]` to logits `[K]` or `[N, K]`.

@@ -30,10 +30,13 @@ Tree = TypeVar("Tree")
 
 
 def fill(abstract: Tree, tensors: Mapping[str, Tensor], what: str) -> Tree:
-    """A pytree like `abstract` with the tensors as leaves; raises the errors of `check_fit`."""
+    """A pytree like `abstract` with the tensors as leaves; raises the errors of `check_fit`.
+
+    The leaves may share the memory of the tensors, which are therefore never to be changed.
+    """
     check_fit(abstract, tensors, what)
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: jnp.array(np.asarray(tensors[leaf_name(path)])), abstract
+        lambda path, _: jax.device_put(np.asarray(tensors[leaf_name(path)])), abstract
     )
 
 
