@@ -90,7 +90,7 @@ def _last_norm(block: nn.Module) -> nn.Module | None:
 def to_jax(name: str, module: Normalised) -> Classifier:
     """The same network with the same weights and dtype for JAX; float64 needs `jax.enable_x64`."""
     spec = model_spec(name)
-    state_dict = {key: tensor.numpy().copy() for key, tensor in module.net.state_dict().items()}
+    state_dict = {key: tensor.numpy() for key, tensor in module.net.state_dict().items()}
     found = fit(state_dict, spec)
     network = fill(spec.abstract(num_classes=found.num_classes), found.tensors, name)
     return Classifier(network, spec.preprocessing)

@@ -14,7 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
-from jax_excite.cli.console import announce, errors_in_one_line, run
+from jax_excite.cli.console import announce, errors_in_one_line
+from jax_excite.cli.entry import run
 from jax_excite.errors import WeightsError
 from jax_excite.models import MODELS, model_spec
 from jax_excite.weights.published import PRETRAINED, at_hand, find_published, find_weights

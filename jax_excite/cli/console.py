@@ -1,8 +1,6 @@
 """Messages of the commands: errors in one line, and progress, both on standard error."""
 
 import contextlib
-import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
@@ -40,20 +38,6 @@ def keep_compiled_programs() -> None:
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
-
-
-def run(app: typer.Typer) -> None:
-    """Run a command line; if output cannot be written, report that in one line and exit with 2."""
-    try:
-        try:
-            app()
-        finally:
-            sys.stdout.flush()
-    except OSError as error:
-        # At exit, Python writes the rest of the buffer once more; send it to the null device.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        typer.echo(f"error: cannot write to standard output: {error}", err=True)
-        sys.exit(2)
 
 
 @contextlib.contextmanager

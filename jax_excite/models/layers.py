@@ -10,8 +10,21 @@ from flax import nnx
 
 Layer = Callable[[jax.Array], jax.Array]
 
-# Weights are loaded, or drawn by `load`: drawing them here would only take time.
-ZEROS = nnx.initializers.zeros
+
+class NotDrawn(nnx.Rngs):
+    """For networks of which only the shapes are needed: weights are zeros, which takes no time.
+
+    `nnx.Rngs` counts its keys, and under a trace each count takes longer than the one before.
+    """
+
+    def params(self) -> jax.Array:
+        """The same key every time."""
+        return jax.random.key(0)
+
+
+def initializer(drawn: nnx.Initializer, rngs: nnx.Rngs) -> nnx.Initializer:
+    """The initializer of weights that these random numbers are for."""
+    return nnx.initializers.zeros if isinstance(rngs, NotDrawn) else drawn
 
 
 def scoped(scope: str, layer: Layer, x: jax.Array) -> jax.Array:
@@ -48,14 +61,15 @@ def conv(
         padding=sides,
         feature_group_count=groups,
         use_bias=bias,
-        kernel_init=ZEROS,
+        kernel_init=initializer(nnx.initializers.he_normal(), rngs),
         rngs=rngs,
     )
 
 
 def linear(inputs: int, outputs: int, *, rngs: nnx.Rngs, bias: bool = True) -> nnx.Linear:
     """A linear layer."""
-    return nnx.Linear(inputs, outputs, use_bias=bias, kernel_init=ZEROS, rngs=rngs)
+    kernel = initializer(nnx.initializers.lecun_normal(), rngs)
+    return nnx.Linear(inputs, outputs, use_bias=bias, kernel_init=kernel, rngs=rngs)
 
 
 def batch_norm(features: int, *, rngs: nnx.Rngs, epsilon: float = 1e-5) -> nnx.BatchNorm:

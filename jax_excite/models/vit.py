@@ -17,6 +17,7 @@ from jax_excite.models.layers import (
     conv,
     dropout,
     gelu,
+    initializer,
     linear,
     scoped,
 )
@@ -27,7 +28,9 @@ class SelfAttention(nnx.Module):
 
     def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
         self.heads = heads
-        self.in_proj_kernel = nnx.Param(jnp.zeros((width, 3 * width)))
+        self.in_proj_kernel = nnx.Param(
+            initializer(nnx.initializers.xavier_uniform(), rngs)(rngs.params(), (width, 3 * width))
+        )
         self.in_proj_bias = nnx.Param(jnp.zeros(3 * width))
         self.out_proj = linear(width, width, rngs=rngs)
 
@@ -67,7 +70,8 @@ class Encoder(nnx.Module):
 
     def __init__(self, tokens: int, config: "ViTConfig", *, rngs: nnx.Rngs):
         width = config.width
-        self.pos_embedding = nnx.Param(jnp.zeros((1, tokens, width)))
+        drawn = initializer(nnx.initializers.normal(0.02), rngs)
+        self.pos_embedding = nnx.Param(drawn(rngs.params(), (1, tokens, width)))
         self.layers = nnx.Dict(
             {
                 f"encoder_layer_{i}": EncoderBlock(width, config.heads, rngs=rngs)

@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Float
 
+from jax_excite.callables.known import is_known, place_of, read, write
 from jax_excite.callables.pytree import Flattened, as_floats
 from jax_excite.errors import ExciteError, SettingError, TargetError
 from jax_excite.gating import Gating, check_gating
@@ -234,12 +236,26 @@ def shapes_of_outputs(params: Params, given: Any, selection: Selection = SELECT_
 @functools.lru_cache(maxsize=64)
 def _shapes_of_outputs(tree: Any, types: Any, _: np.dtype, selection: Selection) -> Any:
     """Shapes for leaves of these shapes and dtypes, in a mode with this default float dtype."""
+    leaves = [jax.ShapeDtypeStruct(shape, dtype, weak_type=weak) for shape, dtype, weak in types]
+    network, given = tree.unflatten(leaves)
+    if not is_known(network):
+        return _traced_shapes(tree, leaves, selection)
+    place = place_of("outputs", network, given, {"selection": selection})
+    kept = read(place)
+    if kept is not None:
+        shape, dtype = json.loads(kept)
+        return jax.ShapeDtypeStruct(tuple(shape), dtype)
+    shapes = _traced_shapes(tree, leaves, selection)
+    if isinstance(shapes, jax.ShapeDtypeStruct):
+        write(place, json.dumps([shapes.shape, str(shapes.dtype)]).encode())
+    return shapes
 
+
+def _traced_shapes(tree: Any, leaves: Sequence[Any], selection: Selection) -> Any:
     def output(*leaves: jax.Array) -> Any:
         params, x = tree.unflatten(leaves)
         if selection.at is None:
             return params(x)
         return Plan(params, (x,), {}, selection).run(lambda at: (at.hard, None))[0]
 
-    leaves = [jax.ShapeDtypeStruct(shape, dtype, weak_type=weak) for shape, dtype, weak in types]
     return jax.eval_shape(output, *leaves)

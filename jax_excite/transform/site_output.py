@@ -1,10 +1,12 @@
 """The output of a site in place of the outputs of a function: targets inside of the network."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax import export
 
 from jax_excite.errors import TargetError
 from jax_excite.graphs.graph import Constant, Graph, Node
@@ -28,6 +30,14 @@ class SiteOutput:
     value: jax.Array
     name: str = dataclasses.field(metadata={"static": True})
     channel_axis: int | None = dataclasses.field(metadata={"static": True})
+
+
+export.register_pytree_node_serialization(
+    SiteOutput,
+    serialized_name="jax_excite.SiteOutput",
+    serialize_auxdata=lambda static: json.dumps(static).encode(),
+    deserialize_auxdata=lambda text: tuple(json.loads(text)),
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -30,13 +30,11 @@ Tree = TypeVar("Tree")
 
 
 def fill(abstract: Tree, tensors: Mapping[str, Tensor], what: str) -> Tree:
-    """A pytree like `abstract` with the tensors as leaves; raises the errors of `check_fit`.
-
-    The leaves may share the memory of the tensors, which are therefore never to be changed.
-    """
+    """A pytree like `abstract` with the tensors as leaves; raises the errors of `check_fit`."""
     check_fit(abstract, tensors, what)
+    # `device_put` may not copy, and `jnp.array` would compile a program per shape.
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: jax.device_put(np.asarray(tensors[leaf_name(path)])), abstract
+        lambda path, _: jax.device_put(np.array(tensors[leaf_name(path)])), abstract
     )
 
 

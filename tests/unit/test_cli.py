@@ -16,7 +16,7 @@ from matplotlib.image import imread
 from typer.testing import CliRunner
 
 from jax_excite import Ascent, Gating, load, load_images, pga_grid, pictures, pullback_grid
-from jax_excite.cli import app, manifest
+from jax_excite.cli import COMMANDS, app, manifest
 from jax_excite.cli.demo import CLASSES, PHOTOGRAPHS
 from jax_excite.models import MODELS
 from jax_excite.weights.files import describe, write
@@ -346,6 +346,34 @@ def test_entry_point_answers():
     )
     assert result.returncode == 0
     assert all(command in result.stdout for command in ("demo", "grid", "models"))
+
+
+def test_help_does_not_wait_for_jax():
+    code = (
+        "import sys\n"
+        "from jax_excite.cli import main\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        "    print([name for name in ('jax', 'flax', 'scipy') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True)
+    assert result.returncode == 0
+    assert result.stdout.endswith("[]\n")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_are_listed_with_the_first_line_of_their_help(command):
+    module, listed = COMMANDS[command]
+    own = getattr(importlib.import_module(f"jax_excite.cli.{module}"), command).__doc__
+    assert own.splitlines()[0] == listed
+    assert listed.split()[0] in run(command, "--help").stdout
+
+
+def test_an_unknown_command_is_named():
+    result = run("gird")
+    assert result.exit_code == 2
+    assert "No such command 'gird'" in result.stderr
 
 
 @pytest.mark.parametrize("told", ["", "elsewhere"])

@@ -3,7 +3,6 @@ import hashlib
 import importlib.metadata
 import json
 import re
-import sys
 from pathlib import Path
 
 import jax
@@ -15,15 +14,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from jax_excite import Ascent, Gating, pga_grid, pictures, pullback, recipes, sites
-from jax_excite.cli import app, class_grid
+from jax_excite.cli import app, class_grid, figures
 from jax_excite.cli.class_grid import Along, ClassGrid
 from jax_excite.data.class_names import CLASS_NAMES, class_index
 from jax_excite.data.images import to_uint8
 from jax_excite.models import MODELS, Classifier, Preprocessing
 from jax_excite.models.densenet import DenseNetConfig
 from tests.networks import Network, relative_error
-
-figures = sys.modules["jax_excite.cli.figures"]  # as an attribute it is hidden by its command
 
 SOFT = Gating(0.5, 0.5)
 TARGETS = [0, 482, 497, 569, 574, 9]
