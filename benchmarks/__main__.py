@@ -21,7 +21,7 @@ from benchmarks.jobs import JOBS, JobName, Sizes, rounds_of
 from benchmarks.measure import contestants, measure
 from benchmarks.rows import Row, make_rows
 from benchmarks.variants import Device, Variant, variants
-from benchmarks.workers import ENVIRONMENTS, ROOT, Worker
+from benchmarks.workers import ENVIRONMENTS, ROOT, USUAL, Worker
 from jax_excite.models import MODELS
 
 DEFAULT_MODELS = ("resnet50", "vgg11_bn", "densenet121", "efficientnet_lite0")
@@ -39,7 +39,13 @@ def main(
     ] = None,
     job: Names = None,
     variant: Names = None,
-    environment: Names = None,
+    environment: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"May be repeated; {', '.join(USUAL)} if not given. There are "
+            f"{', '.join(ENVIRONMENTS)}; those with avx2 use no AVX-512."
+        ),
+    ] = None,
     device: Annotated[Device, typer.Option(help="Where both frameworks compute.")] = "cpu",
     rounds: Annotated[
         int, typer.Option(min=1, help="How often each variant is timed; in PGA half as often.")
@@ -62,7 +68,7 @@ def main(
     models = pick("model", {name: name for name in MODELS}, model, DEFAULT_MODELS)
     jobs: list[JobName] = pick("job", {str(name): name for name in JOBS}, job)
     chosen = pick("variant", {each.name: each for each in variants(device)}, variant)
-    environments = pick("environment", {name: name for name in ENVIRONMENTS}, environment)
+    environments = pick("environment", {name: name for name in ENVIRONMENTS}, environment, USUAL)
     if device == "gpu":
         require_gpu()
     sizes = Sizes(images, classes, size, steps)

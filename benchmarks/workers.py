@@ -14,15 +14,26 @@ from typing import Any, TextIO
 
 ROOT = Path(__file__).parents[1]
 
-# Tuned: malloc uses huge pages and keeps large blocks, and idle OpenMP threads sleep.
+# malloc uses huge pages and keeps large blocks, and idle OpenMP threads sleep.
+_TUNED = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:"
+    "glibc.malloc.trim_threshold=17179869184:glibc.malloc.arena_max=1",
+    "OMP_WAIT_POLICY": "passive",
+}
+# XLA, oneDNN, PyTorch's own kernels and MKL use no instructions beyond AVX2.
+_AVX2 = {
+    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_max_isa=AVX2".strip(),
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+}
 ENVIRONMENTS: dict[str, dict[str, str]] = {
     "default": {},
-    "tuned": {
-        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:"
-        "glibc.malloc.trim_threshold=17179869184:glibc.malloc.arena_max=1",
-        "OMP_WAIT_POLICY": "passive",
-    },
+    "tuned": _TUNED,
+    "default-avx2": _AVX2,
+    "tuned-avx2": {**_TUNED, **_AVX2},
 }
+USUAL = "default", "tuned"
 SHARE_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # otherwise JAX reserves most of its memory
 PAUSE = 0.1  # seconds between runs, so that threads go to sleep
 

@@ -43,10 +43,10 @@ def draw(path: Path, rows: list[Any], names: list[str], titles: list[str]) -> No
     pictures.draw_grid(path, np.asarray(rows, np.float32), names, titles)
 
 
-def with_changes(image: np.ndarray, perturbed: np.ndarray) -> list[np.ndarray]:
-    """An image, its perturbed versions, and their differences from it, for display."""
-    shown = (np.stack([image, *perturbed]) + 1) / 2
-    return [*shown.clip(0, 1), *pictures.scale(perturbed - image)]
+def with_changes(image: np.ndarray, perturbed: np.ndarray, field: np.ndarray) -> list[np.ndarray]:
+    """An image, a field, perturbed versions and their differences from the image, for display."""
+    shown = ((np.stack([image, *perturbed]) + 1) / 2).clip(0, 1)
+    return [shown[0], pictures.scale(field), *shown[1:], *pictures.scale(perturbed - image)]
 
 
 def detector(file: Path, out: Path) -> None:
@@ -63,11 +63,13 @@ def detector(file: Path, out: Path) -> None:
         cells = [(cell, 5 + other) for other in others]
         for gating in (je.recipes.VANILLA, je.recipes.SEMANTIC):
             perturbed, scores = je.pga_grid(network, x, cells, gating=gating, trajectory=True)
-            rows.append(with_changes(x, np.asarray(perturbed)))
+            single = je.pullback(network, x, cells[0], gating=gating)
+            rows.append(with_changes(x, np.asarray(perturbed), np.asarray(single)))
             print(f"{name}: cell {cell}, {OTHERS[label]} {score:.2f}; ", end="")
             print(*(f"{OTHERS[o]} to {s[-1]:.2f}" for o, s in zip(others, scores, strict=True)))
     names = [f"{n}\n{g}" for n in OBJECTS for g in ("gradient", "SEMANTIC")]
-    titles = ["photograph", "its class", "another", "its class", "another"]
+    single = "single, its class"
+    titles = ["photograph", single, "its class", "another", "its class", "another"]
     draw(out / "detector.jpg", rows, names, titles)
 
 
@@ -99,11 +101,12 @@ def reader(out: Path) -> None:
         )
         # The surroundings of the character, in the middle of which the step lies.
         left = int(np.clip(t * x.shape[2] // len(best) - 72, 0, x.shape[2] - 144))
-        images = np.stack([x, *np.asarray(perturbed)])[..., left : left + 144]
+        single = je.pullback(network, x, cells[0], gating=gatings[name])
+        images = np.stack([x, *np.asarray(perturbed), single])[..., left : left + 144]
         images = images.transpose(0, 2, 3, 1)[..., ::-1]
-        rows.append(with_changes(images[0], images[1:]))
+        rows.append(with_changes(images[0], images[1:-1], images[-1]))
         names.append(f"{characters[best[t]]!r}\n{name}")
-    titles = ["line", "as it reads", "O", "X", "as it reads", "O", "X"]
+    titles = ["line", "single, as it reads", *("as it reads", "O", "X") * 2]
     draw(out / "reader.jpg", rows, names, titles)
 
 

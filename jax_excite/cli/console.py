@@ -8,7 +8,7 @@ from typing import TypeVar
 import jax
 import typer
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
 from jax_excite.errors import ExciteError
 from jax_excite.weights.downloads import cache_folder
@@ -65,14 +65,22 @@ def announce(what: str) -> None:
 
 
 def with_progress(items: Sequence[Item], what: str) -> Iterator[Item]:
-    """Yield the items with a progress bar on a terminal, and with occasional lines elsewhere."""
+    """Yield the items with a progress bar on a terminal, and with occasional lines elsewhere.
+
+    The program that the items share is compiled with the first, which the progress says.
+    """
     console = Console(stderr=True)
     if console.is_terminal:
-        yield from track(items, f"{what} ...", console=console)
+        with Progress(console=console) as progress:
+            task = progress.add_task(f"{what}, compiling first ...", total=len(items))
+            for item in items:
+                yield item
+                progress.update(task, advance=1, description=f"{what} ...")
         return
     said = -float("inf")
     for number, item in enumerate(items, 1):
         if time.monotonic() - said >= _SECONDS_BETWEEN_LINES:
-            announce(f"{what}: {number} of {len(items)}")
+            compiling = ", compiling first" if number == 1 else ""
+            announce(f"{what}: {number} of {len(items)}{compiling}")
             said = time.monotonic()
         yield item

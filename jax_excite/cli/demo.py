@@ -1,5 +1,6 @@
 """`jax-excite demo`: the default network on photographs that come with scikit-image."""
 
+import dataclasses
 import importlib.resources
 from pathlib import Path
 from typing import Annotated
@@ -8,13 +9,13 @@ import jax
 import numpy as np
 import typer
 
-from jax_excite import recipes
 from jax_excite.cli.console import announce, errors_in_one_line, with_progress
 from jax_excite.cli.gatings import gating_of
 from jax_excite.data.class_names import CLASS_NAMES, class_index
 from jax_excite.data.images import load_images
+from jax_excite.gating import Gating
 from jax_excite.models import Classifier, model_spec
-from jax_excite.pullbacks.pga import pga_grid
+from jax_excite.pullbacks.pga import pga
 from jax_excite.weights.loading import load_model
 
 MODEL = "efficientnet_lite0"
@@ -36,30 +37,31 @@ def demo(
         _print_predictions(model, images)
 
         soft = gating_of(model_spec(MODEL), model, temperature=None)
-        gatings = {"excitation pullback": soft, "gradient": recipes.VANILLA}
+        gatings = {"excitation pullback": soft, "gradient": _at_zero(soft)}
         classes = [class_index(name) for name in CLASSES]
-        jobs = [
-            (image, index, gating)
-            for image in images
-            for gating in gatings.values()
-            for index in classes
-        ]
-        differences = [
-            np.asarray(pga_grid(model, image, [index], gating=gating))[0] - image
-            for image, index, gating in with_progress(jobs, "Climbing towards each class")
-        ]
-
-        cells = pictures.scale(np.reshape(differences, (-1, len(classes), *images.shape[1:])))
-        originals = np.repeat((images + 1) / 2, len(gatings), axis=0)
+        jobs = [(image, gating) for image in images for gating in gatings.values()]
+        cells = np.full((len(jobs), 1 + len(CLASSES), *images.shape[1:]), 0.5, np.float32)
         picture = out / "demo.png"
-        pictures.draw_grid(
-            picture,
-            np.concatenate([originals[:, None], cells], axis=1),
-            [f"{name}\n{how}" for name in PHOTOGRAPHS for how in gatings],
-            ["photograph", *CLASSES],
-            title="What ten steps towards each class add to a photograph",
-        )
+        for row, (image, gating) in enumerate(with_progress(jobs, "Climbing towards each class")):
+            starts = np.repeat(image[None], len(classes), axis=0)
+            changes = np.asarray(pga(model, starts, classes, gating=gating)) - image
+            cells[row] = np.concatenate([(image[None] + 1) / 2, pictures.scale(changes)])
+            pictures.draw_grid(
+                picture,
+                cells,
+                [f"{name}\n{how}" for name in PHOTOGRAPHS for how in gatings],
+                ["photograph", *CLASSES],
+                title="What ten steps towards each class add to a photograph",
+            )
         typer.echo(f"\n{picture}: differences after 10 steps of L2 norm 20 within radius 100.")
+
+
+def _at_zero(gating: Gating) -> Gating:
+    """A gating at the temperature 0, which gives the gradient, by the same compiled program."""
+    zeros = {site: np.zeros_like(value) for site, value in gating.site_temperatures.items()}
+    return dataclasses.replace(
+        gating, temperature=0.0, pool_temperature=0.0, site_temperatures=zeros
+    )
 
 
 def _photographs() -> list[Path]:

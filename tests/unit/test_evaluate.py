@@ -1,10 +1,10 @@
 """The command evaluate: its table, and what happens when it is killed or misused."""
 
 import csv
+import importlib
 import inspect
 import json
 import re
-import sys
 
 import filelock
 import numpy as np
@@ -170,7 +170,7 @@ def test_every_photograph_gets_a_mosaic_though_its_neighbours_are_alike(
     network, monkeypatch, folder, tmp_path
 ):
     """Sorted by name the first eight are of two classes, too few for a mosaic."""
-    monkeypatch.setattr(sys.modules["jax_excite.cli.evaluate"], "AT_ONCE", 8)
+    monkeypatch.setattr(importlib.import_module("jax_excite.cli.evaluate"), "AT_ONCE", 8)
     for number, photograph in enumerate(sorted(folder.iterdir())):
         photograph.rename(folder / f"{number // 4:04}_{number:02}.png")
     out = tmp_path / "t.csv"

@@ -142,7 +142,7 @@ def test_command_draws_every_figure_with_a_manifest(tiny, folder, tmp_path):
     pictures = [out / f"figure{number}_efficientnet_lite0.png" for number in (1, 2, 3, 4)]
     assert result.stdout.split() == [str(picture) for picture in pictures]
     assert set(out.iterdir()) == {*pictures, *(path.with_suffix(".json") for path in pictures)}
-    assert "Climbing along vanilla gradients: 1 of 5 ..." in result.stderr
+    assert "Climbing along vanilla gradients: 1 of 5, compiling first ..." in result.stderr
 
     manifests = [json.loads(path.with_suffix(".json").read_text()) for path in pictures]
     assert [manifest["figure"] for manifest in manifests] == [1, 2, 3, 4]

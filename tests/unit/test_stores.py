@@ -1,8 +1,8 @@
 """Stores: what a run writes, and that nothing is lost where it is killed or misused."""
 
 import dataclasses
+import importlib
 import json
-import sys
 
 import jax
 import numpy as np
@@ -43,7 +43,9 @@ def network(monkeypatch):
     network = Classifier(Network(classes=1000), PREPROCESSING, CLASS_NAMES)
     monkeypatch.setattr(networks, "load_model", lambda *_, **__: network)
     # One device of the eight that tests have.
-    monkeypatch.setattr(sys.modules["jax_excite.cli.attribute"].jax, "local_devices", one)
+    monkeypatch.setattr(
+        importlib.import_module("jax_excite.cli.attribute").jax, "local_devices", one
+    )
     return network
 
 
