@@ -5,12 +5,13 @@ import importlib.resources
 from pathlib import Path
 from typing import Annotated
 
-import jax
 import numpy as np
 import typer
+from scipy import special
 
 from jax_excite.cli.console import announce, errors_in_one_line, with_progress
 from jax_excite.cli.gatings import gating_of
+from jax_excite.cli.networks import logits
 from jax_excite.data.class_names import CLASS_NAMES, class_index
 from jax_excite.data.images import load_images
 from jax_excite.gating import Gating
@@ -71,7 +72,7 @@ def _photographs() -> list[Path]:
 
 
 def _print_predictions(model: Classifier, images: np.ndarray) -> None:
-    probabilities = np.asarray(jax.nn.softmax(jax.jit(lambda m, x: m(x))(model, images)))
+    probabilities = special.softmax(logits(model, images), axis=1)
     for name, row in zip(PHOTOGRAPHS, probabilities, strict=True):
         top = np.argsort(-row)[:5]
         listed = ", ".join(f"{CLASS_NAMES[c]} {row[c]:.1%}" for c in top)

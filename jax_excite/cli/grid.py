@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
 import numpy as np
 import typer
 
@@ -35,6 +34,7 @@ from jax_excite.cli.networks import (
     Prepared,
     Weights,
     find_spec,
+    logits,
     open_images,
     open_network,
 )
@@ -189,7 +189,7 @@ def _climb(
     perturbed = cells.reshape(*shape, *photographs.shape[1:])
     arrays = {**_common(network, photographs, columns), "perturbed": perturbed}
     if columns.at is None:
-        arrays["logits_after"] = np.stack([_logits(network, row) for row in perturbed])
+        arrays["logits_after"] = np.stack([logits(network, row) for row in perturbed])
     else:
         values = values.reshape(*shape, -1)
         arrays |= {"values": values[..., 0], "values_after": values[..., -1]}
@@ -209,17 +209,7 @@ def _pull_back(
 
 def _common(network: Network, photographs: np.ndarray, columns: Columns) -> dict[str, np.ndarray]:
     arrays = {"images": photographs, "classes": np.asarray(columns.indices)}
-    return arrays if columns.at else {**arrays, "logits": _logits(network, photographs)}
-
-
-@jax.jit
-def _apply(network: Network, x: jax.Array) -> jax.Array:
-    return network(x)
-
-
-def _logits(network: Network, images: np.ndarray) -> np.ndarray:
-    """The logits `[N, K]` of images `[N, H, W, 3]`, computed one image at a time."""
-    return np.concatenate([_apply(network, image[None]) for image in images])
+    return arrays if columns.at else {**arrays, "logits": logits(network, photographs)}
 
 
 def _draw(

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import typer
 
+from jax_excite.callables.pytree import Flattened
 from jax_excite.cli.console import announce
 from jax_excite.data.datasets import ImageData
 from jax_excite.data.images import ImageSource
@@ -15,6 +16,7 @@ from jax_excite.data.preprocessing import IMAGENET, Preprocessing
 from jax_excite.errors import ExciteError
 from jax_excite.models import Classifier, ModelSpec, model_spec
 from jax_excite.onnx.network import OnnxNetwork, is_onnx, load_onnx
+from jax_excite.pullbacks.compiled import compiled
 from jax_excite.weights.loading import load_model
 from jax_excite.weights.published import PRETRAINED, find_weights
 
@@ -136,3 +138,14 @@ def open_images(network: Network, sources: Sequence[ImageSource]) -> np.ndarray:
     """Images as the network's weights expect them, `[N, H, W, C]` in [-1, 1]."""
     assert network.preprocessing is not None
     return network.preprocessing.load_images(sources)
+
+
+def logits(network: Network, images: np.ndarray) -> np.ndarray:
+    """The logits `[N, K]` of images `[N, H, W, C]`, computed one image at a time."""
+    given = Flattened.of(network)
+    return np.concatenate([_apply(given, image[None]) for image in images])
+
+
+@compiled()
+def _apply(network: Flattened, x: jax.Array) -> jax.Array:
+    return network(x)
