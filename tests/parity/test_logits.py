@@ -74,7 +74,8 @@ def test_efficientnet_pads_as_the_package_built_for_that_size(size, options, x64
     original = reference.reference(name, seed=4)
     fixed = EfficientNet.from_name("efficientnet-lite0", **options).double().eval()
     fixed.load_state_dict(original.net.state_dict())
-    module = listings.Normalised(fixed, MODELS[name].preprocessing)
+    pixels = MODELS[name].preprocessing
+    module = listings.Normalised(fixed, pixels.mean, pixels.std)
     x = reference.images(4, 1, size, size)
     found = logits(reference.to_jax(name, original), x)
     wanted = module(listings.to_torch(x)).detach().numpy()

@@ -15,7 +15,7 @@ from tests import published_rules as rules
 from tests import torch_reference as reference
 from tests.parity.test_onnx import build, export
 
-SqueezeExcitation = reference.torchvision.ops.SqueezeExcitation
+SqueezeExcitation = listings.torchvision.ops.SqueezeExcitation
 
 pytestmark = pytest.mark.usefixtures("little_memory")
 
