@@ -182,6 +182,36 @@ def test_command_writes_a_row_for_each_variant(tmp_path):
     assert everything["rows"][1]["cached"] is not None
 
 
+def test_first_answers_have_a_row_for_each_side(tmp_path):
+    tiny = ["--model", "resnet18", "--job", "pullback", "--size", "64", "--rounds", "1"]
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks.first_answer", *tiny, "--out", tmp_path / "table.md"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr + result.stdout
+    head, _, *rows = (tmp_path / "table.md").read_text().splitlines()
+    assert [row.split("|")[3].strip() for row in rows] == [
+        "PyTorch, as published",
+        "ours, cold",
+        "ours, warm",
+    ]
+    assert {row.count("|") for row in rows} == {head.count("|")}
+    assert all(float(row.split("|")[7]) > 0 for row in rows)
+    assert not rows[0].split("|")[8].strip()
+
+
+def test_a_worker_of_first_answers_never_imports_the_other_side():
+    def imported(module, other):
+        code = f"import sys, benchmarks.{module}; print({other!r} in sys.modules)"
+        command = [sys.executable, "-c", code]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert imported("first_torch", "jax").strip() == "False"
+    assert imported("first_ours", "torch").strip() == "False"
+
+
 def gpu_command(folder, *arguments):
     """Run the benchmark for GPUs on a small network on the CPU; the result has its rows."""
     tiny = ["--images", "2", "--classes", "2", "--stream", "3", "--size", "64", "--steps", "2"]
