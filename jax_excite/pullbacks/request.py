@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -27,14 +27,13 @@ from jax_excite.pullbacks.batching import (
     rows_at_once,
     tall,
 )
+from jax_excite.pullbacks.compiled import Compiled
 from jax_excite.pullbacks.items import as_items
 from jax_excite.pullbacks.sharding import gathered, sharding_of, shards_of, spread
 from jax_excite.pullbacks.softened import Blockwise
 from jax_excite.transform.plan import Plan
 from jax_excite.transform.sites import SELECT_ALL, Names, Selection, SiteSelection
 from jax_excite.typing import AnyArray, Bounds, Items, Params
-
-Compiled = Callable[..., Any]  # called as compiled(params, gating, *arrays, sharding=..., ...)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
