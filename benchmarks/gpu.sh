@@ -18,6 +18,7 @@ NEEDED = {
     "flax": "flax",
     "jax": "jax[cuda13]",
     "jaxtyping": "jaxtyping",
+    "lazy_loader": "lazy-loader",
     "ml_dtypes": "ml_dtypes",
     "optax": "optax",
     "PIL": "pillow",
