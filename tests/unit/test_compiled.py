@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax import export
 
 import jax_excite as je
 from jax_excite import attributions
@@ -172,6 +173,15 @@ def test_settings_for_other_devices(folder):
         assert je.pullback(model(0), X, 1).devices() == {other}
     np.testing.assert_array_equal(on_other, wanted)
     assert not kept(folder)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu"])
+@pytest.mark.parametrize("name", ["pullback", "ascents", "smooth"])
+def test_programs_can_be_exported_for_accelerators(name, platform):
+    leaves, tree = jax.tree.flatten(Network())
+    function = jax.jit(lambda *leaves: CALLS[name](tree.unflatten(leaves)))
+    program = export.export(function, platforms=[platform])(*leaves)
+    assert export.deserialize(program.serialize()).platforms == (platform,)
 
 
 PROCESS = """
