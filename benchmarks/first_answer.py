@@ -22,6 +22,7 @@ import numpy as np
 import typer
 
 from benchmarks.jobs import Sizes
+from benchmarks.table import spread
 from benchmarks.workers import ENVIRONMENTS, ROOT, Worker, caching
 
 JOBS: dict[str, str] = {
@@ -129,11 +130,9 @@ def rows(model: str, job: str, runs: Runs) -> list[str]:
     lines = []
     for side in SIDES:
         parts = [f"{runs.median(side, part):.2f}" for part in PARTS]
-        ratios = runs.ratios(side)
-        ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        own = ["", *parts, "" if side == "published" else ratio]
+        parts.append("" if side == "published" else spread(runs.ratios(side), ".2f"))
         name = "PyTorch, as published" if side == "published" else f"ours, {side}"
-        lines.append("| " + " | ".join([model, job, name, *own[1:]]) + " |")
+        lines.append("| " + " | ".join([model, job, name, *parts]) + " |")
     return lines
 
 

@@ -117,7 +117,7 @@ def _rates(rates: Sequence[dict[str, Any]]) -> str:
     for rate in rates:
         for dtype, value in rate["gflops"].items():
             found.setdefault(dtype, []).append(value)
-    return ", ".join(f"{dtype} {_spread(values, '.0f')}" for dtype, values in found.items())
+    return ", ".join(f"{dtype} {spread(values, '.0f')}" for dtype, values in found.items())
 
 
 def _cells(row: Row) -> list[str]:
@@ -129,8 +129,8 @@ def _cells(row: Row) -> list[str]:
     unshared = "" if row.gflop == row.unshared_gflop else f" ({row.unshared_gflop:.0f})"
     return [
         *start,
-        _spread(row.seconds, ".3g"),
-        *(_spread(row.ratios[name], ".2f") if name in row.ratios else "-" for name in REFERENCES),
+        spread(row.seconds, ".3g"),
+        *(spread(row.ratios[name], ".2f") if name in row.ratios else "-" for name in REFERENCES),
         f"{row.per_second:.3g}",
         f"{row.peak / 1e6:.0f} ({row.imported / 1e6:.0f})" if row.peak else "-",
         f"{row.cold:.1f}",
@@ -143,7 +143,7 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def _spread(values: Sequence[float], form: str) -> str:
+def spread(values: Sequence[float], form: str) -> str:
     """The median, and the range if there are several values."""
     middle = format(statistics.median(values), form)
     if len(values) == 1:

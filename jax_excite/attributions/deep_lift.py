@@ -12,7 +12,7 @@ from jax_excite.attributions.engine import Attributor, Options, attribute
 from jax_excite.attributions.gradients import item_like
 from jax_excite.gates.gate import AtSite
 from jax_excite.gating import Gating
-from jax_excite.pullbacks import targets
+from jax_excite.pullbacks.softened import linearise
 from jax_excite.pullbacks.targets import Target
 from jax_excite.recipes import VANILLA
 from jax_excite.transform.plan import Plan
@@ -91,12 +91,11 @@ class _Rescale:
             _, brought = plan.run(at_baseline, arrays=arrays, prepared=prepared)
             given = {site.name: brought.get(site.name) for site in plan.sites}
 
-            def run(x: Any) -> Any:
+            def network(x: Any, _: Gating) -> Any:
                 arrays = jax.tree.leaves(x)
                 return plan.run(at_site, given, arrays=arrays, prepared=prepared)[0]
 
-            outputs, transpose = jax.vjp(run, x)
-            (multipliers,) = transpose(targets.cotangents(target, outputs))
+            multipliers = linearise(network, x, gating)[1](target)
             return jax.tree.map(lambda m, part, base: m * (part - base), multipliers, x, start)
 
         return block

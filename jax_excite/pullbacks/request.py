@@ -237,9 +237,8 @@ def _shapes_of_outputs(tree: Any, types: Any, _: np.dtype, selection: Selection)
     """Shapes for leaves of these shapes and dtypes, in a mode with this default float dtype."""
     leaves = [jax.ShapeDtypeStruct(shape, dtype, weak_type=weak) for shape, dtype, weak in types]
     network, given = tree.unflatten(leaves)
-    if not is_known(network):
-        return _traced_shapes(tree, leaves, selection)
-    place = place_of("outputs", network, given, {"selection": selection})
+    fixed = {"selection": selection}
+    place = place_of("outputs", network, given, fixed) if is_known(network) else None
     kept = read(place)
     if kept is not None:
         shape, dtype = json.loads(kept)

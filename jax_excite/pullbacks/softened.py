@@ -137,7 +137,9 @@ def fields(pull: Callable[[Any], Any], columns: Any) -> Any:
     return jax.vmap(pull, in_axes=1, out_axes=1)(columns)
 
 
-def linearise(network: Softened, x: Any, gating: Gating) -> tuple[Any, Callable[[Any], Any]]:
+def linearise(
+    network: Callable[[Any, Gating], Any], x: Any, gating: Gating
+) -> tuple[Any, Callable[[Any], Any]]:
     """The outputs of a batch, and the map from targets (made by `targets.prepare`) to fields."""
     outputs, transpose = jax.vjp(lambda x: network(x, gating), x)
     return outputs, lambda target: transpose(targets.cotangents(target, outputs))[0]

@@ -8,8 +8,9 @@ Biases are handled as in section 2.1: the input and each layer have an additiona
 always 1. A vector over that input is represented by a field shaped like `x` and by a number, its
 bias coordinate.
 
-The equations hold if the gates are the only parts of the network that are not affine. They do not
-hold with GELU, or with a product of two computed values. A clipped ReLU above its bound is a
+The equations hold if the gates are the only parts of the network that are not affine; those of
+SiLU, GELU, normalisations, attention and squeeze-and-excitation are gates too. They do not hold
+with any other product of two computed values. A clipped ReLU above its bound is a
 constant, which belongs to the bias coordinate. Max-pooling, which the paper leaves out (footnote
 1), is a gate too: its value is the weights that it gives to the cells of its window.
 """
