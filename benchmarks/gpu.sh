@@ -15,6 +15,7 @@ import sys
 
 NEEDED = {
     "filelock": "filelock",
+    "flatbuffers": "flatbuffers",
     "flax": "flax",
     "jax": "jax[cuda13]",
     "jaxtyping": "jaxtyping",

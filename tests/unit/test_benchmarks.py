@@ -250,4 +250,4 @@ def test_gpu_benchmark_names_missing_packages(tmp_path):
         ["bash", "benchmarks/gpu.sh"], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert result.returncode == 1
-    assert "lacks filelock, flax, jax[cuda13]" in result.stderr
+    assert "lacks filelock, flatbuffers, flax, jax[cuda13]" in result.stderr
