@@ -20,6 +20,7 @@ from PIL import Image
 
 from jax_excite.data.images import check_images, to_uint8
 from jax_excite.errors import ImageError
+from jax_excite.replacing import replacing
 from jax_excite.typing import AnyArray
 
 _Align = Literal["left", "center", "right"]
@@ -289,10 +290,5 @@ def _renderer() -> RendererAgg:
 
 
 def _save(pixels: np.ndarray, path: Path) -> None:
-    """Write a temporary PNG file in the same folder, then move it to its path."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as partial:
         Image.fromarray(pixels).save(partial, "PNG")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

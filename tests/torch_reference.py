@@ -101,7 +101,7 @@ def through_file(name: str, module: Normalised) -> Classifier:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint, converted = Path(folder, "weights.pth"), Path(folder, "weights.safetensors")
         torch.save(module.net.state_dict(), checkpoint)
-        convert_file(checkpoint, converted)
+        convert_file(checkpoint, converted, calibrate=False)
         return load(name, weights=converted)
 
 

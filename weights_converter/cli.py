@@ -52,6 +52,14 @@ def convert_command(
         Path | None,
         typer.Option(help="File of class names: text with one per line, or a JSON list."),
     ] = None,
+    calibrate: Annotated[
+        bool | None,
+        typer.Option(
+            "--calibrate/--no-calibrate",
+            help="Measure temperatures on photographs that come with scikit-image, and store them. "
+            "Default: for networks without a recommended temperature.",
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace the output file if it exists.")
     ] = False,
@@ -62,7 +70,7 @@ def convert_command(
         _check_out(out, source, force)
         names = None if class_names is None else _read_names(class_names)
         announce(f"Converting {source}")
-        found = convert_file(source, out, model=model, class_names=names)
+        found = convert_file(source, out, model=model, class_names=names, calibrate=calibrate)
         checks = verify(out)
         if as_json:
             _print_json(_summary(found, out) | {"checks": [dataclasses.asdict(c) for c in checks]})
@@ -184,6 +192,7 @@ def _summary(found: Conversion, out: Path) -> dict[str, Any]:
         "dtypes": sorted({str(tensor.dtype) for tensor in found.tensors.values()}),
         "ignored": found.ignored,
         "renamed": found.renamed,
+        "temperatures": found.temperatures,
         "file": str(out),
         "bytes": out.stat().st_size,
         "sha256": digest,
@@ -195,6 +204,8 @@ def _print_conversion(found: Conversion, source: Path, out: Path, checks: Sequen
     typer.echo(f"{source} is a {found.spec.name} of {found.num_classes} classes")
     typer.echo(f"renamed from legacy names: {len(found.renamed)}")
     typer.echo(f"left out: {len(found.ignored)} batch counters (num_batches_tracked)")
+    if found.temperatures or found.spec.calibrated:
+        typer.echo(f"temperatures measured: {len(found.temperatures)}")
     size = f"{summary['bytes'] / 1e6:.1f} MB"
     typer.echo(
         f"{out}: {summary['tensors']} tensors, {', '.join(summary['dtypes'])}, {size}, "

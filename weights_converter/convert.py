@@ -4,7 +4,8 @@ import functools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from jax_excite.errors import WeightsError
 from jax_excite.models import ModelSpec, model_spec
 from jax_excite.weights.files import LazyTensor, describe, split, write
 from jax_excite.weights.loading import check_fit, refuse
+from weights_converter import temperatures
 from weights_converter.names import IGNORED, TABLES, Rule
 from weights_converter.reader import Checkpoint, read_checkpoint
 from weights_converter.recognise import count_classes, recognise
@@ -31,6 +33,7 @@ class Conversion:
             finite, on demand.
         ignored: the names in the state dict that have no counterpart in our models.
         renamed: the legacy names in the state dict, each with its present form.
+        temperatures: the temperatures by site that `convert_file` measured; empty if it did not.
     """
 
     spec: ModelSpec
@@ -38,6 +41,7 @@ class Conversion:
     tensors: dict[str, LazyTensor]
     ignored: list[str]
     renamed: dict[str, str]
+    temperatures: dict[str, float] = field(default_factory=dict)
 
 
 def convert(
@@ -67,6 +71,7 @@ def convert_file(
     *,
     model: str | None = None,
     class_names: Sequence[str] | None = None,
+    calibrate: bool | None = None,
 ) -> Conversion:
     """Convert a PyTorch checkpoint into the safetensors file `out`.
 
@@ -76,8 +81,13 @@ def convert_file(
         model: a key of `jax_excite.models.MODELS`; if None, the model is recognised from the names
             and shapes.
         class_names: a name for each logit; if None, ImageNet's names where there are 1000 logits.
+        calibrate: whether to measure temperatures on photographs that come with scikit-image, and
+            to store them with the weights. If None, for networks that need them (`calibrated` in
+            their `ModelSpec`), if scikit-image is installed.
 
     Raises:
+        ModuleNotFoundError: `calibrate` is true, but scikit-image is not installed.
+        ExciteError: temperatures cannot be measured, for example because the network has no gates.
         WeightsError: as for `convert`, or no model is recognised, a weight is not finite, or the
             number of class names is wrong.
         OSError: `out` cannot be written.
@@ -86,7 +96,13 @@ def convert_file(
     spec = model_spec(model or recognise(state_dict.shapes, str(path)))
     found = fit(state_dict, spec, str(path))
     names = name_classes(found.num_classes, class_names)
-    write(out, found.tensors, describe(spec, source=Path(path), class_names=names))
+    metadata = describe(spec, source=Path(path), class_names=names)
+    if calibrate is None:
+        calibrate = temperatures.are_needed(spec, metadata) and find_spec("skimage") is not None
+    if calibrate:
+        measured = temperatures.measure(spec, found.num_classes, found.tensors, metadata)
+        found = replace(found, temperatures=measured)
+    write(out, found.tensors, {**metadata, **temperatures.stored(found.temperatures)})
     return found
 
 

@@ -10,7 +10,6 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import jax
 
 from jax_excite.callables.pytree import Flattened
+from jax_excite.replacing import replacing
 
 _DESCRIPTIONS: dict[Any, str] = {}
 _PACKAGE = Path(__file__).parents[1]
@@ -98,14 +98,10 @@ def write(place: Path | None, content: bytes | bytearray) -> None:
     """Write a file, which is then complete or absent; it is absent where it cannot be written."""
     if place is None:
         return
-    partial = place.with_name(f"{place.name}.{secrets.token_hex(4)}.partial")
-    try:
+    with contextlib.suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(hashlib.sha256(content).digest() + content)
-        partial.replace(place)
-    except OSError:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+        with replacing(place) as partial:
+            partial.write_bytes(hashlib.sha256(content).digest() + content)
 
 
 def _settings() -> list[tuple[str, str]]:

@@ -1,7 +1,6 @@
 """`jax-excite demo`: the default network on photographs that come with scikit-image."""
 
 import dataclasses
-import importlib.resources
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +13,7 @@ from jax_excite.cli.gatings import gating_of
 from jax_excite.cli.networks import logits
 from jax_excite.data.class_names import CLASS_NAMES, class_index
 from jax_excite.data.images import load_images
+from jax_excite.data.photographs import packaged_photographs
 from jax_excite.gating import Gating
 from jax_excite.models import Classifier, model_spec
 from jax_excite.pullbacks.pga import pga
@@ -31,7 +31,7 @@ def demo(
     with errors_in_one_line():
         from jax_excite import pictures
 
-        images = load_images(_photographs())
+        images = load_images(packaged_photographs(PHOTOGRAPHS.values()))
         announce(f"Loading {MODEL}")
         model = load_model(MODEL)
         out.mkdir(parents=True, exist_ok=True)
@@ -63,12 +63,6 @@ def _at_zero(gating: Gating) -> Gating:
     return dataclasses.replace(
         gating, temperature=0.0, pool_temperature=0.0, site_temperatures=zeros
     )
-
-
-def _photographs() -> list[Path]:
-    """Files in the wheel of scikit-image, whose own loaders might try to download them."""
-    data = importlib.resources.files("skimage") / "data"
-    return [Path(str(data / file)) for file in PHOTOGRAPHS.values()]
 
 
 def _print_predictions(model: Classifier, images: np.ndarray) -> None:

@@ -117,7 +117,7 @@ def figures(
             announce(f"Loading {spec.name}")
             network = load_model(spec.name, weights=file)
             gating = with_stored_temperatures(
-                gating, network, Recipe.EXCITATION, temperature, pool_temperature
+                gating, spec, network, Recipe.EXCITATION, temperature, pool_temperature
             )
             grid = _class_grid(network, spec, gating, examples)
             about = {

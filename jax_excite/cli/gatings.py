@@ -8,6 +8,7 @@ import typer
 
 from jax_excite import recipes
 from jax_excite.ascent import Ascent
+from jax_excite.cli.console import announce
 from jax_excite.cli.networks import Network
 from jax_excite.errors import ExciteError
 from jax_excite.gating import GATE_FUNCTIONS, Gating
@@ -87,7 +88,7 @@ def gating_of(
     gating, _ = recipe_of(
         recipe, spec, temperature=temperature, pool_temperature=temperature, gate=gate
     )
-    return with_stored_temperatures(gating, network, recipe, temperature)
+    return with_stored_temperatures(gating, spec, network, recipe, temperature)
 
 
 def check_gate(gate: str | None) -> None:
@@ -97,14 +98,24 @@ def check_gate(gate: str | None) -> None:
 
 
 def with_stored_temperatures(
-    gating: Gating, network: Network, recipe: Recipe, *given: float | None
+    gating: Gating,
+    spec: ModelSpec | None,
+    network: Network,
+    recipe: Recipe,
+    *given: float | None,
 ) -> Gating:
     """The gating at the temperatures stored with the weights, unless the user gives any.
 
-    They were measured for the paper's recipe.
+    They were measured for the paper's recipe. If there are none, but they are needed, a message
+    says so.
     """
     if recipe is not Recipe.EXCITATION or any(temperature is not None for temperature in given):
         return gating
+    if not network.site_temperatures and (spec is None or spec.calibrated):
+        announce(
+            "These weights have no temperatures of their own (jax-excite calibrate measures them): "
+            f"taking {gating.temperature:g} for ReLUs and {gating.pool_temperature:g} for max-pools"
+        )
     return dataclasses.replace(gating, site_temperatures=network.site_temperatures)
 
 

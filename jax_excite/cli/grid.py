@@ -103,13 +103,16 @@ def grid(
         check_picture(out, images)
         check_columns(classes, at, channel)
         settings = {"temperature": temperature, "pool_temperature": pool_temperature, "gate": gate}
-        gating, ascent = recipe_of(recipe, find_spec(model), **settings)
-        given = _ascent(what, steps=steps, step_size=step_size, radius=radius)
-        ascent = dataclasses.replace(ascent, **given)
+        spec = find_spec(model)
+        gating, ascent = recipe_of(recipe, spec, **settings)
+        ascent = dataclasses.replace(
+            ascent, **_ascent(what, steps=steps, step_size=step_size, radius=radius)
+        )
         if batch_size is not None and batch_size < 1:
             raise ExciteError(f"--batch-size is {batch_size}: give a number of at least 1")
         path, network = open_network(model, weights, classes_file, preprocessing)
-        gating = with_stored_temperatures(gating, network, recipe, temperature, pool_temperature)
+        given = temperature, pool_temperature
+        gating = with_stored_temperatures(gating, spec, network, recipe, *given)
         columns = columns_of(network.class_names, classes, at, channel)
         photographs = open_images(network, images)
         with appear_together(out, out.with_suffix(".npz")) as (picture, archive):

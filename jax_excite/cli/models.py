@@ -3,7 +3,6 @@
 import typer
 
 from jax_excite.models import MODELS, Published
-from jax_excite.models.temperatures import measured_temperatures
 from jax_excite.models.timm import ARCHITECTURES
 from jax_excite.weights.published import at_hand
 
@@ -14,7 +13,7 @@ def models() -> None:
     for spec in MODELS.values():
         millions = f"{spec.parameters / 1e6:.2f} M"
         temperature = "-" if spec.temperature is None else f"{spec.temperature:g}"
-        if measured_temperatures(spec.name, spec.published[0].name):
+        if spec.calibrated:
             temperature = "by site"
         weights = _weights(spec.published[0])
         typer.echo(f"{spec.name:<18}  {millions:>10}  {temperature:>11}  {weights}")

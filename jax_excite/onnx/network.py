@@ -14,11 +14,13 @@ import numpy as np
 from jax_excite.data.images import check_images
 from jax_excite.data.preprocessing import Preprocessing
 from jax_excite.errors import ExciteError, InputError, NetworkError
+from jax_excite.models.temperatures import read_temperatures
 from jax_excite.onnx.operators import OPERATORS
 from jax_excite.onnx.program import Input, Node, Program
 from jax_excite.onnx.reading import read
 from jax_excite.onnx.values import ChannelsLast, Value, is_known, logical
 
+TEMPERATURES = "jax_excite.temperatures"  # their key in the metadata of an ONNX file
 _LISTED = 8
 _NAME_KEYS = ("names", "class_names", "classes", "labels")
 
@@ -58,8 +60,13 @@ class OnnxNetwork:
 
     @property
     def site_temperatures(self) -> dict[str, np.ndarray]:
-        """The stored temperatures, of which ONNX files have none."""
-        return {}
+        """The temperatures in the metadata of the file, for `Gating(site_temperatures=...)`.
+
+        Raises:
+            WeightsError: they are not numbers by site.
+        """
+        stored = read_temperatures(self.metadata.get(TEMPERATURES), "the ONNX file")
+        return {site: np.asarray(value, np.float32) for site, value in stored}
 
     def __call__(self, x: Any) -> Any:
         """The outputs for a batch of items.

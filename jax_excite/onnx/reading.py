@@ -29,14 +29,14 @@ def read(path: str | os.PathLike[str]) -> Program:
         NetworkError: the package `onnx` is not installed, or the file is not an ONNX file, is
             damaged, or holds what is not supported.
     """
-    onnx = _onnx()
+    onnx = import_onnx()
     path = Path(path)
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > _LARGEST_FILE:
             raise NetworkError(f"{path} has {size} bytes: an ONNX file has less than 2 GiB")
         content = file.read()
-    with _malformed(path):
+    with malformed(path):
         model = onnx.load_model_from_string(content)
         if not model.HasField("graph") or not model.graph.node:
             raise NetworkError(f"{path} is not an ONNX file: it has no graph with nodes")
@@ -45,7 +45,8 @@ def read(path: str | os.PathLike[str]) -> Program:
         return _Reader(onnx, path, model).program(hashlib.sha256(content).hexdigest())
 
 
-def _onnx() -> Any:
+def import_onnx() -> Any:
+    """The package `onnx`; raises `NetworkError` if it is not installed."""
     try:
         import onnx
         import onnx.inliner
@@ -58,7 +59,7 @@ def _onnx() -> Any:
 
 
 @contextlib.contextmanager
-def _malformed(path: Path) -> Iterator[None]:
+def malformed(path: Path) -> Iterator[None]:
     """A context in which `path` is read: whatever fails becomes one `NetworkError`."""
     try:
         yield

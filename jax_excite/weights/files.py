@@ -10,7 +10,6 @@ import importlib.metadata
 import json
 import math
 import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +22,10 @@ from safetensors import SafetensorError, safe_open
 from jax_excite.errors import WeightsError
 from jax_excite.models import ModelSpec, Preprocessing
 from jax_excite.models.timm import CONFIG, read_preprocessing
+from jax_excite.replacing import replacing
 
 FORMAT = "jax_excite 1"
 DIGEST = "data_sha256"  # the digest of all bytes after the header
-PARTIAL = ".partial"  # the suffix of a file that is being written
 
 _DTYPES = {
     np.dtype(np.float64): "F64",
@@ -104,24 +103,19 @@ def write(
     # Wide elements first, so that each is aligned.
     ordered = dict(sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize))
     digest = hashlib.sha256()
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
-    try:
-        with partial.open("xb") as file:
-            file.write(_header(ordered, metadata, digest.hexdigest()))
-            for tensor in ordered.values():
-                blocks = tensor.blocks() if isinstance(tensor, LazyTensor) else (tensor,)
-                for block in blocks:
-                    # The reshape copies a block that is not in C order.
-                    elements = np.asarray(block).reshape(-1).view(np.uint8).data
-                    digest.update(elements)
-                    file.write(elements)
-            file.seek(0)
-            file.write(_header(ordered, metadata, digest.hexdigest()))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as partial, partial.open("xb") as file:
+        file.write(_header(ordered, metadata, digest.hexdigest()))
+        for tensor in ordered.values():
+            blocks = tensor.blocks() if isinstance(tensor, LazyTensor) else (tensor,)
+            for block in blocks:
+                # The reshape copies a block that is not in C order.
+                elements = np.asarray(block).reshape(-1).view(np.uint8).data
+                digest.update(elements)
+                file.write(elements)
+        file.seek(0)
+        file.write(_header(ordered, metadata, digest.hexdigest()))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], digest: str) -> bytes:
@@ -233,6 +227,15 @@ def read_any(path: Path, model: str) -> tuple[Mapping[str, Tensor], dict[str, st
         if metadata.get("model") != model:
             raise WeightsError(f"{path} holds weights of {metadata.get('model')!r}, not of {model}")
         return tensors, metadata
+    return converter(path).convert(path, model)
+
+
+def converter(path: Path) -> Any:
+    """The installed module with `convert` and `convert_file`, which read PyTorch checkpoints.
+
+    Raises:
+        WeightsError: there is none, so that `path` cannot be read.
+    """
     found = importlib.metadata.entry_points(group="jax_excite.checkpoints", name="torch")
     if not found:
         raise WeightsError(
@@ -240,7 +243,7 @@ def read_any(path: Path, model: str) -> tuple[Mapping[str, Tensor], dict[str, st
             "cannot be read: the package weights_converter, which comes with jax-excite, is not "
             "installed"
         )
-    return next(iter(found)).load()(path, model)
+    return next(iter(found)).load()
 
 
 def is_ours(path: Path) -> bool:

@@ -19,8 +19,8 @@ from jax_excite.callables.known import make_known
 from jax_excite.callables.pytree import leaf_name, named_leaves
 from jax_excite.data.class_names import CLASS_NAMES
 from jax_excite.errors import WeightsError
-from jax_excite.models import Classifier, ModelSpec, Preprocessing, Temperatures, model_spec
-from jax_excite.models.temperatures import measured_temperatures
+from jax_excite.models import Classifier, ModelSpec, Preprocessing, model_spec
+from jax_excite.models.temperatures import measured_temperatures, read_temperatures
 from jax_excite.weights.files import Tensor, read_any, write
 from jax_excite.weights.published import find_weights
 
@@ -143,7 +143,7 @@ def load_model(
         abstract = spec.abstract(num_classes=num_classes)
         network = fill(abstract, tensors, f"{path} does not fit {name}")
         settings = read_settings(metadata, num_classes, str(path))
-        temperatures = read_temperatures(metadata, str(path))
+        temperatures = read_temperatures(metadata.get("temperatures"), str(path))
         if not temperatures:
             temperatures = measured_temperatures(spec.name, metadata.get("published"))
         classifier = Classifier(network, *settings, temperatures)
@@ -203,20 +203,3 @@ def read_settings(
     if len(class_names) != num_classes:
         raise WeightsError(f"{what} names {len(class_names)} classes, but has {num_classes}")
     return Preprocessing(mean, std, *pixels, interpolation=interpolation), class_names
-
-
-def read_temperatures(metadata: Mapping[str, str], what: str) -> Temperatures:
-    """The temperatures of the sites, as a `Classifier` takes them; empty if there are none.
-
-    Raises:
-        WeightsError: the temperatures in the metadata of `what` are not numbers by site.
-    """
-    try:
-        return tuple(
-            (site, tuple(map(float, value)) if isinstance(value, list) else float(value))
-            for site, value in json.loads(metadata.get("temperatures", "{}")).items()
-        )
-    except (AttributeError, TypeError, ValueError) as error:
-        raise WeightsError(
-            f"{what} has temperatures that are not a mapping from sites to numbers: {error!r}"
-        ) from error

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from jax_excite.errors import WeightsError
 from jax_excite.models import ModelSpec, Published
+from jax_excite.replacing import PARTIAL
 from jax_excite.weights.downloads import cache_folder, download, locked
-from jax_excite.weights.files import PARTIAL, is_ours, read_any, write
+from jax_excite.weights.files import converter, is_ours
 from jax_excite.weights.hub import from_hub
 
 PRETRAINED = "pretrained"
@@ -83,7 +84,7 @@ def _fetch(spec: ModelSpec, published: Published) -> Path:
             for abandoned in converted.parent.glob(f".{converted.name}.*{PARTIAL}"):
                 abandoned.unlink()  # left by a conversion that was killed
             checkpoint, by_hand = _checkpoint(published, converted.parent)
-            write(converted, *read_any(checkpoint, spec.name))
+            converter(checkpoint).convert_file(checkpoint, converted, model=spec.name)
             if not by_hand:
                 checkpoint.unlink()
     return converted

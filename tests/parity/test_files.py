@@ -27,7 +27,7 @@ import importlib.util, pathlib, sys
 from weights_converter.cli import app
 
 assert importlib.util.find_spec("torch") is None
-app(["convert", sys.argv[1], "-o", sys.argv[2], "--json"])
+app(["convert", sys.argv[1], "-o", sys.argv[2], "--json", "--no-calibrate"])
 """
 
 

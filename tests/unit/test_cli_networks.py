@@ -4,13 +4,16 @@ import json
 
 import jax
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import jax_excite as je
 from jax_excite import recipes
+from jax_excite.data.photographs import packaged_photographs
 from jax_excite.data.preprocessing import IMAGENET, Preprocessing
+from jax_excite.onnx.network import TEMPERATURES
 from tests.unit.test_cli import CAT, run
 
 COMPILE_QUICKLY = True
@@ -174,3 +177,69 @@ def test_names_that_do_not_fit(tmp_path, names):
     result = run("grid", CAT, *options)
     assert result.exit_code == 2
     assert "--classes-file is for ONNX files" in " ".join(result.stderr.split())
+
+
+def test_temperatures_of_an_onnx_file(tmp_path, names):
+    """They are measured on photographs that come with a package, kept in a copy, and used."""
+    path, out = network(tmp_path), tmp_path / "calibrated.onnx"
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {"author": "someone", TEMPERATURES: "{}"})
+    onnx.save(model, path)
+    result = run("calibrate", "--model", path, "--out", out)
+    assert result.exit_code == 0, result.stderr
+    prepared = Preprocessing(IMAGENET.mean, IMAGENET.std, 18, SIDE)
+    plain = je.load(path, preprocessing=prepared)
+    assert plain.site_temperatures == {}
+    photographs = prepared.load_images(packaged_photographs())
+    wanted = je.calibrate(plain, photographs).site_temperatures
+    copy = je.load(out, preprocessing=prepared)
+    assert copy.site_temperatures.keys() == wanted.keys() == {"body/relu/relu"}
+    np.testing.assert_allclose(*(list(t.values()) for t in (copy.site_temperatures, wanted)))
+    assert copy.metadata["author"] == "someone"
+    assert onnx.load(out).graph == model.graph
+
+    def drawn(model):
+        options = ("--classes", "dog", "--what", "pullback", "--out", tmp_path / "out.png")
+        result = run("grid", CAT, "--model", model, "--classes-file", names, *options)
+        assert result.exit_code == 0, result.stderr
+        return arrays_of(tmp_path / "out.npz")[1]["pullbacks"][0], result.stderr
+
+    found, messages = drawn(out)
+    x = prepared.load_images([CAT])[0]
+    gating = je.Gating(site_temperatures=copy.site_temperatures)
+    np.testing.assert_allclose(found[0], je.pullback(copy, x, 1, gating=gating), rtol=1e-3)
+    assert "jax-excite calibrate" not in messages
+    other, messages = drawn(path)
+    assert not np.allclose(other, found)
+    assert "no temperatures of their own (jax-excite calibrate measures them)" in messages
+    assert "taking 0.3 for ReLUs and 0.3 for max-pools" in messages
+
+    # In place, and per channel.
+    options = ("--out", out, "--per-channel")
+    assert run("calibrate", CAT, "--model", out, *options).exit_code == 0
+    assert je.load(out).site_temperatures["body/relu/relu"].shape == (4,)
+
+
+def test_onnx_files_that_cannot_be_calibrated(tmp_path):
+    path = network(tmp_path)
+    result = run("calibrate", CAT, "--model", path, "--out", tmp_path / "out.safetensors")
+    assert result.exit_code == 2
+    assert "ends in .onnx" in result.stderr
+
+    model = onnx.load(path)
+    elsewhere = tmp_path / "elsewhere.onnx"
+    storage = {"save_as_external_data": True, "location": "weights", "size_threshold": 0}
+    onnx.save(model, elsewhere, **storage)
+    (tmp_path / "folder").mkdir()
+    options = ("calibrate", CAT, "--model", elsewhere, "--out")
+    result = run(*options, tmp_path / "folder" / "out.onnx")
+    assert result.exit_code == 2
+    assert "has tensors in files beside it: write out.onnx into" in " ".join(result.stderr.split())
+    assert list((tmp_path / "folder").iterdir()) == []
+    assert run(*options, tmp_path / "out.onnx").exit_code == 0
+    assert len(je.load(tmp_path / "out.onnx").site_temperatures) == 1
+
+    onnx.helper.set_model_props(model, {TEMPERATURES: "[1, 2]"})
+    onnx.save(model, path)
+    with pytest.raises(je.WeightsError, match="not a mapping from sites to numbers"):
+        _ = je.load(path).site_temperatures

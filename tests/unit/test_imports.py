@@ -10,13 +10,24 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # A folder, or a file beside them, may import what stands before it (docs/decisions/0011).
 ORDER = [
-    *("errors", "typing", "gating", "ascent", "recipes", "data", "callables", "graphs", "kernels"),
+    *(
+        "errors",
+        "typing",
+        "replacing",
+        "gating",
+        "ascent",
+        "recipes",
+        "data",
+        "callables",
+        "graphs",
+        "kernels",
+    ),
     *("gates", "transform", "pullbacks", "theory", "attributions", "metrics", "evaluation"),
     *("stores", "pictures", "models", "onnx", "weights", "cli"),
 ]
 # The networks and their weights know nothing of pullbacks, and pullbacks nothing of them.
 ISLAND = {"models", "onnx", "weights"}
-SHORE = {"errors", "typing", "data", "callables", *ISLAND}
+SHORE = {"errors", "typing", "replacing", "data", "callables", *ISLAND}
 
 
 def imports(path):

@@ -240,6 +240,12 @@ def test_temperatures():
     assert found == paper | inspected | new | without
 
 
+def test_the_networks_whose_temperatures_are_measured():
+    found = {spec.name for spec in MODELS.values() if spec.calibrated}
+    plain = {"vgg11", "vgg13", "vgg16", "vgg19", "squeezenet1_0", "squeezenet1_1"}
+    assert found == plain | {"efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"}
+
+
 @pytest.mark.parametrize("name", PACKAGED)
 def test_measured_temperatures_are_of_every_site(name):
     found = dict(measured_temperatures(name, "IMAGENET1K_V1"))

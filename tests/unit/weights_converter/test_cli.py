@@ -7,7 +7,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from jax_excite import load
+from jax_excite import calibrate, load
+from jax_excite.data.photographs import packaged_photographs
 from jax_excite.models import MODELS
 from jax_excite.weights.loading import named_leaves
 from tests import torch_reference as reference
@@ -75,6 +76,46 @@ def test_convert_says_what_it_did(checkpoint, tmp_path):
     assert (report["model"], report["classes"], report["tensors"]) == (NAME, 3, 52)
     assert report["bytes"] == out.stat().st_size
     assert all(check["passed"] for check in report["checks"])
+
+
+def test_temperatures_are_measured_where_they_are_needed(checkpoint, tmp_path, monkeypatch):
+    """SqueezeNet has no BatchNorm, so that no constant suits its sites; ResNet has."""
+
+    def convert(source, *options):
+        out = tmp_path / "out.safetensors"
+        result = run("convert", source, "-o", out, "--force", *options)
+        assert result.exit_code == 0, result.output
+        return result.stdout, out
+
+    words, out = convert(checkpoint)
+    network = load(NAME, weights=out)
+    photographs = network.preprocessing.load_images(packaged_photographs())
+    wanted = calibrate(load(NAME, weights=checkpoint), photographs).site_temperatures
+    assert len(wanted) == 29
+    assert "temperatures measured: 29" in words
+    for site, found in network.site_temperatures.items():
+        np.testing.assert_allclose(found, wanted[site], rtol=1e-5)
+    assert network.site_temperatures.keys() == wanted.keys()
+
+    words, out = convert(checkpoint, "--no-calibrate")
+    assert load(NAME, weights=out).site_temperatures == {}
+    assert "temperatures measured: 0" in words
+
+    module = reference.reference("resnet18", num_classes=3, dtype=torch.float32)
+    torch.save(module.net.state_dict(), tmp_path / "resnet.pth")
+    words, out = convert(tmp_path / "resnet.pth")
+    assert load("resnet18", weights=out).site_temperatures == {}
+    assert "temperatures measured" not in words
+    _, out = convert(tmp_path / "resnet.pth", "--calibrate")
+    assert len(load("resnet18", weights=out).site_temperatures) == 18
+
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    _, out = convert(checkpoint)
+    assert load(NAME, weights=out).site_temperatures == {}
+    before = out.read_bytes()
+    result = run("convert", checkpoint, "-o", out, "--force", "--calibrate")
+    fails(result, 'pip install "jax-excite[demo]"')
+    assert out.read_bytes() == before
 
 
 @pytest.mark.parametrize(
