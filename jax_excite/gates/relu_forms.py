@@ -6,11 +6,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jax_excite.gates.gate import Found
 from jax_excite.gates.guards import guards_variance
 from jax_excite.gates.reading import Reading
+from jax_excite.graphs.facts import Facts
 from jax_excite.graphs.graph import Constant, Node, Operand
 from jax_excite.graphs.profiles import (
     SAMPLES,
+    Fixed,
     Profile,
     Symbol,
     all_switches,
@@ -19,6 +22,8 @@ from jax_excite.graphs.profiles import (
     parts_of,
 )
 
+# Primitives that tell the sign of a value, if one operand is 0.
+_SIGNS = ("max", "min", "clamp", "gt", "ge", "lt", "le")
 Shape = Literal["relu", "negative_relu", "clipped_relu", "leaky_relu", "other"]
 
 
@@ -68,9 +73,23 @@ def _recognise_at(profile: Profile, z: np.ndarray, found: np.ndarray) -> Recogni
         return Recognised("clipped_relu", bound=bound)
     if is_same(found[:, above], z[above]):
         slopes = found[:, below][:, :1] / z[below][:1]
-        if is_same(found[:, below], slopes * z[below]):
+        if is_same(found[:, below], slopes * z[below]) and not _has_scaled_relu(profile):
             return _leaky(profile, slopes)
     return OTHER
+
+
+def _has_scaled_relu(profile: Profile) -> bool:
+    """Whether a ReLU of a multiple of the base is a part, as in `z / 2 + relu(z / 2)`.
+
+    That is a sum of two branches, whose ReLU is a gate of its own.
+    """
+    parts = (part for part in parts_of(profile) if isinstance(part, Profile))
+    for inputs in (part.inputs for part in parts if part.name in _SIGNS):
+        z = next((part for part in inputs if isinstance(part, Profile)), None)
+        with_zero = any(isinstance(part, Fixed) and np.all(part.value == 0) for part in inputs)
+        if z is not None and with_zero and not is_same(np.abs(z.samples), np.abs(SAMPLES)):
+            return True
+    return False
 
 
 def _leaky(profile: Profile, slopes: np.ndarray) -> Recognised:
@@ -116,13 +135,16 @@ def find_relu(reading: Reading, value: int, node: Node) -> ReluForm | None:
     if any(base != value and view.is_identity() for base, view in own.items()):
         return None  # it only passes on a value, which may be the output of a gate
     nearest: ReluForm | None = None
-    between: list[str] = []  # gates between base and value: only a clip may contain a ReLU
+    between: list[Found] = []  # gates between base and value: only a clip may contain a ReLU
     for base in sorted(views, reverse=True):
         found = recognise(views[base])
-        clips = found.shape == "clipped_relu" and all(kind == "relu" for kind in between)
+        clips = found.shape == "clipped_relu" and all(
+            gate.kind == "relu" and _clips_above(facts, gate.z, base, found.bound)
+            for gate in between
+        )
         if found.shape == "other" or (between and not clips):
             gate = None if views[base].is_identity() else reading.gate(base)
-            between += [gate.kind] if gate is not None and gate.is_gate else []
+            between += [gate] if gate is not None and gate.is_gate else []
             continue
         if base not in own:
             return nearest  # a gate inside the called function
@@ -137,12 +159,19 @@ def find_relu(reading: Reading, value: int, node: Node) -> ReluForm | None:
         if nearest is None and reading.below(base) is None:
             return form
         # The ReLU of a minimum: together they are a clipped ReLU.
-        if nearest is not None and form.bound is not None:
-            clip = facts.views[nearest.z].get(base)
-            if clip is not None and np.allclose(clip.samples, np.minimum(SAMPLES, form.bound)):
-                return form
+        if nearest is not None and _clips_above(facts, nearest.z, base, form.bound):
+            return form
         nearest = nearest or form
     return nearest
+
+
+def _clips_above(facts: Facts, z: Operand, base: int, bound: float | None) -> bool:
+    """Whether a pre-activation is its base, or the minimum of that and a bound, or minus that."""
+    view = None if isinstance(z, Constant) else facts.views[z].get(base)
+    if view is None or bound is None:
+        return False
+    signed = view.samples * np.sign(view.samples[:, -1:])
+    return is_same(signed, SAMPLES) or is_same(signed, np.minimum(SAMPLES, bound))
 
 
 def is_guard(reading: Reading, value: int) -> bool:

@@ -6,7 +6,7 @@ by `g(z / T)`, and there is no term from the derivative of the gate itself. `sil
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import jax
@@ -20,7 +20,7 @@ from jax_excite.gates.reading import Reading
 from jax_excite.gates.surrogates import batched_with, compute_dtype, with_derivative_of
 from jax_excite.gating import Gating, is_zero
 from jax_excite.graphs.graph import Node
-from jax_excite.graphs.profiles import PRODUCTS, SAMPLES, SUMS, Profile
+from jax_excite.graphs.profiles import PRODUCTS, SAMPLES, SUMS, Profile, is_same
 
 # Values are compared at these points. The tolerances let constants pass that were rounded to
 # bfloat16, and tell the two forms of GELU apart.
@@ -133,7 +133,7 @@ class SelfGated(Gate):
                 if scales is None:
                     continue
                 z = facts.local(base, facts.homes[value]) if base in own else None
-                if z is None or _scales_a_gate(reading, node):
+                if z is None or _is_multiple_of_a_gate(reading, own):
                     return None
                 form = node.params.get("name") or activation.form
                 slope, factor = scales
@@ -167,7 +167,18 @@ class SelfGated(Gate):
         return Softened(self.kind, self.activation, self.slope, self.factor)
 
 
-def _scales_a_gate(reading: Reading, node: Node) -> bool:
-    """Whether a node only multiplies a gate by a number: the gate is its operand then."""
-    gates = (reading.gate(operand) for operand in node.inputs if isinstance(operand, int))
-    return not node.bodies and any(isinstance(gate, SelfGated) for gate in gates)
+def _is_multiple_of_a_gate(reading: Reading, views: Mapping[int, Profile]) -> bool:
+    """Whether a value with these views is a self-gated activation times a number, or a copy."""
+    return any(
+        _is_multiple(view) and isinstance(reading.gate(base), SelfGated)
+        for base, view in views.items()
+        if view.depth  # otherwise it is the value itself
+    )
+
+
+def _is_multiple(profile: Profile) -> bool:
+    """Whether a profile is its base times a number."""
+    if profile.kinked or profile.samples.dtype.kind != "f":
+        return False
+    z, values = SAMPLES[_POINTS], profile.samples[:, _POINTS]
+    return is_same(values, values[0, -1] / z[-1] * z)

@@ -4,6 +4,9 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import numpy as np
+
 from jax_excite.gating import Gating, check_gating
 from jax_excite.recipes import EXCITATION
 from jax_excite.transform.plan import Plan
@@ -68,7 +71,8 @@ def sites(
 
     Args:
         fn: any JAX function.
-        *args: its arguments. The function is only traced, not computed.
+        *args: its arguments. The function is only traced, not computed, so a
+            `jax.ShapeDtypeStruct` can stand for an array, also among the weights of `fn`.
         skip: as for `excite`.
         only: as for `excite`.
         enter: as for `excite`.
@@ -77,4 +81,12 @@ def sites(
     Returns:
         The sites in the order in which they run. Each states whether `excite` softens it, and why.
     """
+    fn, args, kwargs = jax.tree.map(_as_array, (fn, args, kwargs))
     return Plan(fn, args, kwargs, Selection.of(skip, only, enter)).sites
+
+
+def _as_array(leaf: Any) -> Any:
+    """Zeros of a shape and dtype, which take no memory; anything else as it is."""
+    if not isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf
+    return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)

@@ -585,3 +585,15 @@ def test_gates_of_a_function_that_a_rule_of_jax_calls():
     with pytest.warns(GateWarning, match="_odeint"):
         got = jax.grad(lambda x: excite(fn, recipes.EXCITATION)(x).sum())(X)
     assert jnp.isfinite(got).all()
+
+
+def test_sites_of_shapes():
+    """Shapes can stand for arrays, also for those of a network that is not made yet."""
+    x = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
+    network = Network(classes=5)
+    wanted = sites(network, jnp.zeros(x.shape))
+    assert any(site.gated for site in wanted)
+    assert sites(network, x) == wanted
+    assert sites(jax.eval_shape(lambda: network), x) == wanted
+    assert [site.name for site in sites(lambda *, z: jax.nn.relu(z), z=x)] == ["relu"]
+    assert sites(lambda x, mode: jax.nn.relu(x) if mode else x, x, "on")[0].shape == x.shape
