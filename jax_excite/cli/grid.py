@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,6 +39,7 @@ from jax_excite.cli.networks import (
     open_images,
     open_network,
 )
+from jax_excite.cli.preview import Arrays, previewed
 from jax_excite.errors import ExciteError
 from jax_excite.gating import GATE_FUNCTIONS
 from jax_excite.pullbacks.pga import pga_grid
@@ -115,7 +117,14 @@ def grid(
         gating = with_stored_temperatures(gating, spec, network, recipe, *given)
         columns = columns_of(network.class_names, classes, at, channel)
         photographs = open_images(network, images)
-        with appear_together(out, out.with_suffix(".npz")) as (picture, archive):
+
+        def draw(path: Path, arrays: Arrays) -> None:
+            _draw(pictures, path, arrays, [path.stem for path in images], columns.names)
+
+        with (
+            appear_together(out, out.with_suffix(".npz")) as (picture, archive),
+            previewed(out, draw) as show,
+        ):
             manifest = {
                 "what": what,
                 "recipe": recipe,
@@ -132,11 +141,10 @@ def grid(
             }
             options = {"gating": gating, "skip": skip or (), "batch_size": batch_size}
             if what is What.ASCENT:
-                arrays = _climb(network, photographs, columns, ascent, **options)
+                arrays = _climb(network, photographs, columns, ascent, show, **options)
             else:
-                arrays = _pull_back(network, photographs, columns, **options)
-            titles = ["original", *columns.names]
-            _draw(pictures, picture, arrays, [path.stem for path in images], titles)
+                arrays = _pull_back(network, photographs, columns, show, **options)
+            draw(picture, arrays)
             save_arrays(archive, arrays, manifest)
         typer.echo(f"{out}\n{out.with_suffix('.npz')}")
 
@@ -173,6 +181,7 @@ def _climb(
     photographs: np.ndarray,
     columns: Columns,
     ascent: Ascent,
+    show: Callable[[Arrays], None],
     batch_size: int | None,
     **options: Any,
 ) -> dict[str, np.ndarray]:
@@ -183,31 +192,38 @@ def _climb(
     options = {**options, "at": columns.at, "batch_size": batch_size, "trajectory": True}
     at_once = [[i] for i in columns.indices] if batch_size is None else [columns.indices]
     jobs = [(image, indices) for image in photographs for indices in at_once]
-    found = [
-        tuple(map(np.asarray, pga_grid(network, image, indices, ascent, **options)))
-        for image, indices in with_progress(jobs, "Climbing towards each column")
-    ]
     shape = len(photographs), len(columns.indices)
-    cells, values = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    cells = np.repeat(photographs, shape[1], axis=0)
     perturbed = cells.reshape(*shape, *photographs.shape[1:])
+    found, done = [], 0
+    for image, indices in with_progress(jobs, "Climbing towards each column"):
+        climbed, values = pga_grid(network, image, indices, ascent, **options)
+        cells[done : done + len(indices)] = climbed
+        found.append(np.asarray(values))
+        done += len(indices)
+        show({"images": photographs, "perturbed": perturbed})
     arrays = {**_common(network, photographs, columns), "perturbed": perturbed}
     if columns.at is None:
         arrays["logits_after"] = np.stack([logits(network, row) for row in perturbed])
     else:
-        values = values.reshape(*shape, -1)
+        values = np.concatenate(found).reshape(*shape, -1)
         arrays |= {"values": values[..., 0], "values_after": values[..., -1]}
     return arrays
 
 
 def _pull_back(
-    network: Network, photographs: np.ndarray, columns: Columns, **options: Any
+    network: Network,
+    photographs: np.ndarray,
+    columns: Columns,
+    show: Callable[[Arrays], None],
+    **options: Any,
 ) -> dict[str, np.ndarray]:
     """Arrays: images `[N, H, W, 3]`, pullbacks `[N, C, H, W, 3]`, logits `[N, K]`."""
-    cells = [
-        np.asarray(pullback_grid(network, image, columns.indices, at=columns.at, **options))
-        for image in with_progress(list(photographs), "Pulling each column back")
-    ]
-    return {**_common(network, photographs, columns), "pullbacks": np.stack(cells)}
+    fields = np.zeros_like(np.repeat(photographs[:, None], len(columns.indices), axis=1))
+    for number, image in enumerate(with_progress([*photographs], "Pulling each column back")):
+        fields[number] = pullback_grid(network, image, columns.indices, at=columns.at, **options)
+        show({"images": photographs, "pullbacks": fields})
+    return {**_common(network, photographs, columns), "pullbacks": fields}
 
 
 def _common(network: Network, photographs: np.ndarray, columns: Columns) -> dict[str, np.ndarray]:
@@ -216,8 +232,9 @@ def _common(network: Network, photographs: np.ndarray, columns: Columns) -> dict
 
 
 def _draw(
-    pictures: Any, path: Path, arrays: dict[str, np.ndarray], names: list[str], titles: list[str]
+    pictures: Any, path: Path, arrays: Arrays, names: list[str], columns: Sequence[str]
 ) -> None:
+    """Draw rows of photographs and cells; cells that are not computed yet are grey or unchanged."""
     rows, row_titles = [], []
     for number, name in enumerate(names):
         image = pictures.in_colour(arrays["images"][number])
@@ -231,4 +248,4 @@ def _draw(
             fields = pictures.in_colour(arrays["pullbacks"][number])
             rows.append([original, *pictures.scale(fields)])
             row_titles.append(name)
-    pictures.draw_grid(path, np.asarray(rows, np.float32), row_titles, titles)
+    pictures.draw_grid(path, np.asarray(rows, np.float32), row_titles, ["original", *columns])
