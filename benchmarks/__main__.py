@@ -43,7 +43,7 @@ def main(
         list[str] | None,
         typer.Option(
             help=f"May be repeated; {', '.join(USUAL)} if not given. There are "
-            f"{', '.join(ENVIRONMENTS)}; those with avx2 use no AVX-512."
+            f"{', '.join(ENVIRONMENTS)}; those with avx2 hold both to AVX2 where they can be."
         ),
     ] = None,
     device: Annotated[Device, typer.Option(help="Where both frameworks compute.")] = "cpu",

@@ -20,7 +20,8 @@ _TUNED = {
     "glibc.malloc.trim_threshold=17179869184:glibc.malloc.arena_max=1",
     "OMP_WAIT_POLICY": "passive",
 }
-# XLA, oneDNN, PyTorch's own kernels and MKL use no instructions beyond AVX2.
+# The code that XLA generates, oneDNN, PyTorch's own kernels and MKL use no instructions beyond
+# AVX2. YNNPACK, with which XLA computes matrix products and convolutions, cannot be held to it.
 _AVX2 = {
     "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_max_isa=AVX2".strip(),
     "ONEDNN_MAX_CPU_ISA": "AVX2",

@@ -33,6 +33,8 @@ from jax_excite.stores.source import decoded, fingerprint, open_source
 from tests.networks import Network
 from tests.unit.test_cli import CAT, run
 
+COMPILE_QUICKLY = True
+
 PREPROCESSING = Preprocessing((0.5,) * 3, (0.25,) * 3, 16, 16)
 SMALL = ("--chunk", 4, "--dtype", "float32")
 
