@@ -181,4 +181,5 @@ def _is_multiple(profile: Profile) -> bool:
     if profile.kinked or profile.samples.dtype.kind != "f":
         return False
     z, values = SAMPLES[_POINTS], profile.samples[:, _POINTS]
-    return is_same(values, values[0, -1] / z[-1] * z)
+    with np.errstate(all="ignore"):
+        return is_same(values, values[0, -1] / z[-1] * z)
