@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-
-from jax_excite.cli.console import announce
+import typer
 
 Arrays = Mapping[str, np.ndarray]
 # Drawing takes at most a tenth of the time.
@@ -37,7 +36,7 @@ def previewed(
         if begun < due:
             return
         if due < 0:
-            announce(f"The cells so far are in {path}")
+            typer.echo(f"The cells so far are in {path}", err=True)
         draw(path, arrays)
         ended = time.monotonic()
         due = ended + max(_SECONDS_BETWEEN, _TIMES_DRAWING * (ended - begun))

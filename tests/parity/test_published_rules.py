@@ -17,7 +17,6 @@ from tests.parity.test_onnx import build, export
 
 SqueezeExcitation = listings.torchvision.ops.SqueezeExcitation
 
-COMPILE_QUICKLY = True
 pytestmark = pytest.mark.usefixtures("little_memory")
 
 # The height of the images, and the form of attention.

@@ -273,30 +273,6 @@ def test_what_ends_early_leaves_the_old_files(where, name, error, code, tmp_path
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == old
 
 
-def test_a_picture_of_the_cells_so_far(tmp_path, monkeypatch):
-    """The first cell is drawn while the second is computed, which is the photograph until then."""
-    out, seen = tmp_path / "a.png", []
-    climb = grid_module().pga_grid
-
-    def look(*arguments, **options):
-        seen.append([imread(path) for path in tmp_path.glob("a.preview-*.png")])
-        return climb(*arguments, **options)
-
-    monkeypatch.setattr(grid_module(), "pga_grid", look)
-    result = run("grid", CAT, "--classes", "9,8", "--steps", 1, "--out", out)
-    assert result.exit_code == 0, result.stderr
-    assert "The cells so far are in" in result.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "a.npz"}
-    final = imread(out)
-    assert [len(pictures) for pictures in seen] == [0, 1]
-    preview = seen[1][0]
-    assert preview.shape == final.shape
-    changed = (preview != final).any((0, 2))
-    second = np.flatnonzero(changed)
-    assert 0 < len(second) <= 224
-    assert second[0] > final.shape[1] / 2  # the last column, and no other
-
-
 def test_models_are_listed():
     result = run("models")
     assert result.exit_code == 0

@@ -1,11 +1,13 @@
 """The command line with ONNX files, and with channels of a site in place of classes."""
 
+import importlib
 import json
 
 import jax
 import numpy as np
 import onnx
 import pytest
+from matplotlib.image import imread
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
@@ -243,3 +245,30 @@ def test_onnx_files_that_cannot_be_calibrated(tmp_path):
     onnx.save(model, path)
     with pytest.raises(je.WeightsError, match="not a mapping from sites to numbers"):
         _ = je.load(path).site_temperatures
+
+
+def test_a_picture_of_the_cells_so_far(tmp_path, names, monkeypatch):
+    """The first cell is drawn while the second is computed, which is the photograph until then."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    command = importlib.import_module("jax_excite.cli.grid")
+    climb, seen = command.pga_grid, []
+
+    def look(*arguments, **options):
+        seen.append([imread(path) for path in folder.glob("a.preview-*.png")])
+        return climb(*arguments, **options)
+
+    monkeypatch.setattr(command, "pga_grid", look)
+    options = ("--classes-file", names, "--classes", "cat,dog", "--steps", 1)
+    path = network(tmp_path)
+    result = run("grid", CAT, "--model", path, *options, "--out", folder / "a.png")
+    assert result.exit_code == 0, result.stderr
+    assert "The cells so far are in" in result.stderr
+    assert {path.name for path in folder.iterdir()} == {"a.png", "a.npz"}
+    final = imread(folder / "a.png")
+    assert [len(pictures) for pictures in seen] == [0, 1]
+    preview = seen[1][0]
+    assert preview.shape == final.shape
+    changed = np.flatnonzero((preview != final).any((0, 2)))
+    assert 0 < len(changed) <= 224
+    assert changed[0] > final.shape[1] - 300  # the last column, and no other
