@@ -12,23 +12,18 @@ import json
 import numpy as np
 
 from jax_excite import calibrate
+from jax_excite.data.photographs import packaged_photographs
 from jax_excite.models import MODELS
 from jax_excite.models.temperatures import FILE
 from jax_excite.weights.loading import load_model
 
-PHOTOGRAPHS = {
-    "skimage": ("data/astronaut.png", "data/chelsea.png", "data/coffee.png", "data/rocket.jpg"),
-    "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
-}
+FROM_SKLEARN = ("china.jpg", "flower.jpg")
 
 
 def main() -> None:
     """Measure, and write the file anew."""
-    photographs = [
-        str(importlib.resources.files(package) / file)
-        for package, files in PHOTOGRAPHS.items()
-        for file in files
-    ]
+    folder = importlib.resources.files("sklearn") / "datasets" / "images"
+    photographs = [*packaged_photographs(), *(str(folder / name) for name in FROM_SKLEARN)]
     measured: dict[str, dict[str, dict[str, float]]] = {}
     for name in (name for name, spec in MODELS.items() if spec.published[0].package):
         model = load_model(name)
