@@ -98,7 +98,7 @@ CHECKED = itertools.count(1)
 
 
 @settings(
-    max_examples=50,  # `python -m tests.programs` checks any number
+    max_examples=100,
     phases=[Phase.generate],
     deadline=None,
     derandomize=True,
