@@ -23,6 +23,7 @@ from .gates.silu import gated_silu
 from .gating import Gating
 from .pullbacks.calibration import calibrate, temperature_sweep
 from .pullbacks.pga import pga, pga_grid
+from .pullbacks.pga_steps import pga_steps
 from .pullbacks.pullback import pullback, pullback_grid, value_and_pullback
 from .stores import open_store
 from .transform.excite import excite, sites
@@ -55,6 +56,7 @@ __all__ = [
     "open_store",
     "pga",
     "pga_grid",
+    "pga_steps",
     "pullback",
     "pullback_grid",
     "recipes",

@@ -53,6 +53,7 @@ def core():
     yield "pullback_grid", lambda: (grid(X[0], [0, 2]), grid(X, np.tile([0, 2], (4, 1))))
     yield "pga", lambda: (on_both(jax_excite.pga), on_both(jax_excite.pga, trajectory=True))
     yield "pga_grid", lambda: jax_excite.pga_grid(NET, X, [0, 2])
+    yield "pga_steps", lambda: [*jax_excite.pga_steps(NET, X, CLASSES, jax_excite.Ascent(1))]
     yield "calibrate", lambda: (jax_excite.calibrate(NET, X), jax_excite.calibrate(NET, [X, X]))
     yield "temperature_sweep", lambda: on_both(jax_excite.temperature_sweep, [0.1, 0.3])
     yield "excite", lambda: jax.grad(lambda x: jax_excite.excite(NET)(x).sum())(X)

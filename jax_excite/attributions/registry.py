@@ -114,7 +114,7 @@ _SOFT = {
 }
 
 _SEMANTIC = {
-    "semantic_pullback": Attribution(pullback, gating=SEMANTIC),
+    "semantic_pullback": Attribution(pullback, {"gating": SEMANTIC}, gating=SEMANTIC),
     "semantic_smoothed_pullback": Attribution(
         smoothed_pullback,
         {"samples": 50, "std": 0.15, "gating": SEMANTIC},

@@ -131,7 +131,7 @@ def value_and_pullback(
         sharding=sharding,
     )
     target = request.target(c)
-    outputs, fields = request.over_rows(_value_and_pullback, target, selection=request.selection)
+    outputs, fields = request.over_rows(outputs_and_fields, target, selection=request.selection)
     return targets.bare(outputs), fields
 
 
@@ -199,7 +199,7 @@ def pullback_grid(
 
 
 @compiled("selection", "rows", "sharding")
-def _value_and_pullback(
+def outputs_and_fields(
     params: Params,
     gating: Gating,
     x: Any,
@@ -209,6 +209,8 @@ def _value_and_pullback(
     rows: Rows,
     sharding: NamedSharding | None,
 ) -> tuple[Any, Any]:
+    """The outputs of items, and the pullback of a target of each: the compiled part."""
+
     def compute(params: Params, gating: Gating, x: Any, target: Any) -> Any:
         blockwise = Blockwise(params, x, selection, fold=items.count(x) > 1)
         at_once = blockwise.rows_at_once(rows)

@@ -14,6 +14,7 @@ from jax_excite import (
     TargetError,
     pga,
     pga_grid,
+    pga_steps,
     pullback,
     recipes,
 )
@@ -280,3 +281,60 @@ def test_going_on_with_an_ascent():
 def test_a_centre_for_each_image(model, x):
     with pytest.raises(InputError, match=r"around has shape \(8, 8, 3\): give the shape of x"):
         pga(model, x, 1, around=x[0])
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("changed", "options"),
+    [
+        ({}, {}),
+        ({"steps": 0}, {}),
+        ({"radius": None, "bounds": None}, {}),
+        ({"clip": "last", "step_size": 9.0}, {}),
+        ({"clip": "never", "relative": True}, {"gating": Gating(0.7)}),
+        ({}, {"at": 1, "skip": "max_pool"}),
+    ],
+)
+def test_one_step_at_a_time(changed, options):
+    model, x = Network(), np.asarray(0.8 * images(3, dtype=np.float64))
+    ascent = dataclasses.replace(ASCENT, **changed)
+    points = list(pga_steps(model, x, 2, ascent, **options))
+    end, values = pga(model, x, 2, ascent, trajectory=True, **options)
+    assert len(points) == ascent.steps + 1
+    assert relative_error(points[-1].x - x + 1, end - x + 1) < 1e-12
+    assert relative_error(np.stack([p.value for p in points], axis=1), values) < 1e-12
+    assert relative_error(points[0].field, pullback(model, x, 2, bounds=None, **options)) < 1e-12
+    if "at" not in options:
+        assert relative_error(points[-1].outputs, model(end)) < 1e-12
+    *_, alone = pga_steps(model, x[1], 2, ascent, **options)
+    assert alone.x.shape == x[1].shape
+    assert relative_error(alone.x, points[-1].x[1]) < 1e-12
+    assert relative_error(alone.value, values[1, -1]) < 1e-12
+
+
+def test_another_number_of_steps_recompiles_nothing(x):
+    traces = []
+
+    def network(x):
+        traces.append(x.shape)
+        return jax.nn.relu(x).mean((1, 2))
+
+    for point in pga_steps(network, x, 1, dataclasses.replace(ASCENT, steps=1)):
+        assert point.x.shape == x.shape
+    before = len(traces)
+    assert len(list(pga_steps(network, x, 2, dataclasses.replace(ASCENT, steps=5)))) == 6
+    assert len(traces) == before
+
+
+def test_steps_of_low_precision_images(model, x):
+    short = jnp.asarray(x, jnp.bfloat16)
+    *_, end = pga_steps(model, short, 1, ASCENT)
+    assert end.x.dtype == jnp.bfloat16
+    assert relative_error(end.x.astype(float), pga(model, x, 1, ASCENT)) < 0.02
+
+
+def test_wrong_input_of_steps_is_named_at_once(model, x):
+    with pytest.raises(TargetError, match="99"):
+        pga_steps(model, x, 99)
+    with pytest.raises(ImageError):
+        pga_steps(model, x + 2, 1)

@@ -351,6 +351,14 @@ def test_deep_lift_inside_a_scan():
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", [name for name, each in METHODS.items() if each.gating])
+def test_a_method_with_a_gating_is_the_pullback_at_it(name, model, x):
+    """In its function as in its gating, which stores take instead of the function."""
+    bound = METHODS[name].bind(Gating(9.0, 9.0), KEY)
+    field = pullback(model, x, 1, gating=METHODS[name].gating)
+    np.testing.assert_allclose(bound(model, x, 1), field, rtol=1e-5, atol=1e-8)
+
+
 def test_methods_of_the_successor(model, x):
     bound = {
         name: METHODS[name].bind(Gating(9.0, 9.0), KEY)
