@@ -1,8 +1,9 @@
 """Messages of the commands: errors in one line, and progress, both on standard error."""
 
 import contextlib
+import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 import jax
@@ -64,23 +65,34 @@ def announce(what: str) -> None:
     typer.echo(f"{what} ...", err=True)
 
 
-def with_progress(items: Sequence[Item], what: str) -> Iterator[Item]:
+def with_progress(items: Iterable[Item], what: str, count: int | None = None) -> Iterator[Item]:
     """Yield the items with a progress bar on a terminal, and with occasional lines elsewhere.
 
     The program that the items share is compiled with the first, which the progress says.
+
+    Args:
+        items: the items.
+        what: what is done with them.
+        count: the number of items, if `items` has no length.
     """
+    total = len(items) if isinstance(items, Sized) else count
     console = Console(stderr=True)
     if console.is_terminal:
         with Progress(console=console) as progress:
-            task = progress.add_task(f"{what}, compiling first ...", total=len(items))
+            task = progress.add_task(f"{what}, compiling first ...", total=total)
             for item in items:
                 yield item
                 progress.update(task, advance=1, description=f"{what} ...")
         return
     said = -float("inf")
-    for number, item in enumerate(items, 1):
-        if time.monotonic() - said >= _SECONDS_BETWEEN_LINES:
+    given = iter(items)
+    for number in itertools.count(1):
+        if time.monotonic() - said >= _SECONDS_BETWEEN_LINES and number <= (total or number):
             compiling = ", compiling first" if number == 1 else ""
-            announce(f"{what}: {number} of {len(items)}{compiling}")
+            announce(f"{what}: {number} of {total}{compiling}")
             said = time.monotonic()
+        try:
+            item = next(given)
+        except StopIteration:
+            return
         yield item

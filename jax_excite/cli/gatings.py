@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
@@ -119,6 +120,6 @@ def with_stored_temperatures(
     return dataclasses.replace(gating, site_temperatures=network.site_temperatures)
 
 
-def options(settings: dict[str, Any]) -> str:
+def options(settings: Iterable[str]) -> str:
     """The options that set some settings."""
     return ", ".join(f"--{name.replace('_', '-')}" for name in settings)

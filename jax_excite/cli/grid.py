@@ -1,17 +1,13 @@
 """`jax-excite grid`: a class grid of photographs, as a picture and as arrays."""
 
 import dataclasses
-import enum
 import math
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
-from jax_excite.ascent import Ascent
-from jax_excite.cli.columns import At, Channel, Classes, Columns, check_columns, columns_of
+from jax_excite.cli.columns import At, Channel, Classes, check_columns, columns_of
 from jax_excite.cli.console import errors_in_one_line, with_progress
 from jax_excite.cli.gatings import (
     Recipe,
@@ -24,40 +20,34 @@ from jax_excite.cli.manifest import (
     appear_together,
     check_picture,
     describe_file,
-    describe_run,
     save_arrays,
 )
 from jax_excite.cli.networks import (
     DEFAULT_MODEL,
     ClassesFile,
     ModelName,
-    Network,
     Prepared,
     Weights,
     find_spec,
-    logits,
     open_images,
     open_network,
 )
-from jax_excite.cli.preview import Arrays, previewed
+from jax_excite.cli.preview import previewed
+from jax_excite.cli.repeating import Repeated, manifest_of, read_run
+from jax_excite.cli.runs import ASCENT, SWEEP, Run, draw, results
 from jax_excite.errors import ExciteError
 from jax_excite.gating import GATE_FUNCTIONS
-from jax_excite.pullbacks.pga import pga_grid
-from jax_excite.pullbacks.pullback import pullback_grid
 
-
-class What(enum.StrEnum):
-    """What the cells show."""
-
-    ASCENT = "ascent"
-    PULLBACK = "pullback"
+# The options that go with --from: the files, if they have moved.
+_WITH_FROM = ("out", "manifest", "model", "weights")
 
 
 def grid(
-    images: Annotated[list[Path], typer.Argument(help="Photographs.")],
+    context: typer.Context,
     out: Annotated[
         Path, typer.Option(help="PNG file to write; the arrays are written beside it, as .npz.")
     ],
+    images: Annotated[list[Path] | None, typer.Argument(help="Photographs.")] = None,
     classes: Classes = None,
     at: At = None,
     channel: Channel = None,
@@ -66,8 +56,12 @@ def grid(
     classes_file: ClassesFile = None,
     preprocessing: Prepared = None,
     what: Annotated[
-        What, typer.Option(help="Draw gradient ascents, or the pullbacks themselves.")
-    ] = What.ASCENT,
+        str,
+        typer.Option(
+            help="Draw the ascent, the pullback itself, or the map of an attribution method of "
+            "`jax-excite evaluate`."
+        ),
+    ] = ASCENT,
     recipe: RecipeName = Recipe.EXCITATION,
     temperature: Annotated[
         float | None,
@@ -97,11 +91,37 @@ def grid(
     batch_size: Annotated[
         int | None, typer.Option(help="Number of cells computed together, to limit memory.")
     ] = None,
+    stepwise: Annotated[
+        bool,
+        typer.Option(
+            help="Compute ascents one step at a time: a few cells are ready earlier, because less "
+            "is compiled; many cells take longer."
+        ),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of methods that draw random numbers.")] = 0,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Compute a run again: its .npz, or the manifest.json that the page (`jax-excite "
+            "app`) writes. Only --out goes with it, and --model and --weights if those files have "
+            "moved.",
+        ),
+    ] = None,
 ) -> None:
     """Draw ascents or pullbacks of photographs (rows) towards classes (columns)."""
     with errors_in_one_line():
-        from jax_excite import pictures
-
+        if manifest is not None:
+            others = [name for name in _given(context) if name not in _WITH_FROM]
+            if others:
+                raise ExciteError(f"--from has all settings: leave out {options(others)}")
+            moved = model if "model" in _given(context) else None
+            repeated = read_run(manifest, model=moved, weights=weights)
+            check_picture(out, repeated.images)
+            _write(out, repeated)
+            return
+        if not images:
+            raise ExciteError("there are no photographs: give at least one, or --from")
         check_picture(out, images)
         check_columns(classes, at, channel)
         settings = {"temperature": temperature, "pool_temperature": pool_temperature, "gate": gate}
@@ -112,45 +132,60 @@ def grid(
         )
         if batch_size is not None and batch_size < 1:
             raise ExciteError(f"--batch-size is {batch_size}: give a number of at least 1")
+        if what == SWEEP:
+            raise ExciteError("--what is sweep: use the command `jax-excite sweep`")
+        if stepwise and batch_size is not None:
+            raise ExciteError("--stepwise computes one cell at a time: leave out --batch-size")
         path, network = open_network(model, weights, classes_file, preprocessing)
         given = temperature, pool_temperature
-        gating = with_stored_temperatures(gating, spec, network, recipe, *given)
-        columns = columns_of(network.class_names, classes, at, channel)
-        photographs = open_images(network, images)
+        run = Run(
+            what=what,
+            recipe=recipe,
+            gating=with_stored_temperatures(gating, spec, network, recipe, *given),
+            columns=columns_of(network.class_names, classes, at, channel),
+            ascent=ascent if what == ASCENT else None,
+            skip=tuple(skip or ()),
+            batch_size=batch_size,
+            stepwise=stepwise,
+            seed=seed,
+        )
+        _write(out, Repeated(run, model, path, network, images))
 
-        def draw(path: Path, arrays: Arrays) -> None:
-            _draw(pictures, path, arrays, [path.stem for path in images], columns.names)
 
-        with (
-            appear_together(out, out.with_suffix(".npz")) as (picture, archive),
-            previewed(out, draw) as show,
-        ):
-            manifest = {
-                "what": what,
-                "recipe": recipe,
-                "gating": dataclasses.asdict(gating),
-                "ascent": dataclasses.asdict(ascent) if what is What.ASCENT else None,
-                "skip": skip or [],
-                "model": model,
-                "weights": describe_file(path),
-                "preprocessing": dataclasses.asdict(network.preprocessing),
-                "images": [describe_file(path) for path in images],
-                "at": at,
-                "classes": columns.described(),
-                **describe_run(),
-            }
-            options = {"gating": gating, "skip": skip or (), "batch_size": batch_size}
-            if what is What.ASCENT:
-                arrays = _climb(network, photographs, columns, ascent, show, **options)
-            else:
-                arrays = _pull_back(network, photographs, columns, show, **options)
-            draw(picture, arrays)
-            save_arrays(archive, arrays, manifest)
-        typer.echo(f"{out}\n{out.with_suffix('.npz')}")
+def _given(context: typer.Context) -> list[str]:
+    """The parameters that the user gives, in the order of the alphabet."""
+    sources = {name: context.get_parameter_source(name) for name in sorted(context.params)}
+    return [name for name, source in sources.items() if source and source.name != "DEFAULT"]
+
+
+def _write(out: Path, repeated: Repeated) -> None:
+    """Compute a run; write its picture, and its arrays with the manifest."""
+    run, network, images = repeated.run, repeated.network, repeated.images
+    photographs = open_images(network, images)
+    names, titles = [path.stem for path in images], run.column_titles()
+
+    def show(path: Path, arrays: Any) -> None:
+        draw(path, arrays, names, titles)
+
+    with (
+        appear_together(out, out.with_suffix(".npz")) as (picture, archive),
+        previewed(out, show) as preview,
+    ):
+        manifest = manifest_of(run, repeated.model, network, describe_file(repeated.weights))
+        manifest["images"] = [describe_file(path) for path in images]
+        arrays = {}
+        doing = "Climbing towards each column" if run.what == ASCENT else "Explaining each column"
+        parts = results(network, photographs, run)
+        for part in with_progress(parts, doing, run.parts(len(photographs))):
+            arrays = part.arrays
+            preview(arrays)
+        show(picture, arrays)
+        save_arrays(archive, arrays, manifest)
+    typer.echo(f"{out}\n{out.with_suffix('.npz')}")
 
 
 def _ascent(
-    what: What, *, steps: int | None, step_size: float | None, radius: str | None
+    what: str, *, steps: int | None, step_size: float | None, radius: str | None
 ) -> dict[str, Any]:
     """The settings of ascent that the caller gives, checked before anything is loaded."""
     given: dict[str, Any] = {"steps": steps, "step_size": step_size}
@@ -160,8 +195,8 @@ def _ascent(
         if not size > 0:
             raise ExciteError(f"--radius is {radius}: give a positive number, or none")
         settings["radius"] = None if size == math.inf else size
-    if what is What.PULLBACK and settings:
-        raise ExciteError(f"--what pullback makes no ascent: leave out {options(settings)}")
+    if what != ASCENT and settings:
+        raise ExciteError(f"--what {what} makes no ascent: leave out {options(settings)}")
     if settings.get("steps", 0) < 0:
         raise ExciteError(f"--steps is {steps}: give a number of at least 0")
     if not math.isfinite(settings.get("step_size", 0)):
@@ -174,78 +209,3 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
-
-
-def _climb(
-    network: Network,
-    photographs: np.ndarray,
-    columns: Columns,
-    ascent: Ascent,
-    show: Callable[[Arrays], None],
-    batch_size: int | None,
-    **options: Any,
-) -> dict[str, np.ndarray]:
-    """Arrays: images `[N, H, W, 3]`, perturbed `[N, C, H, W, 3]`, and what they make of logits.
-
-    Cells are computed one at a time, so that progress is visible, unless `batch_size` is given.
-    """
-    options = {**options, "at": columns.at, "batch_size": batch_size, "trajectory": True}
-    at_once = [[i] for i in columns.indices] if batch_size is None else [columns.indices]
-    jobs = [(image, indices) for image in photographs for indices in at_once]
-    shape = len(photographs), len(columns.indices)
-    cells = np.repeat(photographs, shape[1], axis=0)
-    perturbed = cells.reshape(*shape, *photographs.shape[1:])
-    found, done = [], 0
-    for image, indices in with_progress(jobs, "Climbing towards each column"):
-        climbed, values = pga_grid(network, image, indices, ascent, **options)
-        cells[done : done + len(indices)] = climbed
-        found.append(np.asarray(values))
-        done += len(indices)
-        show({"images": photographs, "perturbed": perturbed})
-    arrays = {**_common(network, photographs, columns), "perturbed": perturbed}
-    if columns.at is None:
-        arrays["logits_after"] = np.stack([logits(network, row) for row in perturbed])
-    else:
-        values = np.concatenate(found).reshape(*shape, -1)
-        arrays |= {"values": values[..., 0], "values_after": values[..., -1]}
-    return arrays
-
-
-def _pull_back(
-    network: Network,
-    photographs: np.ndarray,
-    columns: Columns,
-    show: Callable[[Arrays], None],
-    **options: Any,
-) -> dict[str, np.ndarray]:
-    """Arrays: images `[N, H, W, 3]`, pullbacks `[N, C, H, W, 3]`, logits `[N, K]`."""
-    fields = np.zeros_like(np.repeat(photographs[:, None], len(columns.indices), axis=1))
-    for number, image in enumerate(with_progress([*photographs], "Pulling each column back")):
-        fields[number] = pullback_grid(network, image, columns.indices, at=columns.at, **options)
-        show({"images": photographs, "pullbacks": fields})
-    return {**_common(network, photographs, columns), "pullbacks": fields}
-
-
-def _common(network: Network, photographs: np.ndarray, columns: Columns) -> dict[str, np.ndarray]:
-    arrays = {"images": photographs, "classes": np.asarray(columns.indices)}
-    return arrays if columns.at else {**arrays, "logits": logits(network, photographs)}
-
-
-def _draw(
-    pictures: Any, path: Path, arrays: Arrays, names: list[str], columns: Sequence[str]
-) -> None:
-    """Draw rows of photographs and cells; cells that are not computed yet are grey or unchanged."""
-    rows, row_titles = [], []
-    for number, name in enumerate(names):
-        image = pictures.in_colour(arrays["images"][number])
-        original = (image + 1) / 2
-        if "perturbed" in arrays:
-            perturbed = pictures.in_colour(arrays["perturbed"][number])
-            rows.append([original, *((perturbed + 1) / 2).clip(0, 1)])
-            rows.append([original, *pictures.scale(perturbed - image)])
-            row_titles += [name, f"{name}\ndifference"]
-        else:
-            fields = pictures.in_colour(arrays["pullbacks"][number])
-            rows.append([original, *pictures.scale(fields)])
-            row_titles.append(name)
-    pictures.draw_grid(path, np.asarray(rows, np.float32), row_titles, ["original", *columns])

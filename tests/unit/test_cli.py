@@ -16,7 +16,7 @@ from matplotlib.image import imread
 from typer.testing import CliRunner
 
 from jax_excite import Ascent, Gating, load, load_images, pga_grid, pictures, pullback_grid
-from jax_excite.cli import COMMANDS, app, manifest
+from jax_excite.cli import COMMANDS, app, manifest, runs
 from jax_excite.cli.demo import CLASSES, PHOTOGRAPHS
 from jax_excite.models import MODELS
 from jax_excite.weights.files import describe, write
@@ -67,10 +67,6 @@ def offline(monkeypatch):
 def logits(model, x):
     """The logits; compiled as a whole, as single operations take longer."""
     return model(x)
-
-
-def grid_module():
-    return importlib.import_module("jax_excite.cli.grid")
 
 
 @pytest.mark.usefixtures("offline")
@@ -255,7 +251,7 @@ def test_a_photograph_is_never_overwritten(tmp_path):
 @pytest.mark.parametrize(
     ("where", "name", "error", "code"),
     [
-        (grid_module, "pga_grid", KeyboardInterrupt(), 130),
+        (lambda: runs, "pga_grid", KeyboardInterrupt(), 130),
         (lambda: pictures, "draw_grid", RuntimeError("a bug"), 1),
         (lambda: manifest.np, "savez_compressed", OSError(28, "No space left"), 2),
     ],

@@ -1,6 +1,5 @@
 """The command line with ONNX files, and with channels of a site in place of classes."""
 
-import importlib
 import json
 
 import jax
@@ -13,6 +12,7 @@ from PIL import Image
 
 import jax_excite as je
 from jax_excite import recipes
+from jax_excite.cli import runs
 from jax_excite.data.photographs import packaged_photographs
 from jax_excite.data.preprocessing import IMAGENET, Preprocessing
 from jax_excite.onnx.network import TEMPERATURES
@@ -107,9 +107,8 @@ def test_channels_of_a_site(tmp_path):
         else:
             wanted, values = je.pga_grid(model, x, [3, 0], at=0, trajectory=True)
             np.testing.assert_allclose(arrays["perturbed"], wanted, rtol=1e-3, atol=1e-4)
-            np.testing.assert_allclose(arrays["values"], values[..., 0], rtol=1e-3)
-            np.testing.assert_allclose(arrays["values_after"], values[..., -1], rtol=1e-3)
-            assert (arrays["values_after"] > arrays["values"]).all()
+            np.testing.assert_allclose(arrays["trajectory"], values, rtol=1e-3)
+            assert (values[..., -1] > values[..., 0]).all()
     result = run("sweep", CAT, "--model", path, *at[:3], "3", "--out", out)
     assert result.exit_code == 0, result.stderr
     _, arrays = arrays_of(out.with_suffix(".npz"))
@@ -251,14 +250,13 @@ def test_a_picture_of_the_cells_so_far(tmp_path, names, monkeypatch):
     """The first cell is drawn while the second is computed, which is the photograph until then."""
     folder = tmp_path / "pictures"
     folder.mkdir()
-    command = importlib.import_module("jax_excite.cli.grid")
-    climb, seen = command.pga_grid, []
+    climb, seen = runs.pga_grid, []
 
     def look(*arguments, **options):
         seen.append([imread(path) for path in folder.glob("a.preview-*.png")])
         return climb(*arguments, **options)
 
-    monkeypatch.setattr(command, "pga_grid", look)
+    monkeypatch.setattr(runs, "pga_grid", look)
     options = ("--classes-file", names, "--classes", "cat,dog", "--steps", 1)
     path = network(tmp_path)
     result = run("grid", CAT, "--model", path, *options, "--out", folder / "a.png")
