@@ -4,12 +4,15 @@ BIN := .venv/bin
 # Two runs at once set up one after the other, where flock is there to see to it.
 LOCK := $(shell command -v flock > /dev/null && echo flock .venv.lock)
 
-.PHONY: demo test parity bench check clean
+.PHONY: demo app test parity bench check clean
 
 demo: .venv/demo.stamp
 	$(BIN)/jax-excite demo --out out
 
-test: .venv/test.stamp
+app: .venv/app.stamp
+	$(BIN)/jax-excite app
+
+test: .venv/test.stamp .venv/browser.stamp
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 15
 
 parity: .venv/test.stamp
@@ -29,6 +32,9 @@ clean:
 .venv/demo.stamp: pyproject.toml
 	$(LOCK) sh -ec '$(PYTHON) -m venv .venv; $(BIN)/pip install --quiet --editable ".[demo]"; touch $@'
 
+.venv/app.stamp: pyproject.toml
+	$(LOCK) sh -ec '$(PYTHON) -m venv .venv; $(BIN)/pip install --quiet --editable ".[app]"; touch $@'
+
 # torchvision wants a PyTorch with CUDA libraries on some systems; its Python code does without.
 # Quantus wants OpenCV with its windows, and old versions of much else; it does with the headless one.
 # Of rapidocr-onnxruntime only the ONNX files are used, and of timm one network.
@@ -36,3 +42,12 @@ clean:
 	$(LOCK) sh -ec '$(PYTHON) -m venv .venv; $(BIN)/pip install --quiet --editable ".[test]"; \
 		$(BIN)/pip install --quiet --no-deps torchvision==0.28.0 quantus==0.6.0 \
 			timm==1.0.31 rapidocr-onnxruntime==1.4.4; touch $@'
+
+# The tests of the page use Chromium. It is installed where that is possible (Debian, as root);
+# where there is none, the tests are skipped by name.
+.venv/browser.stamp: .venv/test.stamp
+	@command -v chromium > /dev/null || command -v google-chrome > /dev/null || \
+		{ [ "$$(id -u)" = 0 ] && apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+		apt-get install -qq -y --no-install-recommends chromium; } > /dev/null 2>&1 || \
+		echo "There is no Chromium: the tests of the page will be skipped."
+	@touch $@

@@ -23,6 +23,7 @@ from jax_excite.errors import ImageError
 from jax_excite.replacing import replacing
 from jax_excite.typing import AnyArray
 
+Mode = Literal["cell", "row", "global"]
 _Align = Literal["left", "center", "right"]
 
 # Lengths in pixels. The figures have 72 dots per inch, so a point is a pixel.
@@ -43,7 +44,7 @@ _NEGATIVE = (0.05, 0.25, 0.95)
 
 
 def scale(
-    cells: Float[AnyArray, "*N H W C"], mode: Literal["cell", "row", "global"] = "cell"
+    cells: Float[AnyArray, "*N H W C"], mode: Mode = "cell"
 ) -> Float32[np.ndarray, "*N H W C"]:
     """Scale signed fields to [0, 1] for display, from their minimum to their maximum.
 
@@ -61,11 +62,7 @@ def scale(
     Raises:
         ImageError: the fields have a different shape, or are not finite.
     """
-    shared = {"cell": 3, "row": 4, "global": np.ndim(cells)}
-    if mode not in shared:
-        raise ImageError(f"mode is {mode!r}: give one of {', '.join(shared)}")
-    fields = _finite(cells, at_least=4 if mode == "row" else 3)
-    axes = tuple(range(-shared[mode], 0))
+    fields, axes = _shared(cells, mode)
     low, high = fields.min(axes, keepdims=True), fields.max(axes, keepdims=True)
     flat = high == low
     unit = (fields - low) / np.where(flat, 1, high - low)
@@ -77,46 +74,52 @@ def in_colour(images: Float[AnyArray, "*N H W C"]) -> Float[AnyArray, "*N H W D"
     return np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
 
 
-def heat_map(field: Float[AnyArray, "*N H W C"]) -> Float32[np.ndarray, "*N H W"]:
+def heat_map(
+    field: Float[AnyArray, "*N H W C"], mode: Mode = "cell"
+) -> Float32[np.ndarray, "*N H W"]:
     """Sum a signed field over its channels, for a colour map that diverges from zero.
 
     Args:
-        field: finite fields `[..., H, W, 3]`.
+        field: finite fields `[..., H, W, 3]`; for "row", `[..., C, H, W, 3]`.
+        mode: which maps share one range, as for `scale`.
 
     Returns:
-        A float32 array `[..., H, W]` in [-1, 1]. The greatest magnitude of each map is 1, and zero
-        stays zero. A map that is zero everywhere is not changed.
+        A float32 array `[..., H, W]` in [-1, 1]. The greatest magnitude of each range is 1, and
+        zero stays zero. A map that is zero everywhere is not changed.
 
     Raises:
         ImageError: the fields have a different shape, or are not finite.
     """
-    total = _finite(field, at_least=3).sum(-1)
-    peak = np.abs(total).max((-2, -1), keepdims=True)
-    return (total / np.where(peak == 0, 1, peak)).astype(np.float32)
+    fields, axes = _shared(field, mode)
+    total = fields.sum(-1, keepdims=True)
+    peak = np.abs(total).max(axes, keepdims=True)
+    return (total / np.where(peak == 0, 1, peak))[..., 0].astype(np.float32)
 
 
 def overlay_heat_map(
-    image: Float[AnyArray, "*#N H W C"], field: Float[AnyArray, "*#N H W C"]
+    image: Float[AnyArray, "*#N H W C"], field: Float[AnyArray, "*#N H W C"], mode: Mode = "cell"
 ) -> Float32[np.ndarray, "*#N H W C"]:
     """Colour an image by the heat map of a field: red where positive, blue where negative.
 
     Args:
         image: images `[..., H, W, 3]` in [-1, 1].
         field: fields whose shape broadcasts with that of `image`.
+        mode: which fields share one range, as for `scale`.
 
     Returns:
         A float32 array `[..., H, W, 3]` in [0, 1]. The opacity of the colour over the grey image
-        increases with the magnitude; the greatest 0.5 % of a map are fully opaque.
+        increases with the magnitude; the greatest 0.5 % of a range are fully opaque.
 
     Raises:
         ImageError: the images or fields have a different shape, or are not finite.
     """
     grey = (_finite(image, at_least=3).mean(-1, keepdims=True).clip(-1, 1) + 1) / 2
-    heat = heat_map(field)
-    colour = np.where(heat[..., None] > 0, _POSITIVE, _NEGATIVE)
+    heat = heat_map(field, mode)[..., None]
+    colour = np.where(heat > 0, _POSITIVE, _NEGATIVE)
     magnitude = np.abs(heat)
-    full = np.quantile(magnitude, _OPAQUE, axis=(-2, -1), keepdims=True)
-    opacity = (magnitude / np.where(full == 0, 1, full)).clip(0, 1)[..., None]
+    _, axes = _shared(field, mode)
+    full = np.quantile(magnitude, _OPAQUE, axis=axes, keepdims=True)
+    opacity = (magnitude / np.where(full == 0, 1, full)).clip(0, 1)
     return ((1 - opacity) * grey + opacity * colour).astype(np.float32)
 
 
@@ -207,6 +210,15 @@ class _Paper:
         """The sheet with its text: uint8 `[height, width, 3]`."""
         self.canvas.draw()
         return np.array(self.canvas.buffer_rgba())[..., :3]
+
+
+def _shared(fields: AnyArray, mode: Mode) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Checked fields `[..., H, W, 3]`, and the axes of those that share one range."""
+    shared = {"cell": 3, "row": 4, "global": np.ndim(fields)}
+    if mode not in shared:
+        raise ImageError(f"mode is {mode!r}: give one of {', '.join(shared)}")
+    values = _finite(fields, at_least=4 if mode == "row" else 3)
+    return values, tuple(range(-shared[mode], 0))
 
 
 def _finite(fields: AnyArray, at_least: int) -> np.ndarray:

@@ -15,42 +15,43 @@ from jax_excite.cli.entry import run
 # The commands, each with its module and the first line of its help, so that the list of commands
 # does not wait for JAX.
 COMMANDS = {
-    "demo": ("demo", "Explain EfficientNet-Lite0 on three photographs, offline: out/demo.png."),
+    "demo": ("cli.demo", "Explain EfficientNet-Lite0 on three photographs, offline: out/demo.png."),
+    "app": ("app.command", "Explore networks and photographs on a page in the browser, offline."),
     "grid": (
-        "grid",
+        "cli.grid",
         "Draw ascents or pullbacks of photographs (rows) towards classes (columns).",
     ),
     "figures": (
-        "figures",
+        "cli.figures",
         "Draw the paper's Figures 1 to 4 for a network, and write a manifest beside each.",
     ),
     "sweep": (
-        "sweep",
+        "cli.sweep",
         "Draw photographs (rows) and pullbacks at several temperatures (columns).",
     ),
     "calibrate": (
-        "calibrate",
+        "cli.calibrate",
         "Measure the spread of each site, and write weights with temperatures derived from it.",
     ),
-    "sanity": ("sanity", "Check the method on a photograph; exits with 3 if a check fails."),
+    "sanity": ("cli.sanity", "Check the method on a photograph; exits with 3 if a check fails."),
     "evaluate": (
-        "evaluate",
+        "cli.evaluate",
         "Compare attribution methods by several metrics; resumes where a killed run stopped.",
     ),
     "attribute": (
-        "attribute",
+        "cli.attribute",
         "Compute attributions of all images of a source; resumes where a killed run stopped.",
     ),
     "status": (
-        "stores",
+        "cli.stores",
         "Show the progress of a store, the skipped images, and the parts that are being written.",
     ),
     "view": (
-        "stores",
+        "cli.stores",
         "Draw a selection of a store: one row per image, one column per method and target.",
     ),
     "models": (
-        "models",
+        "cli.models",
         "List the models, their size, recommended temperature and pretrained weights.",
     ),
 }
@@ -79,7 +80,7 @@ def _load(name: Any) -> Any:
     from jax_excite.cli.console import keep_compiled_programs
 
     keep_compiled_programs()
-    module = importlib.import_module(f"jax_excite.cli.{COMMANDS[name][0]}")
+    module = importlib.import_module(f"jax_excite.{COMMANDS[name][0]}")
     command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     command.command(name)(getattr(module, name))
     return typer.main.get_command(command)

@@ -21,6 +21,7 @@ _EXTRAS = {
     "array_record": "data",
     "importlib_resources": "data",
     "matplotlib": "viz",
+    "nicegui": "app",
     "grain": "store",
     "pyarrow": "parquet",
     "skimage": "demo",

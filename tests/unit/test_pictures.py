@@ -83,6 +83,19 @@ def test_heat_map_is_the_signed_sum_with_zero_kept():
     np.testing.assert_array_equal(heat_map(-field), -heat)
 
 
+def test_heat_maps_that_share_a_range():
+    field = fields(2, 3, 4, 5, 3)
+    field[1, 2] *= 100
+    row, together = heat_map(field, "row"), heat_map(field, "global")
+    np.testing.assert_array_equal(np.abs(row).max((1, 2, 3)), 1)
+    np.testing.assert_allclose(row[0] / np.abs(row[0]).max(), heat_map(field[0], "row"), rtol=1e-6)
+    assert np.abs(together[1]).max() == 1 > 10 * np.abs(together[0]).max()
+    image = np.zeros_like(field)
+    overlaid = overlay_heat_map(image, field, "global")
+    np.testing.assert_allclose(overlaid[1, 2], overlay_heat_map(image[0, 0], field[1, 2]), atol=0.6)
+    assert np.abs(overlaid[0] - 0.5).max() < 0.2 < np.abs(overlaid[1, 2] - 0.5).max()
+
+
 def test_heat_map_of_nothing_is_zero():
     np.testing.assert_array_equal(heat_map(np.zeros((4, 5, 3))), np.zeros((4, 5)))
 

@@ -1,0 +1,164 @@
+"""The pictures of an answer on the page: one view for each network."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from nicegui import ui
+
+from jax_excite.app.answer import Part, data_url, views
+from jax_excite.cli.runs import Run
+from jax_excite.pictures import Mode
+from jax_excite.typing import AnyArray
+
+_GREY = "#7a7a7a"  # readable on light and on dark
+_MODES = {"cell": "Scale each picture by itself", "row": "Scale all pictures alike"}
+
+
+class Shown:
+    """The results of one network: one large picture over the photograph, and all in small.
+
+    Args:
+        model: the name of the network.
+        run: what is computed.
+    """
+
+    def __init__(self, model: str, run: Run):
+        self._model, self._run, self._titles = model, run, run.column_titles()
+        self._column, self._followed = 0, True
+        self._mode: Mode = "cell"
+        self._arrays: Mapping[str, np.ndarray] | None = None
+        with ui.element("section").classes("je-section je-answer"):
+            with ui.element("h2"):
+                ui.label(model)
+            self._caption = ui.label()
+            with ui.element("div").classes("je-stage"):
+                self._below = picture("the photograph")
+                self._above = picture("the result").classes("je-above")
+            cover = ui.slider(min=0, max=100, value=0, on_change=lambda e: self._wipe(e.value))
+            cover.props('aria-label="How much the photograph covers, in percent"')
+            self._view = ui.toggle([], on_change=self._redraw).props("no-caps dense")
+            self._scaling = ui.toggle(_MODES, value="cell", on_change=self._redraw)
+            self._scaling.props("no-caps dense")
+            self._scaling.set_visibility(len(self._titles) > 1)
+            self._small = self._thumbnails()
+            self._chart = _chart(self._titles, run) if run.ascent is not None else None
+
+    async def show(self, part: Part) -> None:
+        """Show a part of the answer."""
+        self._arrays, column = part.progress.arrays, part.progress.column
+        if self._followed:
+            self._column = column
+        await self._draw([column])
+        self._plot(part.curves)
+
+    async def finish(self) -> None:
+        """Show all pictures of the complete answer."""
+        await self._draw(range(len(self._titles)))
+
+    async def _redraw(self) -> None:
+        if self._arrays is not None:
+            await self._draw(range(len(self._titles)))
+
+    async def _draw(self, columns: Sequence[int]) -> None:
+        """Draw the large picture, and the small ones of some columns."""
+        assert self._arrays is not None
+        names = list(await self._views(self._column))
+        if list(self._view.options) != names:
+            self._view.set_options(names, value=names[1])
+        shown = self._view.value
+        large = await self._views(self._column)
+        title = self._titles[self._column]
+        self._caption.set_text(f"{shown.capitalize()}: {title}")
+        await _set(self._below, large["original"], f"the photograph, for {self._model}")
+        await _set(self._above, large[shown], f"{shown} for {title}, by {self._model}")
+        for column in columns if self._small else ():
+            small = await self._views(column)
+            text = f"{shown} for {self._titles[column]}"
+            await _set(self._small[column], small[shown], text)
+
+    async def _views(self, column: int) -> dict[str, AnyArray]:
+        assert self._arrays is not None
+        mode: Any = self._scaling.value
+        return await asyncio.to_thread(views, self._arrays, column, mode)
+
+    def _thumbnails(self) -> list[ui.element]:
+        if len(self._titles) < 2:
+            return []
+        found = []
+        with ui.row().classes("je-thumbnails"):
+            for column, title in enumerate(self._titles):
+                button = ui.button(on_click=lambda _, column=column: self._choose(column))
+                button.props("flat dense no-caps padding=none stack")
+                with button:
+                    found.append(picture(f"nothing yet for {title}").classes("je-small"))
+                    ui.label(title).classes("je-name")
+        return found
+
+    async def _choose(self, column: int) -> None:
+        self._column, self._followed = column, False
+        await self._redraw()
+
+    def _wipe(self, percent: float | None) -> None:
+        self._above.style(f"clip-path: inset(0 0 0 {percent or 0}%)")
+
+    def _plot(self, curves: Sequence[Sequence[float]]) -> None:
+        if self._chart is None:
+            return
+        for series, curve in zip(self._chart.options["series"], curves, strict=True):
+            series["data"] = [float(f"{value:.4g}") for value in curve]
+        self._chart.update()
+        ends = [
+            f"{title}: from {curve[0]:.3g} to {curve[-1]:.3g} after {len(curve) - 1} steps"
+            for title, curve in zip(self._titles, curves, strict=True)
+            if curve
+        ]
+        self._chart.props["aria-label"] = f"{_what(self._run)}. {'; '.join(ends)}"
+
+
+def picture(alt: str) -> ui.element:
+    """An image with a text alternative, without content yet."""
+    image = ui.element("img")
+    image.props["alt"] = alt
+    return image
+
+
+async def _set(image: ui.element, pixels: AnyArray, alt: str) -> None:
+    image.props["src"] = await asyncio.to_thread(data_url, pixels)
+    image.props["alt"] = alt
+    image.update()
+
+
+def _what(run: Run) -> str:
+    return "Probability of each class" if run.columns.at is None else "Activation of each channel"
+
+
+def _chart(titles: Sequence[str], run: Run) -> ui.echart:
+    """A plot of a curve for each column over the steps of an ascent."""
+    assert run.ascent is not None
+    range_of: dict[str, Any] = {"min": 0, "max": 1} if run.columns.at is None else {}
+    options = {
+        "animation": False,
+        "textStyle": {"color": _GREY},
+        "legend": {"type": "scroll", "top": 0, "textStyle": {"color": _GREY}},
+        "grid": {"left": 48, "right": 16, "top": 64, "bottom": 40},
+        "xAxis": {
+            "type": "category",
+            "name": "step",
+            "nameLocation": "middle",
+            "nameGap": 26,
+            "data": list(range(run.ascent.steps + 1)),
+        },
+        "yAxis": {
+            "type": "value",
+            "name": _what(run),
+            "nameTextStyle": {"align": "left"},
+            **range_of,
+        },
+        "series": [{"name": title, "type": "line", "data": []} for title in titles],
+    }
+    chart = ui.echart(options).classes("je-chart")
+    chart.props["role"] = "img"
+    chart.props["aria-label"] = _what(run)
+    return chart
