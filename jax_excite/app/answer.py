@@ -202,7 +202,7 @@ def archive(answer: Answer) -> bytes:
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(file, "w") as whole:
         for opened, run, arrays in zip(answer.opened, answer.runs, answer.arrays, strict=True):
             alone = len(answer.opened) == 1
-            place = Path(folder) if alone else Path(folder, Path(opened.model).stem)
+            place = Path(folder) if alone else Path(folder, opened.name)
             place.mkdir(exist_ok=True)
             photograph = place / f"photograph{answer.question.photograph.suffix}"
             photograph.write_bytes(answer.question.photograph.data)

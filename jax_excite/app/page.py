@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,7 @@ class Page:
 
     async def _follow(self, work: Callable[[], Iterator[Any]], wait: float) -> None:
         await asyncio.sleep(wait)
+        self._begun = time.monotonic()
         job = self._job = self._turns.ask(work)
         shown: dict[int, Shown] = {}
         try:
@@ -156,10 +158,11 @@ class Page:
                 self._download.enable()
                 for each in shown.values():
                     await each.finish()
-                self._say("Done.")
+                self._say(f"Done in {time.monotonic() - self._begun:.1f} s.")
             case bytes():
-                ui.download.content(event, "jax-excite.zip")
-                self._say("Done.")
+                with self._results:
+                    ui.download.content(event, "jax-excite.zip")
+                self._say("The files are in jax-excite.zip.")
 
     async def _show(self, part: Part, shown: dict[int, Shown]) -> None:
         if not shown:

@@ -8,8 +8,8 @@ import numpy as np
 from nicegui import ui
 
 from jax_excite.app.answer import Part, data_url, views
+from jax_excite.app.slider import Slider
 from jax_excite.cli.runs import Run
-from jax_excite.pictures import Mode
 from jax_excite.typing import AnyArray
 
 _GREY = "#7a7a7a"  # readable on light and on dark
@@ -27,8 +27,8 @@ class Shown:
     def __init__(self, model: str, run: Run):
         self._model, self._run, self._titles = model, run, run.column_titles()
         self._column, self._followed = 0, True
-        self._mode: Mode = "cell"
         self._arrays: Mapping[str, np.ndarray] | None = None
+        self._curves: Sequence[Sequence[float]] = ()
         with ui.element("section").classes("je-section je-answer"):
             with ui.element("h2"):
                 ui.label(model)
@@ -36,8 +36,13 @@ class Shown:
             with ui.element("div").classes("je-stage"):
                 self._below = picture("the photograph")
                 self._above = picture("the result").classes("je-above")
-            cover = ui.slider(min=0, max=100, value=0, on_change=lambda e: self._wipe(e.value))
-            cover.props('aria-label="How much the photograph covers, in percent"')
+            self._cover = Slider(
+                "How much the photograph covers, in percent",
+                high=100,
+                step=1,
+                value=0,
+                moved=self._wipe,
+            )
             self._view = ui.toggle([], on_change=self._redraw).props("no-caps dense")
             self._scaling = ui.toggle(_MODES, value="cell", on_change=self._redraw)
             self._scaling.props("no-caps dense")
@@ -50,12 +55,14 @@ class Shown:
         self._arrays, column = part.progress.arrays, part.progress.column
         if self._followed:
             self._column = column
+        self._curves = part.curves
         await self._draw([column])
-        self._plot(part.curves)
+        self._plot()
 
     async def finish(self) -> None:
         """Show all pictures of the complete answer."""
         await self._draw(range(len(self._titles)))
+        self._plot()
 
     async def _redraw(self) -> None:
         if self._arrays is not None:
@@ -100,18 +107,18 @@ class Shown:
         self._column, self._followed = column, False
         await self._redraw()
 
-    def _wipe(self, percent: float | None) -> None:
-        self._above.style(f"clip-path: inset(0 0 0 {percent or 0}%)")
+    def _wipe(self) -> None:
+        self._above.style(f"clip-path: inset(0 0 0 {self._cover.value}%)")
 
-    def _plot(self, curves: Sequence[Sequence[float]]) -> None:
+    def _plot(self) -> None:
         if self._chart is None:
             return
-        for series, curve in zip(self._chart.options["series"], curves, strict=True):
+        for series, curve in zip(self._chart.options["series"], self._curves, strict=True):
             series["data"] = [float(f"{value:.4g}") for value in curve]
         self._chart.update()
         ends = [
             f"{title}: from {curve[0]:.3g} to {curve[-1]:.3g} after {len(curve) - 1} steps"
-            for title, curve in zip(self._titles, curves, strict=True)
+            for title, curve in zip(self._titles, self._curves, strict=True)
             if curve
         ]
         self._chart.props["aria-label"] = f"{_what(self._run)}. {'; '.join(ends)}"
