@@ -60,14 +60,14 @@ class Photograph:
 
 
 def _decoded(data: bytes, name: str) -> Image.Image:
-    with decoding(name):
+    with decoding(name, MAX_PIXELS):
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(
             f"{name} has {image.width} x {image.height} pixels: give a photograph of at most "
             f"{MAX_PIXELS / 1e6:.0f} million pixels"
         )
-    with decoding(name):
+    with decoding(name, MAX_PIXELS):
         image.load()
     to_rgb(image, name)
     return image

@@ -219,8 +219,13 @@ def _orientation(image: Image.Image) -> Any:
 
 
 @contextlib.contextmanager
-def decoding(name: str) -> Iterator[None]:
-    """A context in which Pillow reads `name`: what it raises becomes one `ImageError`."""
+def decoding(name: str, at_most: int | None = None) -> Iterator[None]:
+    """A context in which Pillow reads `name`: what it raises becomes one `ImageError`.
+
+    Args:
+        name: what messages call the image.
+        at_most: the number of pixels that the message allows, if it is less than Pillow's limit.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -230,7 +235,7 @@ def decoding(name: str) -> Iterator[None]:
         why = "unknown format" if isinstance(error, UnidentifiedImageError) else error
         raise ImageError(
             f"{name} cannot be read as an image ({why}): give an undamaged file in one of the "
-            f"formats {', '.join(FORMATS)}, of at most {Image.MAX_IMAGE_PIXELS} pixels"
+            f"formats {', '.join(FORMATS)}, of at most {at_most or Image.MAX_IMAGE_PIXELS} pixels"
         ) from error
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax import export
 from jax.core import Tracer
 from jax.sharding import SingleDeviceSharding
@@ -33,8 +34,10 @@ class Compiled:
 
     def __call__(self, params: Any, *args: Any, **settings: Any) -> Any:
         """Call the function."""
-        is_kept = is_known(params) and _are_on_default_device((params, args, settings))
-        return (self._kept if is_kept else self._plain)(params, *args, **settings)
+        if not is_known(params) or not _are_on_default_device((params, args, settings)):
+            return self._plain(params, *args, **settings)
+        args, settings = jax.tree.map(_committed, (args, settings))
+        return self._kept(params, *args, **settings)
 
 
 def compiled(*static_argnames: str) -> Callable[[Callable[..., Any]], Compiled]:
@@ -72,6 +75,17 @@ def _by_kept_program(
     else:
         program = export.deserialize(bytearray(content))
     return program.call(*leaves)
+
+
+def _committed(leaf: Any) -> Any:
+    """An array on the default device by name, like the results of kept programs.
+
+    Otherwise a call with an earlier result would be compiled anew: JAX compiles for what it may
+    move, and for what it may not.
+    """
+    if isinstance(leaf, np.ndarray | np.generic):
+        return jax.device_put(leaf.copy(), _default())  # the caller may change its own
+    return jax.device_put(leaf, _default()) if isinstance(leaf, jax.Array) else leaf
 
 
 def _are_on_default_device(arrays: Any) -> bool:

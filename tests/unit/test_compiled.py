@@ -91,6 +91,21 @@ def test_a_program_serves_other_weights(folder, traces, name):
     assert not list(folder.glob("*.partial"))
 
 
+@pytest.mark.usefixtures("folder")
+def test_results_of_a_call_can_be_given_to_the_next(caplog):
+    """In any mixture of arrays of JAX and NumPy, without compiling anew."""
+    network, x = model(0), np.array(X)
+    field = je.pullback(network, x, 1)
+    je.pullback(network, X, 1)
+    with jax.log_compiles(True):
+        for given in (x, X, field * 0, np.asarray(field) * 0, jax.device_put(X, jax.devices()[0])):
+            for target in (2, np.array([1, 2]), jnp.array([1, 2])):
+                je.pullback(network, given, target)
+        again = je.pullback(network, x, 1)
+    assert "_by_kept_program" not in caplog.text
+    np.testing.assert_array_equal(again, field)
+
+
 def test_what_a_program_depends_on(folder):
     network = model(0)
     calls = [

@@ -1,13 +1,10 @@
 """The page of `jax-excite app` in a real browser."""
 
+import base64
 import contextlib
 import io
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 import time
 import zipfile
 
@@ -16,58 +13,17 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
+from tests.served import CHROMIUM, chromium, served
 from tests.unit.test_app import black_png, encoded
 from tests.unit.test_cli_networks import network
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
-QUIET = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-)
 SECONDS = 60  # for what takes a few on a quiet machine
 expect.set_options(timeout=1000 * SECONDS)
 READY = "Choose a target, and press Explain."
 LITE0 = "efficientnet_lite0"
-
-
-@contextlib.contextmanager
-def served(folder, *options):
-    """The address of the page, in a process of its own with a cache of its own."""
-    log = folder / "server.txt"
-    environment = {
-        **os.environ,
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
-    }
-    command = [
-        sys.executable,
-        "-c",
-        "from jax_excite.cli import main; main()",
-        "app",
-        "--port",
-        "0",
-    ]
-    with (
-        log.open("w") as errors,
-        subprocess.Popen([*command, *map(str, options)], stderr=errors, env=environment) as process,
-    ):
-        try:
-            end = time.monotonic() + SECONDS
-            while not (found := re.search(r"Open (\S+) in", log.read_text())):
-                assert process.poll() is None, log.read_text()
-                assert time.monotonic() < end
-                time.sleep(0.1)
-            yield found[1]
-            assert process.poll() is None, log.read_text()
-        finally:
-            process.terminate()
-    assert "Traceback" not in log.read_text(), log.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -81,15 +37,13 @@ def address(folder):
     other = network(folder).rename(folder / "other.onnx")
     options = ("--classes-file", folder / "names.txt", "--preprocessing", "signed")
     with served(folder, "--model", network(folder), "--model", other, *options) as found:
-        yield found
+        yield found.address
 
 
 @pytest.fixture(scope="module")
 def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @contextlib.contextmanager
@@ -144,8 +98,6 @@ def explain(page):
 
 
 def pixels(url):
-    import base64
-
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))))
 
 
