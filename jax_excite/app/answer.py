@@ -157,6 +157,13 @@ def probabilities(outputs: np.ndarray) -> np.ndarray:
     return special.softmax(outputs.astype(np.float64))
 
 
+def view_names(run: Run) -> list[str]:
+    """The names of the pictures that `views` gives for a run."""
+    if run.ascent is not None:
+        return ["original", "perturbed", "difference", "heat map"]
+    return ["original", "map", "heat map"]
+
+
 def views(arrays: Mapping[str, np.ndarray], column: int, mode: Mode) -> dict[str, AnyArray]:
     """The pictures `[H, W, 3]` in [0, 1] of a cell by name, the photograph first.
 

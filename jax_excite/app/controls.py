@@ -209,7 +209,7 @@ class Controls:
             self._shown = _select(SHOWN, "Show", ASCENT, self._another_method)
 
     def _show_settings(self) -> None:
-        with _section("Settings"):
+        with _section("Settings") as self._settings:
             with ui.column().classes("je-wide gap-0") as self._gates:
                 self._suited = ui.switch("Temperatures that suit the network", value=True)
                 self._suited.on_value_change(self._another_method)
@@ -254,9 +254,11 @@ class Controls:
         pulls, shown = method in PULLBACKS, self._shown.value
         soft = (method in PULLBACKS and method != "gradient") or METHODS[method].is_soft
         self._shown.set_visibility(pulls)
-        self._gates.set_visibility(soft and not (pulls and shown == SWEEP))
+        gates, climbs = soft and not (pulls and shown == SWEEP), pulls and shown == ASCENT
+        self._gates.set_visibility(gates)
         self._temperature.set_enabled(not self._suited.value)
-        self._ascent.set_visibility(pulls and shown == ASCENT)
+        self._ascent.set_visibility(climbs)
+        self._settings.set_visibility(gates or climbs)
 
 
 def _section(title: str) -> ui.element:

@@ -31,6 +31,7 @@ from jax_excite.errors import ExciteError
 STYLE = Path(__file__).with_name("page.css").read_text("utf-8")
 _BLUE = "#1565c0"
 _SECONDS_TO_CHANGE_MORE = 0.4
+_SECONDS_BETWEEN_PICTURES = 0.25
 _log = logging.getLogger(__name__)
 
 
@@ -52,6 +53,7 @@ class Page:
         self._job: Job | None = None
         self._answer: Answer | None = None
         self._asked = False
+        self._shown: dict[int, Shown] = {}
         ui.add_css(STYLE)
         ui.colors(primary=_BLUE)
         self._mode: Any = ui.dark_mode(None)
@@ -123,10 +125,14 @@ class Page:
         self._begun = time.monotonic()
         job = self._job = self._turns.ask(work)
         shown: dict[int, Shown] = {}
+        due = 0.0
         try:
             async for event in job.events():
-                if not (isinstance(event, Part) and event.number in shown and job.is_behind):
-                    await self._take(event, shown)
+                if isinstance(event, Part) and event.number in shown:
+                    if job.is_behind or time.monotonic() < due:
+                        continue
+                    due = time.monotonic() + _SECONDS_BETWEEN_PICTURES
+                await self._take(event, shown)
         except ExciteError as error:
             self._refuse(str(error))
         except Exception:
@@ -169,7 +175,9 @@ class Page:
             self._results.clear()
         if part.number not in shown:
             with self._results:
-                shown[part.number] = Shown(self._models[part.number], part.run)
+                before = self._shown.get(part.number)
+                new = Shown(self._models[part.number], part.run, before)
+                shown[part.number] = self._shown[part.number] = new
         await shown[part.number].show(part)
         steps = f", step {part.progress.step}" if part.run.ascent is not None else ""
         title = part.run.column_titles()[part.progress.column]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from nicegui import ui
 
-from jax_excite.app.answer import Part, data_url, views
+from jax_excite.app.answer import Part, data_url, view_names, views
 from jax_excite.app.slider import Slider
 from jax_excite.cli.runs import Run
 from jax_excite.typing import AnyArray
@@ -22,9 +22,10 @@ class Shown:
     Args:
         model: the name of the network.
         run: what is computed.
+        before: the results that these replace, whose view is kept.
     """
 
-    def __init__(self, model: str, run: Run):
+    def __init__(self, model: str, run: Run, before: "Shown | None" = None):
         self._model, self._run, self._titles = model, run, run.column_titles()
         self._column, self._followed = 0, True
         self._arrays: Mapping[str, np.ndarray] | None = None
@@ -43,12 +44,26 @@ class Shown:
                 value=0,
                 moved=self._wipe,
             )
-            self._view = ui.toggle([], on_change=self._redraw).props("no-caps dense")
-            self._scaling = ui.toggle(_MODES, value="cell", on_change=self._redraw)
-            self._scaling.props("no-caps dense")
+            names = view_names(run)
+            view = before.view if before is not None and before.view in names else names[1]
+            scaling = "cell" if before is None else before.scaling
+            self._view = ui.toggle(names, value=view, on_change=self._redraw)
+            self._scaling = ui.toggle(_MODES, value=scaling, on_change=self._redraw)
+            for toggle in (self._view, self._scaling):
+                toggle.props("no-caps dense")
             self._scaling.set_visibility(len(self._titles) > 1)
             self._small = self._thumbnails()
             self._chart = _chart(self._titles, run) if run.ascent is not None else None
+
+    @property
+    def view(self) -> str:
+        """The name of the picture that is shown."""
+        return self._view.value or ""
+
+    @property
+    def scaling(self) -> Any:
+        """Which pictures share one range."""
+        return self._scaling.value
 
     async def show(self, part: Part) -> None:
         """Show a part of the answer."""
@@ -70,11 +85,7 @@ class Shown:
 
     async def _draw(self, columns: Sequence[int]) -> None:
         """Draw the large picture, and the small ones of some columns."""
-        assert self._arrays is not None
-        names = list(await self._views(self._column))
-        if list(self._view.options) != names:
-            self._view.set_options(names, value=names[1])
-        shown = self._view.value
+        shown = self.view
         large = await self._views(self._column)
         title = self._titles[self._column]
         self._caption.set_text(f"{shown.capitalize()}: {title}")
@@ -87,8 +98,7 @@ class Shown:
 
     async def _views(self, column: int) -> dict[str, AnyArray]:
         assert self._arrays is not None
-        mode: Any = self._scaling.value
-        return await asyncio.to_thread(views, self._arrays, column, mode)
+        return await asyncio.to_thread(views, self._arrays, column, self.scaling)
 
     def _thumbnails(self) -> list[ui.element]:
         if len(self._titles) < 2:

@@ -18,6 +18,7 @@ from benchmarks.table import COLUMNS, markdown
 from benchmarks.variants import OURS, PUBLISHED, SHARED, TUNED, Task
 from benchmarks.work import forward_gflop
 from benchmarks.workers import ROOT, Worker, WorkerError
+from tests.served import CHROMIUM
 
 TINY = Sizes(images=2, classes=2, size=64, steps=2)
 # Each compiles for seconds. The command does `grid`; the last two share a program.
@@ -251,3 +252,16 @@ def test_gpu_benchmark_names_missing_packages(tmp_path):
     )
     assert result.returncode == 1
     assert "lacks filelock, flatbuffers, flax, jax[cuda13]" in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+def test_the_page_is_timed(tmp_path):
+    out = tmp_path / "page.md"
+    tiny = ("--rounds", "1", "--runs", "3", "--out", out)
+    subprocess.run([sys.executable, "-m", "benchmarks.page", *tiny], cwd=ROOT, check=True)
+    cold, warm = [line for line in out.read_text().splitlines() if "efficientnet_lite0" in line]
+    seconds = [[float(cell) for cell in row.split("|")[3:-1]] for row in (cold, warm)]
+    assert all(0 < second < 300 for row in seconds for second in row)
+    assert seconds[1][0] < seconds[0][0]
+    assert "MB: " in out.read_text()

@@ -149,6 +149,7 @@ def test_explore_the_default_network(page, tmp_path):
     button.click()  # a prediction is a target, and another target is answered at once
     answered(page, large(page))
     expect(page.locator(".je-thumbnails")).to_have_count(0)
+    expect(page.get_by_text("Heat map: tiger cat")).to_be_visible()  # the view is kept
 
 
 def test_another_temperature_compiles_nothing(page, folder):
