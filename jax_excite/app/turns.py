@@ -97,6 +97,13 @@ class Turns:
                 self._line.remove(job)
         self._say_places()
 
+    def stop(self) -> None:
+        """Cancel all jobs, so that the process can end after the part that is being computed."""
+        with self._lock:
+            for job in self._line:
+                job.cancel()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
     def _take(self, job: Job) -> None:
         try:
             job.run()

@@ -169,6 +169,31 @@ def test_a_job_that_is_left_stops_and_lets_others_move_up():
     assert len(parts) <= 2  # the part that was being computed is the last
 
 
+def test_jobs_end_with_the_server():
+    begun = threading.Event()
+    parts = []
+
+    def endless():
+        while True:
+            parts.append(1)
+            begun.set()
+            yield 1
+
+    async def people():
+        turns = Turns()
+        first, second = turns.ask(endless), turns.ask(endless)
+        await asyncio.to_thread(begun.wait, 10)
+        turns.stop()
+        await asyncio.gather(told(first), told(second))
+
+    asyncio.run(people())
+    names = [thread.name for thread in threading.enumerate()]
+    for thread in threading.enumerate():
+        if thread.name.startswith("explaining"):
+            thread.join(10)
+            assert not thread.is_alive(), names
+
+
 def test_errors_reach_those_who_asked():
     def wrong():
         yield 1

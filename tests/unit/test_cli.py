@@ -288,12 +288,18 @@ def test_models_are_listed():
 
 
 @pytest.mark.parametrize(
-    ("module", "extra"), [("matplotlib", "jax-excite[viz]"), ("skimage", "jax-excite[demo]")]
+    ("command", "module", "extra"),
+    [
+        ("demo", "matplotlib", "jax-excite[viz]"),
+        ("demo", "skimage", "jax-excite[demo]"),
+        ("app", "nicegui", "jax-excite[app]"),
+    ],
 )
-def test_missing_extra_is_named(module, extra, tmp_path):
+def test_missing_extra_is_named(command, module, extra, tmp_path):
     code = f"import sys; sys.modules['{module}'] = None; from jax_excite.cli import main; main()"
     result = subprocess.run(
-        [sys.executable, "-c", code, "demo", "--out", str(tmp_path / "out")],
+        [sys.executable, "-c", code, command],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
@@ -361,7 +367,7 @@ def test_help_does_not_wait_for_jax():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_are_listed_with_the_first_line_of_their_help(command):
     module, listed = COMMANDS[command]
-    own = getattr(importlib.import_module(f"jax_excite.cli.{module}"), command).__doc__
+    own = getattr(importlib.import_module(f"jax_excite.{module}"), command).__doc__
     assert own.splitlines()[0] == listed
     assert listed.split()[0] in run(command, "--help").stdout
 
