@@ -14,7 +14,6 @@ from scipy import special
 
 from jax_excite import pictures
 from jax_excite.app.networks import Networks, Opened
-from jax_excite.app.photograph import Photograph
 from jax_excite.app.question import Question
 from jax_excite.cli.manifest import describe_file, save_arrays, save_manifest
 from jax_excite.cli.repeating import manifest_of
@@ -86,18 +85,25 @@ class Answer(NamedTuple):
     arrays: list[Mapping[str, np.ndarray]]
 
 
-def predict(networks: Networks, photograph: Photograph, question: Question) -> Iterator[Any]:
+def predict(networks: Networks, question: Question, compiled: set[Any]) -> Iterator[Any]:
     """Yield events that end with the most probable classes of a photograph.
 
     The program is that of the question's ascents, so that it is compiled once for both.
+
+    Args:
+        networks: the networks that are offered.
+        question: the photograph, the first network and the method; the targets do not matter.
+        compiled: as for `explain`.
     """
     (model, *_) = question.models
     yield Doing(f"Loading {model}")
     opened = networks.open(model)
-    yield Doing("Looking at the photograph, compiling first")
-    x = opened.network.preprocessing.load_images([photograph.image()])[0]
+    program = question.program(model)
+    yield Doing(f"Looking at the photograph{_first(program, compiled)}")
+    x = opened.network.preprocessing.load_images([question.photograph.image()])[0]
     gating = question.run(opened, opened).gating
     outputs, _ = value_and_pullback(opened.network, x, 0, gating=gating)
+    compiled.add(program)
     found = probabilities(np.asarray(outputs))
     top = np.argsort(-found, kind="stable")[:TOP]
     yield Predicted(opened.network.class_names, top.tolist(), found[top].tolist())
@@ -125,8 +131,7 @@ def explain(networks: Networks, question: Question, compiled: set[Any]) -> Itera
         run = question.run(opened[-1], opened[0])
         runs.append(run)
         program = question.program(model)
-        first = "" if program in compiled else ", compiling first, which takes seconds"
-        yield Doing(f"Explaining {model}{first}")
+        yield Doing(f"Explaining {model}{_first(program, compiled)}")
         x = network.preprocessing.load_images([question.photograph.image()])
         curves: list[list[float]] = [[] for _ in run.columns.indices]
         last: Mapping[str, np.ndarray] = {}
@@ -137,6 +142,10 @@ def explain(networks: Networks, question: Question, compiled: set[Any]) -> Itera
             last = progress.arrays
         arrays.append(last)
     yield Answer(question, opened, runs, arrays)
+
+
+def _first(program: Any, compiled: set[Any]) -> str:
+    return "" if program in compiled else ", compiling first, which takes seconds"
 
 
 def _follow(curve: list[float], run: Run, progress: Progress) -> None:

@@ -67,31 +67,34 @@ class Controls:
         self._show_settings()
         self._adapt()
 
-    def question(self, *, placeholder: bool = False) -> Question:
+    def question(self) -> Question:
         """What the form asks for.
-
-        Args:
-            placeholder: ask for the first class, for a prediction, which has no target.
 
         Raises:
             ExciteError: something is missing or out of its range.
         """
-        site = self._site.value if self._hidden.value and not placeholder else None
+        site = self._site.value if self._hidden.value else None
         other = [] if self._other.value in (None, _ALONE) else [self._other.value]
-        shown = self._shown.value if self._method.value in PULLBACKS else PULLBACK
+        method = self._method.value
         return Question(
             photograph=self.photograph,
-            models=tuple(dict.fromkeys([self._model.value, *([] if placeholder else other)])),
-            classes=(0,) if placeholder else tuple(self._classes.value or ()),
+            models=tuple(dict.fromkeys([self.model, *other])),
+            classes=tuple(self._classes.value or ()),
             site=site,
             channels=_channels(self._channels.value) if site else (),
-            method=self._method.value,
-            shown=PULLBACK if placeholder else shown,
+            method=method,
+            shown=self._shown.value if method in PULLBACKS else PULLBACK,
             temperature=None if self._suited.value else self._temperature.value,
             steps=int(_number(self._steps.value)),
             step_size=_number(self._step_size.value),
             radius=self._radius.value,
         )
+
+    def prediction(self) -> Question:
+        """A question about the same photograph and network whose program predicts its classes."""
+        method = self._method.value
+        pulled = method if method in PULLBACKS else "excitation_pullback"
+        return Question(self.photograph, (self.model,), (0,), method=pulled, shown=PULLBACK)
 
     @property
     def model(self) -> str:

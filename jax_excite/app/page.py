@@ -23,7 +23,6 @@ from jax_excite.app.answer import (
 from jax_excite.app.controls import Controls
 from jax_excite.app.networks import Networks
 from jax_excite.app.photograph import Photograph
-from jax_excite.app.question import Question
 from jax_excite.app.shown import Shown
 from jax_excite.app.turns import Job, Turns, Waiting
 from jax_excite.errors import ExciteError
@@ -183,32 +182,25 @@ class Page:
         title = part.run.column_titles()[part.progress.column]
         self._say(f"{self._models[part.number]}: {title}{steps}")
 
-    def _question(self, **options: Any) -> Question | None:
+    def _look(self) -> None:
+        """Predict the classes of another photograph, or by another network."""
+        question = self._controls.prediction()
+        self._begin(lambda: predict(self._networks, question, self._compiled))
+
+    def _ask(self, wait: float = 0) -> None:
+        """Explain what the form asks for."""
+        self._asked = True
+        self._answer = None
+        self._download.disable()
         try:
-            question = self._controls.question(**options)
+            question = self._controls.question()
         except ExciteError as error:
             self._stop()
             self._cancel.disable()
             self._refuse(str(error))
-            return None
+            return
         self._models = question.models
-        return question
-
-    def _look(self) -> None:
-        """Predict the classes of another photograph, or by another network."""
-        question = self._question(placeholder=True)
-        if question is not None:
-            photograph = self._controls.photograph
-            self._begin(lambda: predict(self._networks, photograph, question))
-
-    def _ask(self, wait: float = 0) -> None:
-        """Explain what the form asks for."""
-        question = self._question()
-        if question is not None:
-            self._asked = True
-            self._answer = None
-            self._download.disable()
-            self._begin(lambda: explain(self._networks, question, self._compiled), wait)
+        self._begin(lambda: explain(self._networks, question, self._compiled), wait)
 
     def _change(self) -> None:
         """Answer anew, if there was an answer: several changes at once lead to one answer."""

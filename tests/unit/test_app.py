@@ -270,8 +270,14 @@ def test_another_temperature_is_no_other_program(networks, question, method):
 
 
 def test_predictions(networks, question):
-    *_, found = predict(networks, question.photograph, question)
+    compiled = set()
+    _, looking, found = predict(networks, question, compiled)
     assert isinstance(found, Predicted)
+    assert "compiling first" in looking.text
+    assert "compiling" not in list(predict(networks, question, compiled))[1].text
+    assert "compiling" not in list(explain(networks, question, compiled))[1].text
+    semantic = dataclasses.replace(question, method="semantic_pullback")
+    assert "compiling" in list(explain(networks, semantic, compiled))[1].text
     opened = networks.open(question.models[0]).network
     logits = opened(opened.preprocessing.load_images([question.photograph.image()]))[0]
     np.testing.assert_allclose(found.probabilities, -np.sort(-jax.nn.softmax(logits)), rtol=1e-4)
