@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Two runs at once set up one after the other, where flock is there to see to it.
 LOCK := $(shell command -v flock > /dev/null && echo flock .venv.lock)
 
-.PHONY: demo app test parity bench check clean
+.PHONY: demo app test docs parity bench check clean
 
 demo: .venv/demo.stamp
 	$(BIN)/jax-excite demo --out out
@@ -14,6 +14,9 @@ app: .venv/app.stamp
 
 test: .venv/test.stamp .venv/browser.stamp
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 15
+
+docs: .venv/docs.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 parity: .venv/test.stamp
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow" tests/parity
@@ -27,13 +30,16 @@ check: .venv/test.stamp
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:
-	rm -rf .venv .venv.lock out
+	rm -rf .venv .venv.lock out site
 
 .venv/demo.stamp: pyproject.toml
 	$(LOCK) sh -ec '$(PYTHON) -m venv .venv; $(BIN)/pip install --quiet --editable ".[demo]"; touch $@'
 
 .venv/app.stamp: pyproject.toml
 	$(LOCK) sh -ec '$(PYTHON) -m venv .venv; $(BIN)/pip install --quiet --editable ".[app]"; touch $@'
+
+.venv/docs.stamp: pyproject.toml
+	$(LOCK) sh -ec '$(PYTHON) -m venv .venv; $(BIN)/pip install --quiet --editable ".[docs]"; touch $@'
 
 # torchvision wants a PyTorch with CUDA libraries on some systems; its Python code does without.
 # Quantus wants OpenCV with its windows, and old versions of much else; it does with the headless one.

@@ -10,7 +10,9 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted((DOCS / "howto").glob("*.md"))
 
 
-@pytest.mark.parametrize("page", [*PAGES, DOCS / "smooth-gates.md"], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [*PAGES, DOCS / "smooth-gates.md", DOCS / "index.md"], ids=lambda page: page.stem
+)
 # PyTorch's exporter and Keras warn of what is theirs to mend.
 @pytest.mark.filterwarnings("ignore")
 def test_the_snippets_of(page, tmp_path, monkeypatch):
