@@ -1,4 +1,4 @@
-"""Every command and every snippet of README.md runs."""
+"""Every command and every snippet of README.md and of the tour runs."""
 
 import importlib.resources
 import re
@@ -19,7 +19,8 @@ from tests import torch_reference as reference
 from weights_converter.cli import app
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+PAGES = ROOT / "README.md", ROOT / "docs" / "tour.md"
+README = "\n".join(page.read_text() for page in PAGES)
 
 
 def blocks(language):
@@ -107,7 +108,13 @@ def test_extras_exist(command):
 
 
 def test_links_lead_somewhere():
-    links = re.findall(r"\]\(([^)]+)\)", README)
-    assert links
-    missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
-    assert missing == []
+    for page in PAGES:
+        links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
+        assert links
+        local = [link for link in links if "://" not in link]
+        assert [link for link in local if not (page.parent / link).exists()] == []
+
+
+def test_the_readme_fits_on_two_screens():
+    lines = PAGES[0].read_text().splitlines()
+    assert len(lines) < 110
