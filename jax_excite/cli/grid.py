@@ -112,11 +112,7 @@ def grid(
     """Draw ascents or pullbacks of photographs (rows) towards classes (columns)."""
     with errors_in_one_line():
         if manifest is not None:
-            others = [name for name in _given(context) if name not in _WITH_FROM]
-            if others:
-                raise ExciteError(f"--from has all settings: leave out {options(others)}")
-            moved = model if "model" in _given(context) else None
-            repeated = read_run(manifest, model=moved, weights=weights)
+            repeated = _repeated(context, manifest, model, weights)
             check_picture(out, repeated.images)
             _write(out, repeated)
             return
@@ -150,6 +146,15 @@ def grid(
             seed=seed,
         )
         _write(out, Repeated(run, model, path, network, images))
+
+
+def _repeated(context: typer.Context, manifest: Path, model: str, weights: str | None) -> Repeated:
+    """The run of a manifest, which no other options go with than those for files that moved."""
+    others = [name for name in _given(context) if name not in _WITH_FROM]
+    if others:
+        raise ExciteError(f"--from has all settings: leave out {options(others)}")
+    moved = model if "model" in _given(context) else None
+    return read_run(manifest, model=moved, weights=weights)
 
 
 def _given(context: typer.Context) -> list[str]:
