@@ -32,14 +32,8 @@ check: .venv/test.stamp
 clean:
 	rm -rf .venv .venv.lock out site
 
-.venv/demo.stamp: pyproject.toml
-	$(LOCK) sh -ec '$(PYTHON) -m venv .venv; $(BIN)/pip install --quiet --editable ".[demo]"; touch $@'
-
-.venv/app.stamp: pyproject.toml
-	$(LOCK) sh -ec '$(PYTHON) -m venv .venv; $(BIN)/pip install --quiet --editable ".[app]"; touch $@'
-
-.venv/docs.stamp: pyproject.toml
-	$(LOCK) sh -ec '$(PYTHON) -m venv .venv; $(BIN)/pip install --quiet --editable ".[docs]"; touch $@'
+.venv/demo.stamp .venv/app.stamp .venv/docs.stamp: .venv/%.stamp: pyproject.toml
+	$(LOCK) sh -ec '$(PYTHON) -m venv .venv; $(BIN)/pip install --quiet --editable ".[$*]"; touch $@'
 
 # torchvision wants a PyTorch with CUDA libraries on some systems; its Python code does without.
 # Quantus wants OpenCV with its windows, and old versions of much else; it does with the headless one.

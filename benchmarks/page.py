@@ -18,7 +18,7 @@ import typer
 from playwright.sync_api import Page, expect
 
 from benchmarks.workers import ROOT
-from tests.served import CHROMIUM, Served, chromium, served
+from tests.served import CHROMIUM, Served, add_class, chromium, open_page, served
 
 CLASSES = "church", "espresso", "ostrich", "golf ball", "tench"
 HEAD = [
@@ -63,12 +63,10 @@ def answers(served: Served) -> list[float]:
     with chromium() as browser, browser.new_page() as page:
         page.set_default_timeout(_LIMIT)
         begun = time.monotonic()
-        page.goto(served.address)
-        expect(page.get_by_role("status")).to_have_text("Choose a target, and press Explain.")
+        open_page(page, served.address)
         found = [time.monotonic() - begun, *explained(page)]
         for name in CLASSES:
-            page.get_by_label("Classes: type to search").fill(name)
-            page.get_by_role("option", name=name, exact=True).click()
+            add_class(page, name)
         page.keyboard.press("Escape")
         page.get_by_role("button", name="Cancel").click()
         return [*found, *explained(page)]

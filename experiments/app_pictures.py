@@ -6,7 +6,7 @@ from pathlib import Path
 import typer
 from playwright.sync_api import Page, expect
 
-from tests.served import CHROMIUM, chromium, served
+from tests.served import CHROMIUM, add_class, chromium, open_page, served
 
 OUT = Path(__file__).parents[1] / "docs" / "app"
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
@@ -21,15 +21,16 @@ def main(out: Path = OUT) -> None:
     expect.set_options(timeout=120_000)
     with tempfile.TemporaryDirectory() as cache, served(Path(cache)) as page, chromium() as browser:
         with browser.new_page(viewport=DESKTOP) as visit:  # pyright: ignore[reportArgumentType]
-            _open(visit, page.address)
-            _add(visit, "church")
+            open_page(visit, page.address)
+            add_class(visit, "church")
+            visit.keyboard.press("Escape")
             _explain(visit)
             visit.get_by_role("button", name="difference", exact=True).click()
             expect(visit.get_by_role("img", name="difference for church, by")).to_be_visible()
             visit.wait_for_timeout(_FADED)
             visit.screenshot(path=out / "ascents.png", full_page=True)
         with browser.new_page(viewport=DESKTOP, color_scheme="dark") as visit:  # pyright: ignore[reportArgumentType]
-            _open(visit, page.address)
+            open_page(visit, page.address)
             visit.get_by_role("combobox", name="Show").click()
             visit.get_by_role("option", name="the map at several temperatures").click()
             _explain(visit)
@@ -38,24 +39,13 @@ def main(out: Path = OUT) -> None:
             visit.wait_for_timeout(_FADED)
             visit.screenshot(path=out / "sweep.png", full_page=True)
         with browser.new_page(viewport=PHONE) as visit:  # pyright: ignore[reportArgumentType]
-            _open(visit, page.address)
+            open_page(visit, page.address)
             visit.wait_for_timeout(_FADED)
             visit.screenshot(path=out / "phone-form.png")
             _explain(visit)
             visit.locator(".je-answers").evaluate("element => element.scrollIntoView()")
             visit.wait_for_timeout(_FADED)
             visit.screenshot(path=out / "phone-results.png")
-
-
-def _open(page: Page, address: str) -> None:
-    page.goto(address)
-    expect(page.get_by_role("status")).to_have_text("Choose a target, and press Explain.")
-
-
-def _add(page: Page, name: str) -> None:
-    page.get_by_label("Classes: type to search").fill(name)
-    page.get_by_role("option", name=name, exact=True).click()
-    page.keyboard.press("Escape")
 
 
 def _explain(page: Page) -> None:

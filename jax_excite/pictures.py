@@ -117,8 +117,7 @@ def overlay_heat_map(
     heat = heat_map(field, mode)[..., None]
     colour = np.where(heat > 0, _POSITIVE, _NEGATIVE)
     magnitude = np.abs(heat)
-    _, axes = _shared(field, mode)
-    full = np.quantile(magnitude, _OPAQUE, axis=axes, keepdims=True)
+    full = np.quantile(magnitude, _OPAQUE, axis=_axes(mode, heat.ndim), keepdims=True)
     opacity = (magnitude / np.where(full == 0, 1, full)).clip(0, 1)
     return ((1 - opacity) * grey + opacity * colour).astype(np.float32)
 
@@ -214,11 +213,16 @@ class _Paper:
 
 def _shared(fields: AnyArray, mode: Mode) -> tuple[np.ndarray, tuple[int, ...]]:
     """Checked fields `[..., H, W, 3]`, and the axes of those that share one range."""
-    shared = {"cell": 3, "row": 4, "global": np.ndim(fields)}
+    axes = _axes(mode, np.ndim(fields))
+    return _finite(fields, at_least=4 if mode == "row" else 3), axes
+
+
+def _axes(mode: Mode, ndim: int) -> tuple[int, ...]:
+    """The axes of fields of so many axes that share one range."""
+    shared = {"cell": 3, "row": 4, "global": ndim}
     if mode not in shared:
         raise ImageError(f"mode is {mode!r}: give one of {', '.join(shared)}")
-    values = _finite(fields, at_least=4 if mode == "row" else 3)
-    return values, tuple(range(-shared[mode], 0))
+    return tuple(range(-shared[mode], 0))
 
 
 def _finite(fields: AnyArray, at_least: int) -> np.ndarray:

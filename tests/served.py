@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -21,6 +21,9 @@ _QUIET = (
     *("--disable-background-networking", "--disable-component-update"),
 )
 _SECONDS_TO_START = 60
+
+
+READY = "Choose a target, and press Explain."  # what the page says when it has predictions
 
 
 class Served(NamedTuple):
@@ -63,6 +66,18 @@ def served(folder: Path, *options: object) -> Iterator[Served]:
         finally:
             process.terminate()
     assert "Traceback" not in log.read_text(), log.read_text()
+
+
+def open_page(page: Page, address: str) -> None:
+    """Open the page, and wait for its predictions."""
+    page.goto(address)
+    expect(page.get_by_role("status")).to_have_text(READY)
+
+
+def add_class(page: Page, name: str) -> None:
+    """Search for a class, and choose it besides the others."""
+    page.get_by_label("Classes: type to search").fill(name)
+    page.get_by_role("option", name=name, exact=True).click()
 
 
 @contextlib.contextmanager

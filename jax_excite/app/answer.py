@@ -4,7 +4,7 @@ import base64
 import io
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,9 +15,11 @@ from scipy import special
 from jax_excite import pictures
 from jax_excite.app.networks import Networks, Opened
 from jax_excite.app.question import Question
+from jax_excite.cli.drawing import draw, row_of
 from jax_excite.cli.manifest import describe_file, save_arrays, save_manifest
+from jax_excite.cli.preview import Arrays
 from jax_excite.cli.repeating import manifest_of
-from jax_excite.cli.runs import Progress, Run, draw, results
+from jax_excite.cli.runs import Progress, Run, results
 from jax_excite.data.images import to_uint8
 from jax_excite.pictures import Mode
 from jax_excite.pullbacks.pullback import value_and_pullback
@@ -57,6 +59,7 @@ class Part(NamedTuple):
 
     Attributes:
         number: 0 for the first network, 1 for the second.
+        model: the name of the network.
         run: what is computed.
         progress: the part, whose arrays are filled while more is computed.
         curves: for each column, the probability of the class before each step so far, or the
@@ -64,6 +67,7 @@ class Part(NamedTuple):
     """
 
     number: int
+    model: str
     run: Run
     progress: Progress
     curves: list[list[float]]
@@ -82,7 +86,7 @@ class Answer(NamedTuple):
     question: Question
     opened: list[Opened]
     runs: list[Run]
-    arrays: list[Mapping[str, np.ndarray]]
+    arrays: list[Arrays]
 
 
 def predict(networks: Networks, question: Question, compiled: set[Any]) -> Iterator[Any]:
@@ -134,10 +138,10 @@ def explain(networks: Networks, question: Question, compiled: set[Any]) -> Itera
         yield Doing(f"Explaining {model}{_first(program, compiled)}")
         x = network.preprocessing.load_images([question.photograph.image()])
         curves: list[list[float]] = [[] for _ in run.columns.indices]
-        last: Mapping[str, np.ndarray] = {}
+        last: Arrays = {}
         for progress in results(network, x, run):
             _follow(curves[progress.column % len(curves)], run, progress)
-            yield Part(number, run, progress, curves)
+            yield Part(number, model, run, progress, curves)
             compiled.add(program)
             last = progress.arrays
         arrays.append(last)
@@ -167,39 +171,31 @@ def probabilities(outputs: np.ndarray) -> np.ndarray:
 
 
 def view_names(run: Run) -> list[str]:
-    """The names of the pictures that `views` gives for a run."""
+    """The names of the pictures that `view` draws for a run, that of the photograph first."""
     if run.ascent is not None:
         return ["original", "perturbed", "difference", "heat map"]
     return ["original", "map", "heat map"]
 
 
-def views(arrays: Mapping[str, np.ndarray], column: int, mode: Mode) -> dict[str, AnyArray]:
-    """The pictures `[H, W, 3]` in [0, 1] of a cell by name, the photograph first.
+def view(arrays: Arrays, column: int, name: str, mode: Mode) -> AnyArray:
+    """A picture `[H, W, 3]` in [0, 1] of a cell.
 
     Args:
         arrays: results, or results so far, of one photograph.
         column: the column of the cell.
+        name: one of `view_names`.
         mode: which cells share one range, as for `pictures.scale`.
     """
-    image = pictures.in_colour(arrays["images"][0])
-    original = (image + 1) / 2
-    if "perturbed" in arrays:
-        perturbed = pictures.in_colour(arrays["perturbed"][0])
-        fields = perturbed - image
-        shown = {"perturbed": ((perturbed[column] + 1) / 2).clip(0, 1)}
-        name = "difference"
-    else:
-        fields = pictures.in_colour(arrays["maps" if "maps" in arrays else "pullbacks"][0])
-        shown, name = {}, "map"
-    some = slice(column, column + 1) if mode == "cell" else slice(None)
-    at = 0 if mode == "cell" else column
-    heat = pictures.overlay_heat_map(image, fields[some], mode)[at]
-    return {
-        "original": original,
-        **shown,
-        name: pictures.scale(fields[some], mode)[at],
-        "heat map": heat,
-    }
+    original, perturbed, fields = row_of(arrays, 0)
+    if name == "original":
+        return original
+    if name == "perturbed" and perturbed is not None:
+        return perturbed[column]
+    some, at = (slice(column, column + 1), 0) if mode == "cell" else (slice(None), column)
+    if name == "heat map":
+        image = pictures.in_colour(arrays["images"][0])
+        return pictures.overlay_heat_map(image, fields[some], mode)[at]
+    return pictures.scale(fields[some], mode)[at]
 
 
 def data_url(picture: AnyArray) -> str:
@@ -222,10 +218,9 @@ def archive(answer: Answer) -> bytes:
             place.mkdir(exist_ok=True)
             photograph = place / f"photograph{answer.question.photograph.suffix}"
             photograph.write_bytes(answer.question.photograph.data)
-            weights = describe_file(opened.weights)
-            manifest = manifest_of(run, opened.model, opened.network, weights)
             image = {**describe_file(photograph), "file": photograph.name}
-            manifest["images"] = [image]
+            weights = opened.described_weights
+            manifest = manifest_of(run, opened.model, opened.network, weights, [image])
             draw(place / "picture.png", arrays, [photograph.stem], run.column_titles())
             save_arrays(place / "arrays.npz", arrays, manifest)
             save_manifest(place / "manifest.json", manifest)

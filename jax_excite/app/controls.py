@@ -141,9 +141,8 @@ class Controls:
                     button = ui.button(on_click=functools.partial(self._pick, sample))
                     button.props(f'flat dense padding=none aria-label="{sample.name}"')
                     with button:
-                        small = sample.image()
-                        small.thumbnail((144, 144))
-                        ui.image(small).props(f'alt="{sample.name}" no-spinner').classes("je-small")
+                        small = ui.image(sample.thumbnail).classes("je-small")
+                        small.props(f'alt="{sample.name}" no-spinner')
             self._upload = ui.upload(
                 auto_upload=True,
                 max_file_size=MAX_BYTES,

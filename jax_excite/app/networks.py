@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jax_excite.cli.manifest import describe_file
 from jax_excite.cli.networks import DEFAULT_MODEL, find_spec, open_network
 from jax_excite.errors import ExciteError
 from jax_excite.models import MODELS, ModelSpec
@@ -36,6 +37,11 @@ class Opened:
     spec: ModelSpec | None
     weights: Path
     network: Any
+
+    @functools.cached_property
+    def described_weights(self) -> dict[str, str]:
+        """The file of its weights and its SHA-256, for manifests."""
+        return describe_file(self.weights)
 
     @functools.cached_property
     def sites(self) -> list[str]:

@@ -76,11 +76,9 @@ class Page:
         with ui.element("header").classes("je-header"):
             with ui.element("h1"):
                 ui.label("Why does the network say so?")
-            modes = {None: "Auto", False: "Light", True: "Dark"}
-            toggle = ui.toggle(list(modes.values()), value="Auto")
-            toggle.props("dense no-caps")
-            by_name = {name: value for value, name in modes.items()}
-            toggle.on_value_change(lambda event: self._mode.set_value(by_name[event.value]))
+            modes = {"Auto": None, "Light": False, "Dark": True}
+            toggle = ui.toggle(list(modes), value="Auto").props("dense no-caps")
+            toggle.on_value_change(lambda event: self._mode.set_value(modes[event.value]))
 
     def _show_state(self) -> None:
         with ui.row().classes("je-actions"):
@@ -175,12 +173,12 @@ class Page:
         if part.number not in shown:
             with self._results:
                 before = self._shown.get(part.number)
-                new = Shown(self._models[part.number], part.run, before)
+                new = Shown(part.model, part.run, before)
                 shown[part.number] = self._shown[part.number] = new
         await shown[part.number].show(part)
         steps = f", step {part.progress.step}" if part.run.ascent is not None else ""
         title = part.run.column_titles()[part.progress.column]
-        self._say(f"{self._models[part.number]}: {title}{steps}")
+        self._say(f"{part.model}: {title}{steps}")
 
     def _look(self) -> None:
         """Predict the classes of another photograph, or by another network."""
@@ -199,7 +197,6 @@ class Page:
             self._cancel.disable()
             self._refuse(str(error))
             return
-        self._models = question.models
         self._begin(lambda: explain(self._networks, question, self._compiled), wait)
 
     def _change(self) -> None:

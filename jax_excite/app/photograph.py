@@ -1,6 +1,7 @@
 """Photographs that people upload: bounded, checked, and kept as they are."""
 
 import dataclasses
+import functools
 import io
 import threading
 import unicodedata
@@ -13,6 +14,7 @@ from jax_excite.errors import ImageError
 MAX_BYTES = 20_000_000
 MAX_PIXELS = 50_000_000
 _LONGEST_NAME = 60
+_SMALL = 144  # pixels
 # Decoding a photograph of 50 million pixels takes several hundred megabytes: one at a time.
 _decoding = threading.Lock()
 
@@ -51,7 +53,15 @@ class Photograph:
             )
         with _decoding:
             image = _decoded(data, shown)
+            to_rgb(image, shown)
         return Photograph(shown, data, f".{(image.format or 'png').lower()}")
+
+    @functools.cached_property
+    def thumbnail(self) -> Image.Image:
+        """The photograph in small, decoded once."""
+        small = self.image()
+        small.thumbnail((_SMALL, _SMALL))
+        return small
 
     def image(self) -> Image.Image:
         """The pixels: upright, in RGB."""
@@ -69,7 +79,6 @@ def _decoded(data: bytes, name: str) -> Image.Image:
         )
     with decoding(name, MAX_PIXELS):
         image.load()
-    to_rgb(image, name)
     return image
 
 

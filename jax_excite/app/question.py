@@ -8,8 +8,8 @@ from jax_excite.app.networks import Opened
 from jax_excite.app.photograph import Photograph
 from jax_excite.attributions.registry import METHODS
 from jax_excite.cli.columns import Columns
-from jax_excite.cli.gatings import Recipe, recipe_of
-from jax_excite.cli.runs import ASCENT, PULLBACK, SWEEP, Run, at_temperature
+from jax_excite.cli.gatings import Recipe, at_temperature, recipe_of
+from jax_excite.cli.runs import ASCENT, PULLBACK, SWEEP, Run
 from jax_excite.data.class_names import class_index
 from jax_excite.errors import ExciteError
 
@@ -119,13 +119,12 @@ class Question:
 
     def _columns(self, opened: Opened, first: Opened) -> Columns:
         if self.site:
-            names = [f"channel {channel}" for channel in self.channels]
-            return Columns(list(self.channels), names, self.site)
+            return Columns.of_channels(self.channels, self.site)
         names, theirs = opened.network.class_names, first.network.class_names
         indices = [class_index(each, theirs) for each in self.classes]
         if names != theirs:
             indices = [class_index(theirs[index], names) for index in indices]
-        return Columns(indices, [names[index] for index in indices], None)
+        return Columns.of_classes(indices, names)
 
 
 def _check(what: str, value: Any, low: float, high: float) -> None:

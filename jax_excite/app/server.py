@@ -77,9 +77,8 @@ def bounded(inner: Any) -> Any:
             await inner(scope, receive, send)
             return
         length = dict(scope["headers"]).get(b"content-length", b"0")
-        refusal = PlainTextResponse("The file is too large.", 413)
         if not length.isdigit() or int(length) > _MAX_BODY:
-            await refusal(scope, receive, send)
+            await PlainTextResponse("The file is too large.", 413)(scope, receive, send)
             return
         received = 0
 

@@ -1,16 +1,15 @@
 """The pictures of an answer on the page: one view for each network."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from nicegui import ui
 
-from jax_excite.app.answer import Part, data_url, view_names, views
+from jax_excite.app.answer import Part, data_url, view, view_names
 from jax_excite.app.slider import Slider
+from jax_excite.cli.preview import Arrays
 from jax_excite.cli.runs import Run
-from jax_excite.typing import AnyArray
 
 _GREY = "#7a7a7a"  # readable on light and on dark
 _MODES = {"cell": "Scale each picture by itself", "row": "Scale all pictures alike"}
@@ -28,7 +27,7 @@ class Shown:
     def __init__(self, model: str, run: Run, before: "Shown | None" = None):
         self._model, self._run, self._titles = model, run, run.column_titles()
         self._column, self._followed = 0, True
-        self._arrays: Mapping[str, np.ndarray] | None = None
+        self._arrays: Arrays | None = None
         self._curves: Sequence[Sequence[float]] = ()
         with ui.element("section").classes("je-section je-answer"):
             with ui.element("h2"):
@@ -67,11 +66,13 @@ class Shown:
 
     async def show(self, part: Part) -> None:
         """Show a part of the answer."""
-        self._arrays, column = part.progress.arrays, part.progress.column
+        if self._arrays is None:
+            self._arrays = part.progress.arrays
+            await self._set(self._below, 0, "original", f"the photograph, for {self._model}")
         if self._followed:
-            self._column = column
+            self._column = part.progress.column
         self._curves = part.curves
-        await self._draw([column])
+        await self._draw([part.progress.column])
         self._plot()
 
     async def finish(self) -> None:
@@ -85,20 +86,24 @@ class Shown:
 
     async def _draw(self, columns: Sequence[int]) -> None:
         """Draw the large picture, and the small ones of some columns."""
-        shown = self.view
-        large = await self._views(self._column)
-        title = self._titles[self._column]
+        shown, title = self.view, self._titles[self._column]
         self._caption.set_text(f"{shown.capitalize()}: {title}")
-        await _set(self._below, large["original"], f"the photograph, for {self._model}")
-        await _set(self._above, large[shown], f"{shown} for {title}, by {self._model}")
+        text = f"{shown} for {title}, by {self._model}"
+        await self._set(self._above, self._column, shown, text)
         for column in columns if self._small else ():
-            small = await self._views(column)
             text = f"{shown} for {self._titles[column]}"
-            await _set(self._small[column], small[shown], text)
+            await self._set(self._small[column], column, shown, text)
 
-    async def _views(self, column: int) -> dict[str, AnyArray]:
+    async def _set(self, image: ui.element, column: int, name: str, alt: str) -> None:
+        """Draw a picture of a cell, outside of the event loop."""
         assert self._arrays is not None
-        return await asyncio.to_thread(views, self._arrays, column, self.scaling)
+
+        def drawn(arrays: Arrays) -> str:
+            return data_url(view(arrays, column, name, self.scaling))
+
+        image.props["src"] = await asyncio.to_thread(drawn, self._arrays)
+        image.props["alt"] = alt
+        image.update()
 
     def _thumbnails(self) -> list[ui.element]:
         if len(self._titles) < 2:
@@ -139,12 +144,6 @@ def picture(alt: str) -> ui.element:
     image = ui.element("img")
     image.props["alt"] = alt
     return image
-
-
-async def _set(image: ui.element, pixels: AnyArray, alt: str) -> None:
-    image.props["src"] = await asyncio.to_thread(data_url, pixels)
-    image.props["alt"] = alt
-    image.update()
 
 
 def _what(run: Run) -> str:

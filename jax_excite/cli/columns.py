@@ -33,6 +33,16 @@ class Columns:
     names: list[str]
     at: str | None
 
+    @staticmethod
+    def of_classes(indices: Sequence[int], class_names: Sequence[str]) -> "Columns":
+        """Classes by index."""
+        return Columns([*indices], [class_names[index] for index in indices], None)
+
+    @staticmethod
+    def of_channels(indices: Sequence[int], at: str) -> "Columns":
+        """Channels of a site."""
+        return Columns([*indices], [f"channel {index}" for index in indices], at)
+
     def described(self) -> list[dict[str, int | str]]:
         """The columns for the manifest of a run."""
         pairs = zip(self.indices, self.names, strict=True)
@@ -53,8 +63,8 @@ def columns_of(
     """The columns that a user asks for, by options that `check_columns` accepts."""
     if at is None:
         indices = [class_index(name.strip(), class_names) for name in (classes or "").split(",")]
-        return Columns(indices, [class_names[index] for index in indices], None)
+        return Columns.of_classes(indices, class_names)
     words = [word.strip() for word in (channel or "").split(",")]
     if not all(word.isdecimal() for word in words):
         raise ExciteError(f"--channel is {channel}: give comma-separated numbers")
-    return Columns([int(word) for word in words], [f"channel {word}" for word in words], at)
+    return Columns.of_channels([int(word) for word in words], at)

@@ -1,6 +1,5 @@
 """`jax-excite demo`: the default network on photographs that come with scikit-image."""
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -9,12 +8,11 @@ import typer
 from scipy import special
 
 from jax_excite.cli.console import announce, errors_in_one_line, with_progress
-from jax_excite.cli.gatings import gating_of
+from jax_excite.cli.gatings import at_temperature, gating_of
 from jax_excite.cli.networks import logits
 from jax_excite.data.class_names import CLASS_NAMES, class_index
 from jax_excite.data.images import load_images
 from jax_excite.data.photographs import packaged_photographs
-from jax_excite.gating import Gating
 from jax_excite.models import Classifier, model_spec
 from jax_excite.pullbacks.pga import pga
 from jax_excite.weights.loading import load_model
@@ -38,7 +36,7 @@ def demo(
         _print_predictions(model, images)
 
         soft = gating_of(model_spec(MODEL), model, temperature=None)
-        gatings = {"excitation pullback": soft, "gradient": _at_zero(soft)}
+        gatings = {"excitation pullback": soft, "gradient": at_temperature(soft, 0.0)}
         classes = [class_index(name) for name in CLASSES]
         jobs = [(image, gating) for image in images for gating in gatings.values()]
         cells = np.full((len(jobs), 1 + len(CLASSES), *images.shape[1:]), 0.5, np.float32)
@@ -55,14 +53,6 @@ def demo(
                 title="What ten steps towards each class add to a photograph",
             )
         typer.echo(f"\n{picture}: differences after 10 steps of L2 norm 20 within radius 100.")
-
-
-def _at_zero(gating: Gating) -> Gating:
-    """A gating at the temperature 0, which gives the gradient, by the same compiled program."""
-    zeros = {site: np.zeros_like(value) for site, value in gating.site_temperatures.items()}
-    return dataclasses.replace(
-        gating, temperature=0.0, pool_temperature=0.0, site_temperatures=zeros
-    )
 
 
 def _print_predictions(model: Classifier, images: np.ndarray) -> None:

@@ -5,6 +5,7 @@ import enum
 from collections.abc import Iterable
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from jax_excite import recipes
@@ -118,6 +119,20 @@ def with_stored_temperatures(
             f"taking {gating.temperature:g} for ReLUs and {gating.pool_temperature:g} for max-pools"
         )
     return dataclasses.replace(gating, site_temperatures=network.site_temperatures)
+
+
+def at_temperature(gating: Gating, temperature: float) -> Gating:
+    """A gating with one temperature for all gates that it softens.
+
+    It has the structure of the gating that is given, so compiled programs serve both.
+    """
+    own = {
+        site: np.full_like(value, temperature) for site, value in gating.site_temperatures.items()
+    }
+    fields = [field.name for field in dataclasses.fields(gating)]
+    kinds = [name for name in fields if name.endswith("temperature")]
+    softened = {name: temperature for name in kinds if getattr(gating, name) is not None}
+    return dataclasses.replace(gating, **softened, site_temperatures=own)
 
 
 def options(settings: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,7 +35,7 @@ from jax_excite.cli.networks import (
 )
 from jax_excite.cli.preview import previewed
 from jax_excite.cli.repeating import Repeated, manifest_of, read_run
-from jax_excite.cli.runs import ASCENT, SWEEP, Run, draw, results
+from jax_excite.cli.runs import ASCENT, SWEEP, Run, results
 from jax_excite.errors import ExciteError
 from jax_excite.gating import GATE_FUNCTIONS
 
@@ -111,10 +112,12 @@ def grid(
 ) -> None:
     """Draw ascents or pullbacks of photographs (rows) towards classes (columns)."""
     with errors_in_one_line():
+        from jax_excite.cli.drawing import draw
+
         if manifest is not None:
             repeated = _repeated(context, manifest, model, weights)
             check_picture(out, repeated.images)
-            _write(out, repeated)
+            _write(out, repeated, draw)
             return
         if not images:
             raise ExciteError("there are no photographs: give at least one, or --from")
@@ -145,7 +148,7 @@ def grid(
             stepwise=stepwise,
             seed=seed,
         )
-        _write(out, Repeated(run, model, path, network, images))
+        _write(out, Repeated(run, model, path, network, images), draw)
 
 
 def _repeated(context: typer.Context, manifest: Path, model: str, weights: str | None) -> Repeated:
@@ -163,7 +166,7 @@ def _given(context: typer.Context) -> list[str]:
     return [name for name, source in sources.items() if source and source.name != "DEFAULT"]
 
 
-def _write(out: Path, repeated: Repeated) -> None:
+def _write(out: Path, repeated: Repeated, draw: Callable[..., None]) -> None:
     """Compute a run; write its picture, and its arrays with the manifest."""
     run, network, images = repeated.run, repeated.network, repeated.images
     photographs = open_images(network, images)
@@ -176,8 +179,9 @@ def _write(out: Path, repeated: Repeated) -> None:
         appear_together(out, out.with_suffix(".npz")) as (picture, archive),
         previewed(out, show) as preview,
     ):
-        manifest = manifest_of(run, repeated.model, network, describe_file(repeated.weights))
-        manifest["images"] = [describe_file(path) for path in images]
+        described = [describe_file(path) for path in images]
+        weights = describe_file(repeated.weights)
+        manifest = manifest_of(run, repeated.model, network, weights, described)
         arrays = {}
         doing = "Climbing towards each column" if run.what == ASCENT else "Explaining each column"
         parts = results(network, photographs, run)

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,21 @@ class Repeated:
     images: list[Path]
 
 
-def manifest_of(run: Run, model: str, network: Network, weights: dict[str, str]) -> dict[str, Any]:
-    """The manifest of a run, without its photographs.
+def manifest_of(
+    run: Run,
+    model: str,
+    network: Network,
+    weights: dict[str, str],
+    images: Sequence[dict[str, str]],
+) -> dict[str, Any]:
+    """The manifest of a run.
 
     Args:
         run: what was computed.
         model: the name of the network, or an ONNX file.
         network: the network.
         weights: the description of the file of its weights.
+        images: the descriptions of the files of the photographs.
     """
     assert network.preprocessing is not None
     return {
@@ -52,6 +59,7 @@ def manifest_of(run: Run, model: str, network: Network, weights: dict[str, str])
         "model": model,
         "weights": weights,
         "preprocessing": dataclasses.asdict(network.preprocessing),
+        "images": images,
         **describe_run(),
     }
 

@@ -1,12 +1,11 @@
-"""A class grid as one object: what its cells show, how they are computed, drawn and recorded.
+"""A class grid as one object: what its cells show, how they are computed and recorded.
 
 `jax-excite grid` and the page compute their results here. A run is recorded in a manifest, from
 which `jax-excite grid --from` computes it again.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,18 +14,17 @@ import numpy as np
 from jax_excite.ascent import Ascent
 from jax_excite.attributions.registry import METHODS
 from jax_excite.cli.columns import Columns
-from jax_excite.cli.gatings import Recipe
+from jax_excite.cli.gatings import Recipe, at_temperature
 from jax_excite.cli.networks import Network, logits
+from jax_excite.cli.preview import Arrays
 from jax_excite.errors import ExciteError
 from jax_excite.gating import Gating
 from jax_excite.pullbacks.pga import pga_grid
 from jax_excite.pullbacks.pga_steps import pga_steps
-from jax_excite.pullbacks.pullback import pullback_grid, value_and_pullback
+from jax_excite.pullbacks.pullback import pullback, pullback_grid, value_and_pullback
 
 ASCENT, PULLBACK, SWEEP = "ascent", "pullback", "sweep"
 WHAT = (ASCENT, PULLBACK, SWEEP, *METHODS)
-
-Arrays = Mapping[str, np.ndarray]
 
 
 class Progress(NamedTuple):
@@ -143,25 +141,16 @@ class Run:
             return photographs
         return photographs * columns
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments of pullbacks and ascents that the run sets."""
+        return {"at": self.columns.at, "gating": self.gating, "skip": self.skip}
+
     def column_titles(self) -> list[str]:
         """The titles of the columns of the picture, without that of the photograph."""
         if self.what == SWEEP:
             return [f"T = {temperature:g}" for temperature in self.temperatures]
         return self.columns.names
-
-
-def at_temperature(gating: Gating, temperature: float) -> Gating:
-    """A gating with one temperature for all gates that it softens.
-
-    It has the structure of the gating that is given, so compiled programs serve both.
-    """
-    own = {
-        site: np.full_like(value, temperature) for site, value in gating.site_temperatures.items()
-    }
-    fields = [field.name for field in dataclasses.fields(gating)]
-    kinds = [name for name in fields if name.endswith("temperature")]
-    softened = {name: temperature for name in kinds if getattr(gating, name) is not None}
-    return dataclasses.replace(gating, **softened, site_temperatures=own)
 
 
 def results(network: Network, photographs: np.ndarray, run: Run) -> Iterator[Progress]:
@@ -188,61 +177,42 @@ def _ascents(
     network: Network, photographs: np.ndarray, run: Run, arrays: dict[str, np.ndarray]
 ) -> Iterator[Progress]:
     assert run.ascent is not None
-    indices, at = run.columns.indices, run.columns.at
-    perturbed = np.repeat(photographs[:, None], len(indices), axis=1)
+    perturbed = np.repeat(photographs[:, None], len(run.columns.indices), axis=1)
     shape = *perturbed.shape[:2], run.ascent.steps + 1
     trajectory = np.full(shape, np.nan, np.float32)
     arrays |= {"perturbed": perturbed, "trajectory": trajectory}
     climb = _by_steps if run.stepwise else _in_loops
-    yield from climb(network, photographs, run, arrays)
-    if at is None and "logits" not in arrays:
+    yield from climb(network, run, run.ascent, arrays)
+    if run.columns.at is None and "logits" not in arrays:
         arrays["logits"] = logits(network, photographs)
         arrays["logits_after"] = np.stack([logits(network, row) for row in perturbed])
 
 
 def _in_loops(
-    network: Network, photographs: np.ndarray, run: Run, arrays: dict[str, np.ndarray]
+    network: Network, run: Run, ascent: Ascent, arrays: dict[str, np.ndarray]
 ) -> Iterator[Progress]:
     """Cells are computed one at a time, so that progress is visible, or a batch at a time."""
-    indices = run.columns.indices
-    at_once = [indices] if run.batch_size is not None else [[index] for index in indices]
-    for row, image in enumerate(photographs):
+    indices, size = run.columns.indices, run.batch_size
+    at_once = [indices] if size is not None else [[index] for index in indices]
+    options: Any = {**run.options, "batch_size": size, "trajectory": True}
+    for row, image in enumerate(arrays["images"]):
         done = 0
         for chosen in at_once:
-            cells, values = pga_grid(
-                network,
-                image,
-                chosen,
-                run.ascent or Ascent(),
-                at=run.columns.at,
-                gating=run.gating,
-                skip=run.skip,
-                batch_size=run.batch_size,
-                trajectory=True,
-            )
             place = row, slice(done, done + len(chosen))
+            cells, values = pga_grid(network, image, chosen, ascent, **options)
             arrays["perturbed"][place], arrays["trajectory"][place] = cells, values
             done += len(chosen)
-            yield Progress(arrays, row, done - 1, arrays["trajectory"].shape[-1] - 1)
+            yield Progress(arrays, row, done - 1, ascent.steps)
 
 
 def _by_steps(
-    network: Network, photographs: np.ndarray, run: Run, arrays: dict[str, np.ndarray]
+    network: Network, run: Run, ascent: Ascent, arrays: dict[str, np.ndarray]
 ) -> Iterator[Progress]:
     before, after = [], []
-    for row, image in enumerate(photographs):
+    for row, image in enumerate(arrays["images"]):
         for column, index in enumerate(run.columns.indices):
-            points = pga_steps(
-                network,
-                image,
-                index,
-                run.ascent or Ascent(),
-                at=run.columns.at,
-                gating=run.gating,
-                skip=run.skip,
-            )
             outputs = None
-            for step, point in enumerate(points):
+            for step, point in enumerate(pga_steps(network, image, index, ascent, **run.options)):
                 arrays["perturbed"][row, column] = point.x
                 arrays["trajectory"][row, column, step] = point.value
                 outputs = None if run.columns.at else np.asarray(point.outputs)
@@ -260,20 +230,23 @@ def _pullbacks(
     network: Network, photographs: np.ndarray, run: Run, arrays: dict[str, np.ndarray]
 ) -> Iterator[Progress]:
     indices, at = run.columns.indices, run.columns.at
-    options: Any = {"at": at, "gating": run.gating, "skip": run.skip}
-    fields = arrays["pullbacks"] = np.zeros_like(np.repeat(photographs[:, None], len(indices), 1))
+
+    def compute(image: np.ndarray, column: int) -> tuple[Any, Any]:
+        outputs, field = value_and_pullback(network, image, indices[column], **run.options)
+        return None if at else np.asarray(outputs), field
+
     found = []
-    for row, image in enumerate(photographs):
-        outputs = None
-        if not run.stepwise:
-            size = run.batch_size
-            fields[row] = pullback_grid(network, image, indices, batch_size=size, **options)
+    if run.stepwise:
+        for part in _filled(arrays, "pullbacks", len(indices), compute):
+            if part.column == len(indices) - 1:
+                found.append(part.outputs)
+            yield part
+    else:
+        fields = arrays["pullbacks"] = _blank(photographs, len(indices))
+        for row, image in enumerate(photographs):
+            options: Any = {**run.options, "batch_size": run.batch_size}
+            fields[row] = pullback_grid(network, image, indices, **options)
             yield Progress(arrays, row, len(indices) - 1)
-            continue
-        for column, index in enumerate(indices):
-            outputs, fields[row, column] = value_and_pullback(network, image, index, **options)
-            yield Progress(arrays, row, column, outputs=None if at else np.asarray(outputs))
-        found.append(outputs)
     if at is None:
         arrays["logits"] = np.stack(found) if run.stepwise else logits(network, photographs)
 
@@ -281,15 +254,15 @@ def _pullbacks(
 def _sweep(
     network: Network, photographs: np.ndarray, run: Run, arrays: dict[str, np.ndarray]
 ) -> Iterator[Progress]:
-    (index,), count = run.columns.indices, len(run.temperatures)
-    fields = np.zeros_like(np.repeat(photographs[:, None], count, axis=1))
-    arrays |= {"temperatures": np.asarray(run.temperatures), "pullbacks": fields}
-    for row, image in enumerate(photographs):
-        for column, temperature in enumerate(run.temperatures):
-            gating = at_temperature(run.gating, temperature)
-            options: Any = {"at": run.columns.at, "gating": gating, "skip": run.skip}
-            _, fields[row, column] = value_and_pullback(network, image, index, **options)
-            yield Progress(arrays, row, column)
+    (index,) = run.columns.indices
+    gatings = [at_temperature(run.gating, temperature) for temperature in run.temperatures]
+
+    def compute(image: np.ndarray, column: int) -> tuple[None, Any]:
+        options: Any = {**run.options, "gating": gatings[column]}
+        return None, pullback(network, image, index, **options)
+
+    arrays["temperatures"] = np.asarray(run.temperatures)
+    yield from _filled(arrays, "pullbacks", len(gatings), compute)
 
 
 def _maps(
@@ -297,35 +270,34 @@ def _maps(
 ) -> Iterator[Progress]:
     method = METHODS[run.what].bind(run.gating, jax.random.key(run.seed))
     indices = run.columns.indices
-    maps = arrays["maps"] = np.zeros_like(np.repeat(photographs[:, None], len(indices), axis=1))
-    for row, image in enumerate(photographs):
-        for column, index in enumerate(indices):
-            maps[row, column] = method(network, image, index)
-            yield Progress(arrays, row, column)
+
+    def compute(image: np.ndarray, column: int) -> tuple[None, Any]:
+        return None, method(network, image, indices[column])
+
+    yield from _filled(arrays, "maps", len(indices), compute)
 
 
-def draw(path: Path, arrays: Arrays, names: Sequence[str], titles: Sequence[str]) -> None:
-    """Draw rows of photographs and cells; cells that are not computed yet are grey or unchanged.
+def _filled(
+    arrays: dict[str, np.ndarray],
+    name: str,
+    columns: int,
+    compute: Callable[[np.ndarray, int], tuple[Any, Any]],
+) -> Iterator[Progress]:
+    """Fill an array of fields `[N, columns, H, W, 3]` one cell at a time.
 
     Args:
-        path: the PNG file to write.
-        arrays: results, or results so far.
-        names: the names of the photographs.
-        titles: the titles of the columns.
+        arrays: the results so far, which get the fields under `name`.
+        name: the name of the fields.
+        columns: the number of columns.
+        compute: maps a photograph and the number of a column to the outputs, or None, and a field.
     """
-    from jax_excite import pictures
+    fields = arrays[name] = _blank(arrays["images"], columns)
+    for row, image in enumerate(arrays["images"]):
+        for column in range(columns):
+            outputs, fields[row, column] = compute(image, column)
+            yield Progress(arrays, row, column, outputs=outputs)
 
-    rows, row_titles = [], []
-    for number, name in enumerate(names):
-        image = pictures.in_colour(arrays["images"][number])
-        original = (image + 1) / 2
-        if "perturbed" in arrays:
-            perturbed = pictures.in_colour(arrays["perturbed"][number])
-            rows.append([original, *((perturbed + 1) / 2).clip(0, 1)])
-            rows.append([original, *pictures.scale(perturbed - image)])
-            row_titles += [name, f"{name}\ndifference"]
-        else:
-            fields = arrays["maps"] if "maps" in arrays else arrays["pullbacks"]
-            rows.append([original, *pictures.scale(pictures.in_colour(fields[number]))])
-            row_titles.append(name)
-    pictures.draw_grid(path, np.asarray(rows, np.float32), row_titles, ["original", *titles])
+
+def _blank(photographs: np.ndarray, columns: int) -> np.ndarray:
+    """Fields `[N, columns, H, W, 3]` that are zero."""
+    return np.zeros_like(np.repeat(photographs[:, None], columns, axis=1))

@@ -35,20 +35,20 @@ def _ascend(
     """
 
     def step(x: Any, _: None) -> tuple[Any, jax.Array]:
-        outputs, pull = linearise(network, _like(centres, x), gating)
-        moved = ascent.step(x, _like(x, centres), pull(target))
+        outputs, pull = linearise(network, like(centres, x), gating)
+        moved = ascent.step(x, like(x, centres), pull(target))
         return moved, targets.values(target, outputs)
 
     end, values = lax.scan(step, start, length=ascent.steps)
     return ascent.finished(end), values
 
 
-def _like(wanted: Any, x: Any) -> Any:
+def like(wanted: Any, x: Any) -> Any:
     """Items in the dtypes of others."""
     return jax.tree.map(lambda w, part: part.astype(w.dtype), wanted, x)
 
 
-def _computable(x: Any) -> Any:
+def computable(x: Any) -> Any:
     """Items in dtypes of at least 32 bits."""
     return jax.tree.map(lambda part: part.astype(compute_dtype(part.dtype)), x)
 
@@ -104,8 +104,8 @@ def climb(
         network = blockwise.of(at_once)
 
         def block(x: Any, centres: Any, target: Any) -> Any:
-            end, values = _ascend(network, _computable(x), centres, target, gating, ascent)
-            return _finished(network, gating, _like(x, end), target, values, trajectory)
+            end, values = _ascend(network, computable(x), centres, target, gating, ascent)
+            return _finished(network, gating, like(x, end), target, values, trajectory)
 
         return in_loop(block, at_once, x, centres, target)
 
@@ -148,12 +148,12 @@ def climb_grid(
                 of_cells = targets.cells(columns, rows, chosen)
                 shape = _shape(of_cells)
                 centres = jax.tree.map(lambda part: jnp.repeat(part, shape[1], 0), given)
-                start, values, target = _computable(centres), [], _merged(of_cells)
+                start, values, target = computable(centres), [], _merged(of_cells)
                 if ascent.steps > 0:
                     start = ascent.step(start, start, _merged(fields(pull, of_cells)))
                     values = [_values(of_cells, outputs).reshape(1, -1)]
                 end, more = _ascend(on_cells, start, centres, target, gating, rest)
-                values, end = jnp.concatenate([*values, more]), _like(centres, end)
+                values, end = jnp.concatenate([*values, more]), like(centres, end)
                 results = _finished(on_cells, gating, end, target, values, trajectory)
                 return jax.tree.map(lambda part: part.reshape(*shape, *part.shape[1:]), results)
 

@@ -5,13 +5,12 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from jax_excite.ascent import Ascent
 from jax_excite.callables.pytree import as_floats
-from jax_excite.gates.surrogates import compute_dtype
 from jax_excite.gating import Gating
 from jax_excite.pullbacks import targets
+from jax_excite.pullbacks.pga_loops import computable, like
 from jax_excite.pullbacks.pullback import outputs_and_fields
 from jax_excite.pullbacks.request import Request
 from jax_excite.pullbacks.targets import Target
@@ -78,13 +77,12 @@ def pga_steps(
 
 def _points(request: Request, target: Any, ascent: Ascent) -> Iterator[Moment]:
     start = request.items
-    now = jax.tree.map(lambda part: jnp.asarray(part, compute_dtype(part.dtype)), start)
-    centres = now
+    now = centres = computable(start)
     one = as_floats(dataclasses.replace(ascent, steps=1))
     for left in reversed(range(ascent.steps + 1)):
         if not left:
             now = ascent.finished(now)
-        x = jax.tree.map(lambda part, like: part.astype(like.dtype), now, start)
+        x = like(start, now)
         here = dataclasses.replace(request, items=x, is_single=False)
         outputs, field = here.over_rows(outputs_and_fields, target, selection=request.selection)
         values = targets.values(target, outputs)

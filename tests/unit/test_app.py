@@ -19,7 +19,16 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from jax_excite.app import server
-from jax_excite.app.answer import Answer, Part, Predicted, archive, explain, predict, views
+from jax_excite.app.answer import (
+    Answer,
+    Part,
+    Predicted,
+    archive,
+    explain,
+    predict,
+    view,
+    view_names,
+)
 from jax_excite.app.controls import samples
 from jax_excite.app.networks import Networks
 from jax_excite.app.photograph import MAX_BYTES, Photograph
@@ -350,7 +359,7 @@ def test_views_of_a_cell(networks, question, mode):
     *_, answer = asked(networks, question)
     arrays = answer.arrays[0]
     change = arrays["perturbed"][0] - arrays["images"][0]
-    found = views(arrays, 1, mode)
+    found = {name: view(arrays, 1, name, mode) for name in view_names(answer.runs[0])}
     assert list(found) == ["original", "perturbed", "difference", "heat map"]
     np.testing.assert_allclose(found["original"], (arrays["images"][0] + 1) / 2)
     spread = change[1] if mode == "cell" else change

@@ -309,6 +309,18 @@ def test_missing_extra_is_named(command, module, extra, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_missing_extra_of_grid_is_named_before_anything_is_computed(tmp_path):
+    code = "import sys; sys.modules['matplotlib'] = None; from jax_excite.cli import main; main()"
+    arguments = ("grid", CAT, "--classes", "church", "--out", tmp_path / "a.png")
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    wanted = 'error: matplotlib is not installed: pip install "jax-excite[viz]"\n'
+    assert result.stderr == wanted
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_grid_of_a_fine_tuned_network_takes_its_own_class_names(tmp_path):
     out, weights = tmp_path / "grid.png", tmp_path / "flowers.safetensors"
     spec = MODELS["squeezenet1_1"]

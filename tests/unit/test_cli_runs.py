@@ -11,8 +11,8 @@ import pytest
 import jax_excite as je
 from jax_excite.attributions.registry import METHODS
 from jax_excite.cli.columns import Columns
-from jax_excite.cli.gatings import Recipe
-from jax_excite.cli.runs import Run, at_temperature, results
+from jax_excite.cli.gatings import Recipe, at_temperature
+from jax_excite.cli.runs import Run, results
 from jax_excite.gating import Gating
 from tests.networks import Network, images
 from tests.unit.test_cli import CAT, run

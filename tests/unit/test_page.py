@@ -15,14 +15,13 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import expect
 
-from tests.served import CHROMIUM, chromium, served
+from tests.served import CHROMIUM, READY, add_class, chromium, open_page, served
 from tests.unit.test_app import black_png, encoded
 from tests.unit.test_cli_networks import network
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 SECONDS = 180  # for what takes a few on a quiet machine
 expect.set_options(timeout=1000 * SECONDS)
-READY = "Choose a target, and press Explain."
 LITE0 = "efficientnet_lite0"
 
 
@@ -56,8 +55,7 @@ def visitor(browser, address, **options):
         page.on("request", lambda request: requests.append(request.url))
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("console", lambda m: m.type == "error" and problems.append(m.text))
-        page.goto(address)
-        expect(page.get_by_role("status")).to_have_text(READY)
+        open_page(page, address)
         yield page
     assert all(url.startswith((address, "data:", "blob:")) for url in requests), requests
     assert problems == []
@@ -291,8 +289,7 @@ def test_reloading_or_cancelling_stops_the_computation(page, browser, address):
         choose(page, "Network", LITE0)
         expect(page.get_by_role("button", name=re.compile("^tiger cat, "))).to_be_visible()
         for name in ("church", "espresso", "ostrich", "golf ball", "tench", "goldfish"):
-            page.get_by_label("Classes: type to search").fill(name)
-            page.get_by_role("option", name=name, exact=True).click()
+            add_class(page, name)
         page.keyboard.press("Escape")
         page.get_by_role("spinbutton", name="Steps").fill("50")
         page.get_by_role("button", name="Explain").click()
