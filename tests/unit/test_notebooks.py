@@ -1,6 +1,7 @@
 """Each notebook runs from top to bottom, and is kept without outputs."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
+PAGES = FOLDER.parent / "docs" / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 
@@ -37,6 +39,25 @@ def test_is_kept_without_outputs(path):
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_page_of_the_site_shows_the_same_cells(path):
+    notebook = nbformat.read(path, nbformat.NO_CONVERT)
+    page = (PAGES / f"{path.stem}.md").read_text()
+    cells = [
+        f"```python\n{cell.source}\n```"
+        if cell.cell_type == "code"
+        else cell.source.replace("](../docs/", "](../")
+        for cell in notebook.cells
+    ]
+    title, _, text = cells[0].partition("\n")
+    places = [page.find(part) for part in (title, text, *cells[1:])]
+    assert -1 not in places
+    assert places == sorted(places)
+    shown = re.findall(r"!\[[^]]+\]\(([^)]+)\)", page)
+    assert shown
+    assert {str(file.relative_to(PAGES)) for file in (PAGES / path.stem).iterdir()} == set(shown)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's messages
