@@ -37,11 +37,12 @@ clean:
 
 # torchvision wants a PyTorch with CUDA libraries on some systems; its Python code does without.
 # Quantus wants OpenCV with its windows, and old versions of much else; it does with the headless one.
-# Of rapidocr-onnxruntime only the ONNX files are used, and of timm one network.
+# zennit asks for torchvision. Of rapidocr-onnxruntime only the ONNX files are used, and of timm one
+# network.
 .venv/test.stamp: pyproject.toml
 	$(LOCK) sh -ec '$(PYTHON) -m venv .venv; $(BIN)/pip install --quiet --editable ".[test]"; \
 		$(BIN)/pip install --quiet --no-deps torchvision==0.28.0 quantus==0.6.0 \
-			timm==1.0.31 rapidocr-onnxruntime==1.4.4; touch $@'
+			timm==1.0.31 zennit==0.5.1 rapidocr-onnxruntime==1.4.4; touch $@'
 
 # The tests of the page use Chromium. It is installed where that is possible (Debian, as root);
 # where there is none, the tests are skipped by name.

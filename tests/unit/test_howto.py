@@ -5,23 +5,29 @@ from pathlib import Path
 
 import pytest
 
+import tests.listings  # noqa: F401: torchvision, which zennit imports, can be imported after it
+
 COMPILE_QUICKLY = True
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted((DOCS / "howto").glob("*.md"))
 
 
 @pytest.mark.parametrize(
-    "page", [*PAGES, DOCS / "smooth-gates.md", DOCS / "index.md"], ids=lambda page: page.stem
+    "page",
+    [*PAGES, DOCS / "smooth-gates.md", DOCS / "index.md", DOCS / "coming-from.md"],
+    ids=lambda page: page.stem,
 )
 # PyTorch's exporter and Keras warn of what is theirs to mend.
 @pytest.mark.filterwarnings("ignore")
 def test_the_snippets_of(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "page"}
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    text = page.read_text()
+    blocks = list(re.finditer(r"```python[^\n]*\n(.*?)```", text, re.DOTALL))
     assert blocks
     for block in blocks:
-        exec(compile(block, str(page), "exec"), names)
+        above = "\n" * text.count("\n", 0, block.start(1))  # errors then show the page's line
+        exec(compile(above + block[1], str(page), "exec"), names)
 
 
 def test_every_page_is_listed_and_its_pictures_are_there():
