@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-import tests.listings  # noqa: F401: torchvision, which zennit imports, can be imported after it
+# With it, torchvision can be imported, which zennit does.
+import tests.listings  # noqa: F401
 
 COMPILE_QUICKLY = True
 DOCS = Path(__file__).parents[2] / "docs"
@@ -37,3 +38,15 @@ def test_every_page_is_listed_and_its_pictures_are_there():
         assert f"(howto/{page.name})" in listed
         for picture in re.findall(r"!\[[^]]*\]\(([^)]*)\)", page.read_text()):
             assert (folder / picture).is_file(), picture
+
+
+def test_the_samples_are_named_by_their_class(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    clone = tmp_path / "imagenet-sample-images"
+    clone.mkdir()
+    for number in range(1000):
+        (clone / f"n{number + 1440764:08}_Some_class{number}.JPEG").touch()
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "data.md").read_text(), re.DOTALL)
+    exec(code, {})
+    names = sorted(path.name for path in (tmp_path / "data" / "imagenet_samples").iterdir())
+    assert names == [f"{index:04d}_some_class{index}.jpg" for index in range(0, 1000, 10)]
