@@ -58,6 +58,20 @@ def test_the_wheel_has_every_file_of_the_packages_and_nothing_else(dist):
     )
 
 
+def test_the_page_of_the_package_index_needs_no_clone(dist):
+    (wheel,) = dist.glob("*.whl")
+    with zipfile.ZipFile(wheel) as whole:
+        (path,) = [name for name in whole.namelist() if name.endswith("/METADATA")]
+        _, _, page = whole.read(path).decode().partition("\n\n")
+    assert page.startswith("# jax_excite")
+    assert re.findall(r"\]\((?!https?:)[^)]*\)|docs/\S+\.jpg", page) == []
+    readme = (ROOT / "README.md").read_text()
+    assert "\nmake " not in page
+    assert 'pip install "jax-excite[demo]"\njax-excite demo' in page
+    assert len(page) > 0.7 * len(readme)
+    assert page.rstrip().splitlines()[-1] == readme.rstrip().splitlines()[-1]
+
+
 def test_the_source_archive_can_run_the_tests(dist):
     (path,) = dist.glob("*.tar.gz")
     with tarfile.open(path) as whole:
