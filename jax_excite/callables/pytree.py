@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 
 from jax_excite.callables.captured import Static, is_index, opened
+from jax_excite.errors import InputError
 
 
 def is_array(leaf: Any) -> bool:
@@ -87,11 +88,21 @@ def as_pytree(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     The values that a function captures are read again each time, so weights are never stale, and
     never constants of a compiled function (docs/decisions/0009).
+
+    Raises:
+        InputError: `fn` cannot be called, or is a class.
     """
     if isinstance(fn, StaticLeaves):
         return fn
     if isinstance(fn, Flattened):
         return fn.whole()
+    if isinstance(fn, type):
+        raise InputError(f"the network is the class {fn.__name__}: give an instance of it")
+    if not callable(fn):
+        raise InputError(
+            f"the network is of type {type(fn).__name__}, which cannot be called: give a function, "
+            "or a module with its weights (for a state of Flax, nnx.merge(graphdef, state))"
+        )
     return fn if _is_module(fn, jax.tree.leaves(fn)) else StaticLeaves(opened(fn))
 
 
@@ -119,7 +130,7 @@ class Flattened:
     def of(cls, fn: Callable[..., Any]) -> "Flattened":
         """`as_pytree(fn)`, flattened."""
         leaves, tree = jax.tree.flatten(fn)
-        whole = _is_module(fn, leaves)
+        whole = callable(fn) and _is_module(fn, leaves)
         return cls(leaves, tree) if whole else cls(*jax.tree.flatten(as_pytree(fn)))
 
     def whole(self) -> Callable[..., Any]:

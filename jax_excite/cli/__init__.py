@@ -50,6 +50,10 @@ COMMANDS = {
         "cli.stores",
         "Draw a selection of a store: one row per image, one column per method and target.",
     ),
+    "sites": (
+        "cli.sites",
+        "List the gates of a network by index and name, as --at takes them; needs no weights.",
+    ),
     "models": (
         "cli.models",
         "List the models, their size, recommended temperature and pretrained weights.",

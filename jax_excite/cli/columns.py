@@ -54,7 +54,8 @@ def check_columns(classes: str | None, at: str | None, channel: str | None) -> N
     if (at is None) != (channel is None):
         raise ExciteError("--at and --channel go together: give the name of a site, and channels")
     if (at is None) == (classes is None):
-        raise ExciteError("give --classes, or --at with --channel")
+        both = "not both of" if classes is not None else "one of"
+        raise ExciteError(f"give {both} --classes, and --at with --channel")
 
 
 def columns_of(

@@ -27,9 +27,9 @@ def demo(
 ) -> None:
     """Explain EfficientNet-Lite0 on three photographs, offline: out/demo.png."""
     with errors_in_one_line():
+        images = load_images(packaged_photographs(PHOTOGRAPHS.values()))
         from jax_excite import pictures
 
-        images = load_images(packaged_photographs(PHOTOGRAPHS.values()))
         announce(f"Loading {MODEL}")
         model = load_model(MODEL)
         out.mkdir(parents=True, exist_ok=True)

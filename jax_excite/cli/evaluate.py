@@ -81,8 +81,12 @@ def evaluate(
         ),
     ] = None,
     reference: Annotated[
-        str, typer.Option(help="Method with which each other method is compared.")
-    ] = "excitation_pullback",
+        str | None,
+        typer.Option(
+            help="Method with which each other method is compared. Default: excitation_pullback, "
+            "or the first one if that is not among them."
+        ),
+    ] = None,
     target: Annotated[
         TargetChoice, typer.Option(help="Explain the predicted class, or the photograph's label.")
     ] = TargetChoice.PREDICTED,
@@ -116,7 +120,7 @@ def evaluate(
         for place, judge in enumerate(entrants[1:] + entrants[:1]):
             entrants[place] = dataclasses.replace(entrants[place], judge=judge.params)
         compared = list(entrants[0].methods)
-        _check_reference(reference, compared)
+        reference = _reference(reference, compared)
         settings = {
             "seed": seed,
             "version": importlib.metadata.version("jax-excite"),
@@ -149,11 +153,15 @@ def _write(out: Path, write: Any, lines: Any, manifest: dict[str, Any]) -> None:
     typer.echo("\n".join(map(str, beside)))
 
 
-def _check_reference(reference: str, compared: Sequence[str]) -> None:
+def _reference(reference: str | None, compared: Sequence[str]) -> str:
+    """The method that a user names, or the default, among those that are compared."""
+    if reference is None:
+        return "excitation_pullback" if "excitation_pullback" in compared else compared[0]
     if reference not in compared:
         raise ExciteError(
             f"--reference is {reference}: choose one of the compared methods, {', '.join(compared)}"
         )
+    return reference
 
 
 def _check_place(out: Path, images: Path) -> None:

@@ -36,7 +36,7 @@ def previewed(
         if begun < due:
             return
         if due < 0:
-            typer.echo(f"The cells so far are in {path}", err=True)
+            typer.echo(f"While it is computed, the cells so far are in {path}", err=True)
         draw(path, arrays)
         ended = time.monotonic()
         due = ended + max(_SECONDS_BETWEEN, _TIMES_DRAWING * (ended - begun))

@@ -1,6 +1,6 @@
 """`jax-excite status` and `jax-excite view`: the contents of a store."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +9,7 @@ import typer
 
 from jax_excite.cli.console import errors_in_one_line
 from jax_excite.cli.manifest import check_picture
-from jax_excite.data.class_names import CLASS_NAMES
+from jax_excite.data.class_names import CLASS_NAMES, class_index
 from jax_excite.errors import DataError
 
 if TYPE_CHECKING:
@@ -47,8 +47,11 @@ def view(
     method: Annotated[
         list[str] | None, typer.Option(help="Method to draw; may be repeated. Default: all.")
     ] = None,
-    class_index: Annotated[
-        int | None, typer.Option("--class", help="Draw only the images that have this target.")
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--class", help="Draw only the images that have this target: an index, or a class name."
+        ),
     ] = None,
 ) -> None:
     """Draw a selection of a store: one row per image, one column per method and target."""
@@ -59,9 +62,9 @@ def view(
         check_picture(out)
         found = open_store(store)
         methods = method or found.methods
-        cells = _cells(found, images, class_index)
+        cells = _cells(found, images, None if target is None else _index(found, target))
         if not cells:
-            wanted = "" if class_index is None else f" with target {class_index}"
+            wanted = "" if target is None else f" with target {target}"
             raise DataError(f"{store} has no images in this selection{wanted}")
         done = found.done
         rows, titles = [], []
@@ -87,10 +90,21 @@ def view(
         typer.echo(str(out))
 
 
-def _cells(found: "Store", images: str, class_index: int | None) -> list[tuple[int, list[int]]]:
+def _index(found: "Store", target: str) -> int:
+    """The index of a target, of which a class of ImageNet has a name too."""
+    return int(target) if target.isdecimal() else class_index(target, _class_names(found))
+
+
+def _class_names(found: "Store") -> Sequence[str]:
+    """The names of a store's classes, or none."""
+    of_channels = found.manifest["settings"].get("at") is not None
+    return () if of_channels or found.layout.logits != len(CLASS_NAMES) else CLASS_NAMES
+
+
+def _cells(found: "Store", images: str, index: int | None) -> list[tuple[int, list[int]]]:
     """The index of each image, with the positions of its targets."""
-    if class_index is not None:
-        return [(image, [target]) for image, target in found.of_class(class_index)]
+    if index is not None:
+        return [(image, [target]) for image, target in found.of_class(index)]
     first, colon, last = images.partition(":")
     if colon and images not in found.names:
         if not all(each.isdecimal() or not each for each in (first, last)):
@@ -117,4 +131,5 @@ def _named(found: "Store", index: int) -> str:
         return "skipped"
     if (at := found.manifest["settings"].get("at")) is not None:
         return f"{at}, channel {index}"
-    return CLASS_NAMES[index] if found.layout.logits == len(CLASS_NAMES) else str(index)
+    names = _class_names(found)
+    return names[index] if names else str(index)

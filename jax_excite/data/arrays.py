@@ -63,3 +63,8 @@ def _extremes(x: np.ndarray | jax.Array) -> tuple[float, float, bool]:
 def _reduce(x: jax.Array) -> jax.Array:
     # XLA's minimum and maximum may drop a NaN on a CPU, so finiteness is a separate reduction.
     return jnp.stack([x.min(), x.max(), jnp.isfinite(x).all().astype(x.dtype)])
+
+
+def dtype_in_jax(dtype: Any) -> Any:
+    """The dtype that an array of a dtype has in JAX: in a 32-bit mode, float32 for float64."""
+    return jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True)

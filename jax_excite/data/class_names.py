@@ -55,6 +55,7 @@ def class_index(
         choices = ", ".join(f"{index} ({class_names[index]})" for index in found)
         raise TargetError(f"{name_or_index!r} names several classes, {choices}: give the index")
     near = [name for name, fold in zip(class_names, folded, strict=True) if key and key in fold]
+    near.sort(key=lambda name: key not in _folded(name).split())  # whole words first
     if not near:
         close = difflib.get_close_matches(key, folded, n=5)
         near = [class_names[folded.index(fold)] for fold in close]

@@ -173,12 +173,12 @@ def _from_array(array: Any) -> Image.Image:
     if not isinstance(array, np.ndarray):
         raise ImageError(
             f"the image is of type {type(array).__name__}: give a path, a PIL image or a uint8 "
-            "numpy array [H, W, 3]"
+            "numpy array [H, W, 3]; load_images takes several"
         )
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
         raise ImageError(
             f"the array has shape {array.shape} and dtype {array.dtype}: give uint8 [H, W, 3]; "
-            "floats in [-1, 1] are images already"
+            "load_images takes several; floats in [-1, 1] are images already"
         )
     return Image.fromarray(array)
 

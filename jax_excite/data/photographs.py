@@ -13,5 +13,9 @@ def packaged_photographs(names: Iterable[str] = PHOTOGRAPHS) -> list[Path]:
     Raises:
         ModuleNotFoundError: scikit-image, of the extra `demo`, is not installed.
     """
-    data = importlib.resources.files("skimage") / "data"
+    try:
+        data = importlib.resources.files("skimage") / "data"
+    except ModuleNotFoundError as error:
+        error.msg = 'the photographs come with scikit-image: pip install "jax-excite[demo]"'
+        raise
     return [Path(str(data / name)) for name in names]

@@ -1,5 +1,6 @@
 """The networks by name."""
 
+import difflib
 from collections.abc import Callable, Collection, Mapping
 
 from jax_excite.data.preprocessing import Preprocessing
@@ -95,8 +96,10 @@ def model_spec(name: str) -> ModelSpec:
     if name.startswith(PREFIX):
         return timm_spec(name)
     if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, n=5)
+        hint = f"did you mean {', '.join(near)}? " if near else ""
         raise WeightsError(
-            f"no model is called {name!r}: choose one of {', '.join(MODELS)}, or one of timm's "
-            "(timm/...)"
+            f"no model is called {name!r}: {hint}`jax-excite models` lists all. Other networks are "
+            "timm's (timm/...), ONNX files (....onnx), and callables in Python"
         )
     return MODELS[name]

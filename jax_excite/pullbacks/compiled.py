@@ -16,6 +16,7 @@ from jax.core import Tracer
 from jax.sharding import SingleDeviceSharding
 
 from jax_excite.callables.known import is_known, place_of, read, write
+from jax_excite.data.arrays import dtype_in_jax
 
 
 class Compiled:
@@ -69,7 +70,7 @@ def _by_kept_program(
             params, args, settings = tree.unflatten(leaves)
             return function(params, *args, **settings, **fixed)
 
-        shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+        shapes = [jax.ShapeDtypeStruct(leaf.shape, dtype_in_jax(leaf.dtype)) for leaf in leaves]
         program = export.export(jax.jit(flat))(*shapes)
         write(place, program.serialize())
     else:

@@ -77,6 +77,12 @@ def rows(items: Any, index: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], items)
 
 
+def looks_channels_first(items: Any) -> bool:
+    """Whether items are `[N, 1, H, W]` or `[N, 3, H, W]`, as images of other libraries are."""
+    shape = np.shape(items) if isinstance(items, (np.ndarray, jax.Array)) else ()
+    return len(shape) == _BATCH and shape[1] in (1, 3) and shape[3] not in (1, 3)
+
+
 def shapes_of(tree: Any) -> str:
     """The shapes of a pytree's arrays, in its structure, for messages."""
     return str(jax.tree.map(_Text.of, tree))

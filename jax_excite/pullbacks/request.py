@@ -15,7 +15,8 @@ from jaxtyping import Float
 
 from jax_excite.callables.known import is_known, place_of, read, write
 from jax_excite.callables.pytree import Flattened, as_floats
-from jax_excite.errors import ExciteError, SettingError, TargetError
+from jax_excite.data.arrays import dtype_in_jax
+from jax_excite.errors import ExciteError, InputError, SettingError, TargetError
 from jax_excite.gating import Gating, check_gating
 from jax_excite.pullbacks import items, targets
 from jax_excite.pullbacks.batching import (
@@ -213,15 +214,22 @@ def shapes_of_outputs(params: Params, given: Any, selection: Selection = SELECT_
     try:
         leaves, tree = jax.tree.flatten((params, given))
         types = tuple(
-            (leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)) for leaf in leaves
+            (leaf.shape, dtype_in_jax(leaf.dtype), getattr(leaf, "weak_type", False))
+            for leaf in leaves
         )
         shapes = _shapes_of_outputs(tree, types, jnp.result_type(float), selection)
     except Exception as error:
-        if not isinstance(error, ExciteError):
-            shape = items.shapes_of(given)
-            error.add_note(
-                f"params was called with x of shape {shape}; images have their channels last"
-            )
+        if isinstance(error, ExciteError):
+            raise
+        shape = items.shapes_of(given)
+        if items.looks_channels_first(given):
+            raise InputError(
+                f"params failed for x of shape {shape}, which looks as if channels came first: "
+                "images are [N, H, W, C], so move them with moveaxis(x, -3, -1)"
+            ) from error
+        error.add_note(
+            f"params was called with x of shape {shape}; images have their channels last"
+        )
         raise
     count, leaves = items.count(given), jax.tree.leaves(shapes)
     if not leaves or any(leaf.shape[:1] != (count,) for leaf in leaves):

@@ -93,6 +93,9 @@ class Cotangent:
         return cast(jax.Array, sum(product(*pair) for pair in floats))
 
 
+_BY_INDEX = "give a class index (jax_excite.data.class_names.class_index({!r}) finds one by name)"
+
+
 def prepare(c: Any, outputs: Any, count: int, single: bool = False) -> Any:
     """Convert a target to the form that `values` and `cotangents` take.
 
@@ -112,10 +115,7 @@ def prepare(c: Any, outputs: Any, count: int, single: bool = False) -> Any:
     if callable(c):
         return _objective(c, outputs)
     if isinstance(c, str):
-        raise TargetError(
-            f"the target is the string {c!r}: give a class index "
-            f"(jax_excite.data.class_names.class_index({c!r}) finds the index of a class name)"
-        )
+        raise TargetError(f"the target is the string {c!r}: {_BY_INDEX.format(c)}")
     inner = bare(outputs)
     if isinstance(c, (list, float)) and jax.tree_util.treedef_is_leaf(jax.tree.structure(inner)):
         c = np.asarray(c)
@@ -227,9 +227,8 @@ def _entry(c: tuple[Any, ...], outputs: Any, count: int) -> Entry:
         raise TargetError(
             f"{given}: {len(rest)} indices do not name one entry of an array {shape} per item"
         )
-    what = f"an index of the array {shape}"
     indices = [
-        _in_range(_integers(index, count, given), (count,), size, what)
+        _in_range(_integers(index, count, given), (count,), size, "index", f" of the array {shape}")
         for index, size in zip(rest, shape, strict=True)
     ]
     _require_derivative(leaves[numbered])
@@ -260,6 +259,8 @@ def _require_integers(array: Any, outputs: Any) -> None:
         "a tuple of indices of one entry, a float cotangent with the outputs' structure and shape, "
         "or an objective of one item's outputs"
     )
+    if array.dtype.kind == "U" and array.size:
+        raise TargetError(f"the targets are strings: {_BY_INDEX.format(str(array.flat[0]))}")
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TargetError(
             f"the target has dtype {array.dtype}: give a class index, an array of them, {others}"
@@ -286,18 +287,18 @@ def _indexed(array: Any, shape: tuple[int, ...], outputs: Any) -> Entry | Channe
         axis = outputs.channel_axis
         assert axis is not None
         size = outputs.value.shape[axis]
-        return Channel(axis, _in_range(array, shape, size, f"channel of {outputs.name}"))
+        return Channel(axis, _in_range(array, shape, size, "channel", f" of {outputs.name}"))
     return Entry(0, _in_range(array, shape, outputs.shape[1], "class index")[..., None])
 
 
-def _in_range(array: Any, shape: tuple[int, ...], size: int, what: str) -> Any:
+def _in_range(array: Any, shape: tuple[int, ...], size: int, what: str, of: str = "") -> Any:
     """Check and broadcast indices; the values of traced indices cannot be checked."""
     if not isinstance(array, Tracer):
         array = np.asarray(array)
         wrong = array[(array < 0) | (array >= size)]
         if wrong.size:
             raise TargetError(
-                f"{what} {wrong[0]} is out of range: there are {size}, so give 0 to {size - 1}"
+                f"{what} {wrong[0]}{of} is out of range: there are {size}, so give 0 to {size - 1}"
             )
     broadcast = jnp.broadcast_to if isinstance(array, jax.Array) else np.broadcast_to
     return broadcast(array.astype(np.int32), shape)

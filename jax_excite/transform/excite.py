@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jax_excite.errors import ExciteError
 from jax_excite.gating import Gating, check_gating
 from jax_excite.recipes import EXCITATION
 from jax_excite.transform.plan import Plan
@@ -71,18 +72,29 @@ def sites(
 
     Args:
         fn: any JAX function.
-        *args: its arguments. The function is only traced, not computed, so a
-            `jax.ShapeDtypeStruct` can stand for an array, also among the weights of `fn`.
+        *args: its arguments as it takes them, with a batch axis if it needs one. The function is
+            only traced, not computed, so a `jax.ShapeDtypeStruct` can stand for an array, also
+            among the weights of `fn`.
         skip: as for `excite`.
         only: as for `excite`.
         enter: as for `excite`.
         **kwargs: further arguments of `fn`.
 
     Returns:
-        The sites in the order in which they run. Each states whether `excite` softens it, and why.
+        The sites in the order in which they run. Each states whether `excite` can soften it, and
+        how it is written or what prevents it.
     """
     fn, args, kwargs = jax.tree.map(_as_array, (fn, args, kwargs))
-    return Plan(fn, args, kwargs, Selection.of(skip, only, enter)).sites
+    try:
+        return Plan(fn, args, kwargs, Selection.of(skip, only, enter)).sites
+    except Exception as error:
+        if not isinstance(error, ExciteError):
+            shapes = ", ".join(str(np.shape(leaf)) for leaf in jax.tree.leaves((args, kwargs)))
+            error.add_note(
+                f"sites called the function with its arguments as they are, of shape {shapes}; one "
+                "image of a network that takes batches is x[None]"
+            )
+        raise
 
 
 def _as_array(leaf: Any) -> Any:

@@ -70,6 +70,8 @@ class Plan:
         self._is_entered = is_entered(selection.enter)
         self._found = census(self._graph, sources, self._is_entered)
         self.sites = sites_of(self._graph, self._found, selection)
+        only = () if selection.only is None else selection.only
+        self._asked = select(only, self.sites, "only")
         self._gates = {
             found.node: (found, site)
             for found, site in zip(self._found, self.sites, strict=True)
@@ -86,7 +88,8 @@ class Plan:
     def check(self, gating: Gating) -> None:
         """Raise `GatingError` if there is nothing to soften or a temperature has no site.
 
-        Warns if gates that the gating should soften are left hard.
+        Also if `only=` names sites that the gating leaves as they are. Warns if gates that the
+        gating should soften are left hard.
         """
         named = select(gating.site_temperatures, self.sites, "site_temperatures")
         softened = [
@@ -102,6 +105,10 @@ class Plan:
                 )
         if not gating.is_plain and self._differentiable and not softened:
             raise GatingError(f"the function has no gate to soften: {self._advice()}")
+        others = {site.index for site in self.sites} - {site.index for site, _ in softened}
+        if not gating.is_plain and (missed := sorted(self._asked & others)):
+            listed = "; ".join(f"{self.sites[i].name} ({self.sites[i].reason})" for i in missed)
+            raise GatingError(f"only= names sites that this gating does not soften: {listed}")
         left = [
             f"{site.name} ({found.obstacle})"
             for site, found in softened

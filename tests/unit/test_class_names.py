@@ -53,7 +53,13 @@ def test_an_ambiguous_name_is_refused_with_its_indices(name, indices):
 
 
 @pytest.mark.parametrize(
-    ("name", "suggestion"), [("chruch", "church"), ("truck", "garbage truck"), ("Ostritch", "ostr")]
+    ("name", "suggestion"),
+    [
+        ("chruch", "church"),
+        ("truck", "garbage truck"),
+        ("Ostritch", "ostr"),
+        ("cat", "did you mean tiger cat, Persian cat"),
+    ],
 )
 def test_an_unknown_name_is_refused_with_near_ones(name, suggestion):
     with pytest.raises(TargetError, match=f"no class '{name}'.*{suggestion}"):

@@ -1,5 +1,7 @@
 """What an equation carries is kept: names and shardings of `jit`, platforms, contexts, scopes."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from jax import lax
 from jax.experimental.compute_on import compute_on
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jax_excite import Gating, excite, sites, theory
+from jax_excite import GateWarning, Gating, excite, sites, theory
 from jax_excite.graphs.graph import origin, trace
 from tests.networks import images, relative_error, soft_relu
 
@@ -48,6 +50,10 @@ def test_a_branch_for_another_platform():
         assert relative_error(gradient, expected) < 1e-6
 
 
+CALLS = "out_memory_spaces" in inspect.signature(compute_on).parameters  # from JAX 0.12 on
+
+
+@pytest.mark.skipif(CALLS, reason="in this version of JAX, compute_on is a call")
 def test_compute_on_is_kept():
     def fn(x):
         with compute_on("device_host"):
@@ -62,6 +68,19 @@ def test_compute_on_is_kept():
         ]
 
     assert types(fn) == types(excite(fn, GATING)) == ["device_host", None]
+
+
+@pytest.mark.skipif(not CALLS, reason="in this version of JAX, compute_on is a context")
+def test_compute_on_is_not_entered():
+    inner = compute_on(
+        jax.nn.relu, compute_type="device_host", out_memory_spaces=jax.memory.Space.Device
+    )
+    (site,) = sites(inner, images())
+    assert not site.gated
+    assert "inside `compute_on`" in site.reason
+    with pytest.warns(GateWarning, match="inside `compute_on`"):
+        outputs = excite(inner, GATING)(images())
+    np.testing.assert_array_equal(outputs, inner(images()))
 
 
 def test_scopes_of_nested_excite():

@@ -301,12 +301,47 @@ def test_bad_images(model, call, x, message):
         call(model, x, 0)
 
 
-@pytest.mark.parametrize("shape", [(8, 8, 4), (3, 8, 8)])
-def test_an_error_of_the_network_says_what_it_was_called_with(model, shape):
+def test_an_error_of_the_network_says_what_it_was_called_with(model):
     with pytest.raises((TypeError, ValueError), match="shape") as error:
-        pullback(model, np.zeros(shape, np.float32), 0)
-    note = f"params was called with x of shape {(1, *shape)}; images have their channels last"
+        pullback(model, np.zeros((8, 8, 4), np.float32), 0)
+    note = "params was called with x of shape (1, 8, 8, 4); images have their channels last"
     assert note in error.value.__notes__
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels_first_are_recognised_where_the_network_fails(model, channels):
+    x = np.zeros((2, channels, 8, 8), np.float32)
+    with pytest.raises(InputError, match=r"shape \(2, ., 8, 8\), which looks as if channels came"):
+        pullback(model, x, 0)
+    moved = np.moveaxis(x, -3, -1)
+    assert pullback(lambda x: model(x.mean(-1, keepdims=True) + jnp.zeros(3)), moved, 0).shape == (
+        *(2, 8, 8),
+        channels,
+    )
+
+
+def test_what_is_no_network_is_refused(model, x):
+    _, state = nnx.split(model)
+    for call in (pullback, lambda network, x, _: excite(network)(x)):
+        with pytest.raises(InputError, match="the network is the class Network: give an instance"):
+            call(type(model), x, 0)
+        with pytest.raises(InputError, match=r"of type State, which cannot be called.*nnx\.merge"):
+            call(state, x, 0)
+
+
+def test_only_has_to_name_what_the_gating_softens(x):
+    def network(x):
+        return jax.nn.silu(nnx.relu(x)).reshape(len(x), -1)
+
+    pullback(network, x, 0, only="relu")
+    pullback(network, x, 0, only=["silu"], gating=recipes.SEMANTIC)
+    pullback(network, x, 0, only=["silu"], gating=recipes.VANILLA)
+    for only in ("silu", ["relu", "silu"]):
+        message = r"only= names sites that this gating does not soften: silu \(.*SEMANTIC"
+        with pytest.raises(GatingError, match=message):
+            pullback(network, x, 0, only=only)
+        with pytest.raises(GatingError, match=message):
+            excite(network, only=only)(x)
 
 
 @pytest.mark.parametrize(
@@ -338,7 +373,7 @@ def test_bad_targets(model, c, message):
         ([0, 5], "class index 5 is out of range"),
         (np.zeros((3, 2), int), r"shape \(3, 2\).*\(2, C\)"),
         ([0.5], "dtype float64"),
-        (["church"], "dtype <U6"),
+        (["church"], r"the targets are strings: .*class_index\('church'\)"),
     ],
 )
 def test_bad_classes(model, classes, message):

@@ -597,3 +597,12 @@ def test_sites_of_shapes():
     assert sites(jax.eval_shape(lambda: network), x) == wanted
     assert [site.name for site in sites(lambda *, z: jax.nn.relu(z), z=x)] == ["relu"]
     assert sites(lambda x, mode: jax.nn.relu(x) if mode else x, x, "on")[0].shape == x.shape
+
+
+def test_an_error_in_sites_says_that_no_batch_axis_is_added():
+    network = Network(classes=5)
+    with pytest.raises(TypeError, match="shape") as error:
+        sites(network, jnp.zeros((8, 8, 3)))
+    (note,) = [each for each in error.value.__notes__ if each.startswith("sites called")]
+    assert "of shape (8, 8, 3); one image of a network that takes batches is x[None]" in note
+    assert sites(network, jnp.zeros((1, 8, 8, 3)))

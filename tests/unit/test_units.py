@@ -154,7 +154,7 @@ def test_a_network_of_single_items_under_vmap(case, x64):
     ("at", "target", "said"),
     [
         ("nothing", 0, r"at names no site of the function: \['nothing'\]; its sites: 0 \(relu\)"),
-        (0, 6, r"channel of relu 6 is out of range: there are 6, so give 0 to 5"),
+        (0, 6, r"channel 6 of relu is out of range: there are 6, so give 0 to 5"),
         (0, (0, 0), r"2 indices do not name one entry of an array \(8, 8, 6\)"),
         (0, np.zeros((2, 3)), r"a cotangent has the structure and shape of the outputs, \(2, 8, 8"),
         (0, 1.5, "the target is a float array of shape"),
