@@ -158,7 +158,7 @@ def _targets(targets: str | None, at: str | None, channel: str | None) -> Any:
 
     if at is None and channel is None:
         return Targets.parse(targets or "top-1")
-    check_columns(targets, at, channel)
+    check_columns(targets, at, channel, "--targets")
     return Targets.parse(channel or "", at)
 
 

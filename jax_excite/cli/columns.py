@@ -49,13 +49,15 @@ class Columns:
         return [{"index": index, "name": name} for index, name in pairs]
 
 
-def check_columns(classes: str | None, at: str | None, channel: str | None) -> None:
-    """Raise `ExciteError` unless classes, or a site with channels, are given."""
+def check_columns(
+    classes: str | None, at: str | None, channel: str | None, option: str = "--classes"
+) -> None:
+    """Raise `ExciteError` unless classes, by an option, or a site with channels are given."""
     if (at is None) != (channel is None):
         raise ExciteError("--at and --channel go together: give the name of a site, and channels")
     if (at is None) == (classes is None):
-        both = "not both of" if classes is not None else "one of"
-        raise ExciteError(f"give {both} --classes, and --at with --channel")
+        which = "only one" if classes is not None else "one"
+        raise ExciteError(f"give {which} of {option} and --at with --channel")
 
 
 def columns_of(

@@ -56,7 +56,7 @@ def surrogate_attention(
         query: the queries of `H` heads.
         key: the keys; `H` is a multiple of `K`, as in grouped attention.
         value: the values.
-        temperature: >= 0, traced, a scalar; for `through`, 1 is the ordinary derivative.
+        temperature: at least 0, traced, a scalar; for `through`, 1 is the ordinary derivative.
         form: `through` or `detached`, as in `Gating`.
         mask: the pairs that take part, broadcastable to `[N, H, T, S]`.
         query_bias: the part of `query` that is not divided by the temperature: the bias of the

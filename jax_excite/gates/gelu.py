@@ -70,7 +70,7 @@ def gated_gelu(
 
     Args:
         z: pre-activation, any shape, any float dtype.
-        temperature: >= 0, traced, broadcastable to `z`; 0 is the hard gate.
+        temperature: at least 0, traced, broadcastable to `z`; 0 is the hard gate.
         approximate: the tanh form, as in `jax.nn.gelu`.
 
     Returns:

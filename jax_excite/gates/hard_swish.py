@@ -38,7 +38,7 @@ def gated_hard_swish(z: jax.Array, temperature: ArrayLike = 1.0) -> Float[jax.Ar
 
     Args:
         z: pre-activation, any shape, any float dtype.
-        temperature: >= 0, traced, broadcastable to `z`; 0 is the hard gate.
+        temperature: at least 0, traced, broadcastable to `z`; 0 is the hard gate.
 
     Returns:
         `jax.nn.hard_swish(z)`, bit for bit; the cotangent of `z` has its shape and dtype.

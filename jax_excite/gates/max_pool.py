@@ -63,8 +63,8 @@ def surrogate_max_pool(
         window_shape: the size of the window along each spatial axis.
         strides: the steps of the window; 1 along each axis by default, as in `flax.nnx.max_pool`.
         padding: `VALID`, `SAME` or a (low, high) pair for each spatial axis.
-        temperature: >= 0, traced; a scalar, or an array that broadcasts to `x` with extent 1 along
-            the spatial axes. 0 is the hard pool: the first largest cell takes the gradient.
+        temperature: at least 0, traced; a scalar, or an array that broadcasts to `x` with extent 1
+            along the spatial axes. 0 is the hard pool: the first largest cell takes the gradient.
         dilation: the distance between the cells of a window.
         weights: differentiate the softmax weights (`through`) or hold them constant (`detached`).
         pool_padding: include padding cells in the softmax as zeros (`zero`) or not (`-inf`).

@@ -43,7 +43,8 @@ def gated_relu(
 
     Args:
         z: pre-activation, any shape, any float dtype.
-        temperature: >= 0, traced, broadcastable to `z`; 0 is the hard gate, with relu'(0) = 0.
+        temperature: at least 0, traced, broadcastable to `z`; 0 is the hard gate, for which
+            relu'(0) = 0.
         gate: the name of the gate, as in `Gating`.
         slope: the value of the gate where `z <= 0`, for `gate="leaky"`.
 

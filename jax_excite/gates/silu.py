@@ -28,7 +28,7 @@ def gated_silu(z: jax.Array, temperature: ArrayLike = 1.6) -> Float[jax.Array, "
 
     Args:
         z: pre-activation, any shape, any float dtype.
-        temperature: >= 0, traced, broadcastable to `z`; 0 is the hard gate.
+        temperature: at least 0, traced, broadcastable to `z`; 0 is the hard gate.
 
     Returns:
         `jax.nn.silu(z)`, bit for bit; the cotangent of `z` has its shape and dtype.

@@ -204,7 +204,7 @@ def test_manifest_is_enough_to_compute_the_grid_again(tmp_path):
         ({"--classes": "chruch"}, "church"),
         ({"--classes": "1000"}, "1000"),
         ({"--classes": "crane"}, "134"),
-        ({"--model": "alexnet"}, "'alexnet'.*efficientnet_lite0"),
+        ({"--model": "alexnet"}, "'alexnet'.*jax-excite models"),
         ({"--model": "resnet50"}, "resnet50-0676ba61.pth"),
         ({"--weights": "nowhere.pth"}, "nowhere.pth is not a file"),
         ({"--weights": __file__}, "test_cli.py"),

@@ -153,11 +153,11 @@ def test_a_store_of_an_onnx_file(tmp_path, names, monkeypatch):
         (("--classes", "3"), "class index 3 is out of range"),
         (("--classes", "0", "--preprocessing", "sepia"), "--preprocessing has 'sepia'"),
         (("--classes", "0", "--preprocessing", "32"), "not a square side"),
-        ((), "give --classes, or --at with --channel"),
-        (("--classes", "0", "--at", "x", "--channel", "1"), "give --classes, or --at"),
+        ((), "give one of --classes and --at with --channel"),
+        (("--classes", "0", "--at", "x", "--channel", "1"), "give only one of --classes and --at"),
         (("--at", "x"), "--at and --channel go together"),
         (("--at", "x", "--channel", "1"), "at names no site of the function"),
-        (("--at", "body/relu/relu", "--channel", "9"), "channel of body/relu/relu 9 is out of"),
+        (("--at", "body/relu/relu", "--channel", "9"), "channel 9 of body/relu/relu is out of"),
         (("--at", "body/relu/relu", "--channel", "-1"), "give comma-separated numbers"),
     ],
 )
@@ -261,7 +261,7 @@ def test_a_picture_of_the_cells_so_far(tmp_path, names, monkeypatch):
     path = network(tmp_path)
     result = run("grid", CAT, "--model", path, *options, "--out", folder / "a.png")
     assert result.exit_code == 0, result.stderr
-    assert "The cells so far are in" in result.stderr
+    assert "the cells so far are in" in result.stderr
     assert {path.name for path in folder.iterdir()} == {"a.png", "a.npz"}
     final = imread(folder / "a.png")
     assert [len(pictures) for pictures in seen] == [0, 1]
@@ -270,3 +270,20 @@ def test_a_picture_of_the_cells_so_far(tmp_path, names, monkeypatch):
     changed = np.flatnonzero((preview != final).any((0, 2)))
     assert 0 < len(changed) <= 224
     assert changed[0] > final.shape[1] - 300  # the last column, and no other
+
+
+def test_sites_are_listed(tmp_path):
+    for options in (("--model", network(tmp_path)), ("--model", "vit_b_16"), ()):
+        result = run("sites", *options)
+        assert result.exit_code == 0, result.stderr
+        lines = result.stdout.splitlines()
+        assert lines[0].split() == ["index", "name", "shape", "per", "image", "how"]
+        assert [line.split()[0] for line in lines[1:-1]] == list(map(str, range(len(lines) - 2)))
+    loaded = je.load("efficientnet_lite0")
+    found = je.sites(loaded, np.zeros((1, 224, 224, 3), np.float32))
+    assert [line.split()[1] for line in lines[1:-1]] == [site.name for site in found]
+    assert all("computed by `relu6`" in line for line in lines[1:-1])
+    assert lines[-1] == "33 sites of efficientnet_lite0 for an image of (224, 224, 3)"
+    assert run("sites", "--model", "resnet5").stderr.startswith(
+        "error: no model is called 'resnet5': did you mean resnet50"
+    )

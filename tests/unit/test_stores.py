@@ -185,8 +185,11 @@ def test_channels_of_a_site(network, folder, tmp_path):
     [
         (("--at", "relu_1"), "--at and --channel go together"),
         (("--channel", "1"), "--at and --channel go together"),
-        (("--at", "relu_1", "--channel", "1", "--targets", "label"), "give --classes, or --at"),
-        (("--at", "relu_1", "--channel", "8"), "channel of relu_1 8 is out of range"),
+        (
+            ("--at", "relu_1", "--channel", "1", "--targets", "label"),
+            "one of --targets and --at",
+        ),
+        (("--at", "relu_1", "--channel", "8"), "channel 8 of relu_1 is out of range"),
         (("--at", "relu_1", "--channel", "x"), "give comma-separated channels"),
         (("--at", "relu_9", "--channel", "1"), "at names no site of the function"),
         (("--at", "relu_1", "--channel", "1", "--method", "grad_cam"), "is no single pullback"),
@@ -361,11 +364,15 @@ def test_a_view_and_the_status(network, folder, tmp_path):
     named = ("--images", "0007_cat.png,9", "--method", "excitation_pullback")
     assert run("view", out, "--out", tmp_path / "b.png", *named).exit_code == 0
     assert run("view", out, "--out", tmp_path / "c.png", "--class", 9).exit_code == 0
+    by_name = run("view", out, "--out", tmp_path / "e.png", "--class", CLASS_NAMES[9])
+    assert by_name.exit_code == 0, by_name.stderr
+    assert (imread(tmp_path / "c.png") == imread(tmp_path / "e.png")).all()
     for wrong, message in (
         (("--images", "cat"), "has no image 'cat'"),
         (("--images", "99"), "has no image 99"),
         (("--method", "lime"), "has no method 'lime'"),
         (("--class", 3), "no images in this selection"),
+        (("--class", "ostritch"), "did you mean ostrich"),
     ):
         found = run("view", out, "--out", tmp_path / "d.png", *wrong)
         assert (found.exit_code, message in found.stderr) == (2, True)

@@ -166,7 +166,7 @@ def test_alone_it_explains_a_network_of_ones_own(install, empty):
     result = run(commands / "jax-excite", "demo", folder=empty)
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
-    assert 'pip install "jax-excite[' in result.stderr
+    assert 'pip install "jax-excite[demo]"' in result.stderr
     assert list(empty.iterdir()) == []
 
 
