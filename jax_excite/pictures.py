@@ -260,7 +260,7 @@ def _printable(text: str) -> str:
 
 
 def _wrap(text: str, room: int, size: int) -> list[str]:
-    """Break a text into lines of at most `room` pixels, at spaces where possible."""
+    """Break a text into lines of at most `room` pixels, at spaces or after `_`, `-`, `/`, if any."""
     lines = []
     for paragraph in _printable(text).splitlines():
         line = ""
@@ -277,6 +277,8 @@ def _wrap(text: str, room: int, size: int) -> list[str]:
                     for n in range(len(word) - 1, 0, -1)
                     if n == 1 or _width(word[:n], size) <= room
                 )
+                mark = max(word.rfind(each, 0, fitting) for each in "_-/")
+                fitting = mark + 1 if mark > 0 else fitting
                 lines.append(word[:fitting])
                 word = word[fitting:]
             line = word

@@ -209,6 +209,15 @@ def test_a_line_break_in_a_title_is_kept(tmp_path):
     assert drawn(tmp_path / "two.png").shape[0] > drawn(tmp_path / "one.png").shape[0]
 
 
+@pytest.mark.parametrize("mark", ["_", "-", "/"])
+def test_a_file_name_is_broken_between_its_words(tmp_path, mark):
+    cells = uniform(1, 1, 224, 224)
+    first, second = f"{12 * 'n'}{mark}", f"{12 * 'n'}.jpg"
+    draw_grid(tmp_path / "one.png", cells, [first + second], ["c"])
+    draw_grid(tmp_path / "two.png", cells, [f"{first}\n{second}"], ["c"])
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
 def test_drawing_is_repeatable_and_leaves_only_its_file(tmp_path):
     path = tmp_path / "grid.png"
     path.write_bytes(b"old")
