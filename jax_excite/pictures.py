@@ -260,7 +260,7 @@ def _printable(text: str) -> str:
 
 
 def _wrap(text: str, room: int, size: int) -> list[str]:
-    """Break a text into lines of at most `room` pixels, at spaces or after `_`, `-`, `/`, if any."""
+    """Break a text into lines of at most `room` pixels, at spaces, or else after `_`, `-`, `/`."""
     lines = []
     for paragraph in _printable(text).splitlines():
         line = ""
