@@ -3,10 +3,15 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+import jax_excite as je
 
 # With it, torchvision can be imported, which zennit does.
 import tests.listings  # noqa: F401
+from tests.networks import Network, images
 
 COMPILE_QUICKLY = True
 DOCS = Path(__file__).parents[2] / "docs"
@@ -22,13 +27,31 @@ PAGES = sorted((DOCS / "howto").glob("*.md"))
 @pytest.mark.filterwarnings("ignore")
 def test_the_snippets_of(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = {"__name__": "page"}
+    run_snippets(page, {})
+
+
+def run_snippets(page, names):
+    """Run the Python blocks of a page one after the other, with some names defined before."""
     text = page.read_text()
     blocks = list(re.finditer(r"```python[^\n]*\n(.*?)```", text, re.DOTALL))
     assert blocks
+    names |= {"__name__": "page"}
     for block in blocks:
         above = "\n" * text.count("\n", 0, block.start(1))  # errors then show the page's line
         exec(compile(above + block[1], str(page), "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize("name", ["attributions", "metrics", "calibration"])
+def test_the_snippets_with_a_small_network(name, tmp_path, monkeypatch):
+    """They are about functions, whichever network `load` gives."""
+    network = Network(classes=1000)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(je, "load", lambda name: network)
+    Image.fromarray(np.full((240, 240, 3), 90, np.uint8)).save("photo.jpg")
+    batches = [images(2)]
+    found = run_snippets(DOCS / f"{name}.md", {"je": je, "model": network, "batches": batches})
+    assert {"attributions": "smooth", "metrics": "worst", "calibration": "gating"}[name] in found
 
 
 def test_every_page_is_listed_and_its_pictures_are_there():

@@ -3,6 +3,8 @@
 import dataclasses
 import importlib
 import json
+import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -316,6 +318,17 @@ def test_a_file_that_cannot_be_read_stops_the_run(network, folder, tmp_path, mon
     assert open_store(out).done.sum() == 8
     monkeypatch.undo()
     (tmp_path / "away.png").rename(lost)
+
+
+def test_the_snippet_of_the_docs(network, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (folder / "0007_cat.png").rename(folder / "cat.jpg")
+    assert attribute(folder, "photos.store", "--targets", "281").exit_code == 0
+    page = Path(__file__).parents[2] / "docs" / "stores.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    names = {}
+    exec(compile(code, str(page), "exec"), names)
+    assert dict(names["dataset"].sizes)["image"] == 10
 
 
 def test_strict_stops_at_what_cannot_be_decoded(network, folder, tmp_path):
