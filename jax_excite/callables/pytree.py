@@ -88,26 +88,30 @@ def as_pytree(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     The values that a function captures are read again each time, so weights are never stale, and
     never constants of a compiled function (docs/decisions/0009).
-
-    Raises:
-        InputError: `fn` cannot be called, or is a class.
     """
     if isinstance(fn, StaticLeaves):
         return fn
     if isinstance(fn, Flattened):
         return fn.whole()
-    if isinstance(fn, type):
-        raise InputError(f"the network is the class {fn.__name__}: give an instance of it")
-    if not callable(fn):
-        raise InputError(
-            f"the network is of type {type(fn).__name__}, which cannot be called: give a function, "
-            "or a module with its weights (for a state of Flax, nnx.merge(graphdef, state))"
-        )
     return fn if _is_module(fn, jax.tree.leaves(fn)) else StaticLeaves(opened(fn))
 
 
 def _is_module(fn: Callable[..., Any], leaves: Sequence[Any]) -> bool:
     return not isinstance(fn, functools.partial) and all(map(is_array, leaves))
+
+
+def check_callable(fn: Any) -> None:
+    """Raise `InputError` if what a caller gives as a network is a class, or cannot be called."""
+    whole = fn.whole() if isinstance(fn, Flattened) else fn
+    network = whole.fn if isinstance(whole, StaticLeaves) else whole
+    if isinstance(network, type):
+        raise InputError(f"the network is the class {network.__name__}: give an instance of it")
+    if not callable(network):
+        raise InputError(
+            f"the network is of type {type(network).__name__}, which cannot be called: give a "
+            "function, or a module with its weights (for a state of Flax, nnx.merge(graphdef, "
+            "state))"
+        )
 
 
 @jax.tree_util.register_pytree_node_class
@@ -130,7 +134,7 @@ class Flattened:
     def of(cls, fn: Callable[..., Any]) -> "Flattened":
         """`as_pytree(fn)`, flattened."""
         leaves, tree = jax.tree.flatten(fn)
-        whole = callable(fn) and _is_module(fn, leaves)
+        whole = _is_module(fn, leaves)
         return cls(leaves, tree) if whole else cls(*jax.tree.flatten(as_pytree(fn)))
 
     def whole(self) -> Callable[..., Any]:

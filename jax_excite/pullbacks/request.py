@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Float
 
 from jax_excite.callables.known import is_known, place_of, read, write
-from jax_excite.callables.pytree import Flattened, as_floats
+from jax_excite.callables.pytree import Flattened, as_floats, check_callable
 from jax_excite.data.arrays import dtype_in_jax
 from jax_excite.errors import ExciteError, InputError, SettingError, TargetError
 from jax_excite.gating import Gating, check_gating
@@ -211,6 +211,7 @@ def shape_of_logits(params: Params, images: Float[AnyArray, "N ..."]) -> jax.Sha
 
 def shapes_of_outputs(params: Params, given: Any, selection: Selection = SELECT_ALL) -> Any:
     """Shapes of the outputs for items; raises `TargetError` if an array has no batch axis."""
+    check_callable(params)
     try:
         leaves, tree = jax.tree.flatten((params, given))
         types = tuple(

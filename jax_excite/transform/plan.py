@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jax_excite.callables.captured import call_watched
-from jax_excite.callables.pytree import StaticLeaves, as_pytree, split_arrays
+from jax_excite.callables.pytree import StaticLeaves, as_pytree, check_callable, split_arrays
 from jax_excite.errors import GateWarning, GatingError
 from jax_excite.gates.gate import SOFT_ALREADY, AtSite, Gate
 from jax_excite.gates.kinds import GATE_KINDS
@@ -42,6 +42,7 @@ class Plan:
         kwargs: dict[str, Any],
         selection: Selection = SELECT_ALL,
     ):
+        check_callable(fn)
         fn = as_pytree(fn)
         own, own_tree = jax.tree.flatten(fn)
         leaves, tree = jax.tree.flatten((tuple(args), kwargs))

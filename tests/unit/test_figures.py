@@ -261,7 +261,7 @@ def test_photographs_are_imagenette_s_by_default(tiny, folder, tmp_path, monkeyp
     ("arguments", "message"),
     [
         (["--figure", 5], "--figure is 5: choose one of 1, 2, 3, 4"),
-        (["--model", "alexnet"], "'alexnet'.*efficientnet_lite0"),
+        (["--model", "alexnet"], "'alexnet'.*jax-excite models"),
         (["--model", "squeezenet1_0,resnet18", "--weights", "a.pth"], "one --model"),
         (["--model", "squeezenet1_0", "--weights", "nowhere.pth"], "nowhere.pth"),
         (["--images", "nowhere"], "nowhere"),

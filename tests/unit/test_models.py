@@ -166,7 +166,7 @@ def test_no_two_models_are_the_same():
 
 def test_an_unknown_model():
     with pytest.raises(
-        WeightsError, match=r"'resnet51': choose one of resnet18, resnet34, resnet50"
+        WeightsError, match=r"'resnet51': did you mean resnet50, .*`jax-excite models` lists all"
     ):
         model_spec("resnet51")
 
