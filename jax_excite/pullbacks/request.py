@@ -211,17 +211,15 @@ def shape_of_logits(params: Params, images: Float[AnyArray, "N ..."]) -> jax.Sha
 
 def shapes_of_outputs(params: Params, given: Any, selection: Selection = SELECT_ALL) -> Any:
     """Shapes of the outputs for items; raises `TargetError` if an array has no batch axis."""
-    check_callable(params)
     try:
         leaves, tree = jax.tree.flatten((params, given))
         types = tuple(
-            (leaf.shape, dtype_in_jax(leaf.dtype), getattr(leaf, "weak_type", False))
-            for leaf in leaves
+            (leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)) for leaf in leaves
         )
         shapes = _shapes_of_outputs(tree, types, jnp.result_type(float), selection)
+    except ExciteError:
+        raise
     except Exception as error:
-        if isinstance(error, ExciteError):
-            raise
         shape = items.shapes_of(given)
         if items.looks_channels_first(given):
             raise InputError(
@@ -244,8 +242,12 @@ def shapes_of_outputs(params: Params, given: Any, selection: Selection = SELECT_
 @functools.lru_cache(maxsize=64)
 def _shapes_of_outputs(tree: Any, types: Any, _: np.dtype, selection: Selection) -> Any:
     """Shapes for leaves of these shapes and dtypes, in a mode with this default float dtype."""
-    leaves = [jax.ShapeDtypeStruct(shape, dtype, weak_type=weak) for shape, dtype, weak in types]
+    leaves = [
+        jax.ShapeDtypeStruct(shape, dtype_in_jax(dtype), weak_type=weak)
+        for shape, dtype, weak in types
+    ]
     network, given = tree.unflatten(leaves)
+    check_callable(network)
     fixed = {"selection": selection}
     place = place_of("outputs", network, given, fixed) if is_known(network) else None
     kept = read(place)

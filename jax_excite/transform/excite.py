@@ -87,13 +87,14 @@ def sites(
     fn, args, kwargs = jax.tree.map(_as_array, (fn, args, kwargs))
     try:
         return Plan(fn, args, kwargs, Selection.of(skip, only, enter)).sites
+    except ExciteError:
+        raise
     except Exception as error:
-        if not isinstance(error, ExciteError):
-            shapes = ", ".join(str(np.shape(leaf)) for leaf in jax.tree.leaves((args, kwargs)))
-            error.add_note(
-                f"sites called the function with its arguments as they are, of shape {shapes}; one "
-                "image of a network that takes batches is x[None]"
-            )
+        shapes = ", ".join(str(np.shape(leaf)) for leaf in jax.tree.leaves((args, kwargs)))
+        error.add_note(
+            f"sites called the function with its arguments as they are, of shape {shapes}; one "
+            "image of a network that takes batches is x[None]"
+        )
         raise
 
 

@@ -12,6 +12,7 @@ import jax_excite as je
 # With it, torchvision can be imported, which zennit does.
 import tests.listings  # noqa: F401
 from tests.networks import Network, images
+from tests.snippets import run_snippets
 
 COMPILE_QUICKLY = True
 DOCS = Path(__file__).parents[2] / "docs"
@@ -27,19 +28,7 @@ PAGES = sorted((DOCS / "howto").glob("*.md"))
 @pytest.mark.filterwarnings("ignore")
 def test_the_snippets_of(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run_snippets(page, {})
-
-
-def run_snippets(page, names):
-    """Run the Python blocks of a page one after the other, with some names defined before."""
-    text = page.read_text()
-    blocks = list(re.finditer(r"```python[^\n]*\n(.*?)```", text, re.DOTALL))
-    assert blocks
-    names |= {"__name__": "page"}
-    for block in blocks:
-        above = "\n" * text.count("\n", 0, block.start(1))  # errors then show the page's line
-        exec(compile(above + block[1], str(page), "exec"), names)
-    return names
+    run_snippets(page)
 
 
 @pytest.mark.parametrize("name", ["attributions", "metrics", "calibration"])
@@ -69,7 +58,6 @@ def test_the_samples_are_named_by_their_class(tmp_path, monkeypatch):
     clone.mkdir()
     for number in range(1000):
         (clone / f"n{number + 1440764:08}_Some_class{number}.JPEG").touch()
-    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "data.md").read_text(), re.DOTALL)
-    exec(code, {})
+    run_snippets(DOCS / "data.md")
     names = sorted(path.name for path in (tmp_path / "data" / "imagenet_samples").iterdir())
     assert names == [f"{index:04d}_some_class{index}.jpg" for index in range(0, 1000, 10)]

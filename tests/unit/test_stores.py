@@ -3,7 +3,6 @@
 import dataclasses
 import importlib
 import json
-import re
 from pathlib import Path
 
 import jax
@@ -33,6 +32,7 @@ from jax_excite.stores.explainer import Explainer, Targets, methods_by_name
 from jax_excite.stores.filling import Job
 from jax_excite.stores.source import decoded, fingerprint, open_source
 from tests.networks import Network
+from tests.snippets import run_snippets
 from tests.unit.test_cli import CAT, run
 
 COMPILE_QUICKLY = True
@@ -324,10 +324,7 @@ def test_the_snippet_of_the_docs(network, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (folder / "0007_cat.png").rename(folder / "cat.jpg")
     assert attribute(folder, "photos.store", "--targets", "281").exit_code == 0
-    page = Path(__file__).parents[2] / "docs" / "stores.md"
-    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
-    names = {}
-    exec(compile(code, str(page), "exec"), names)
+    names = run_snippets(Path(__file__).parents[2] / "docs" / "stores.md")
     assert dict(names["dataset"].sizes)["image"] == 10
 
 
