@@ -28,6 +28,7 @@ from jax_excite.app.turns import Job, Turns, Waiting
 from jax_excite.errors import ExciteError
 
 STYLE = Path(__file__).with_name("page.css").read_text("utf-8")
+_TELL_OF_LEAVING = "<script>addEventListener('pagehide', () => emitEvent('leave'))</script>"
 _BLUE = "#1565c0"
 _SECONDS_TO_CHANGE_MORE = 0.4
 _SECONDS_BETWEEN_PICTURES = 0.25
@@ -69,6 +70,8 @@ class Page:
             with ui.element("div").classes("je-results"):
                 self._show_state()
                 self._results = ui.element("div").classes("je-answers")
+        ui.add_body_html(_TELL_OF_LEAVING)
+        ui.on("leave", self._give_up)
         ui.context.client.on_delete(self._stop)
         self._look()
 

@@ -18,6 +18,9 @@ from jax_excite.errors import ExciteError
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # Room for what surrounds a file in a form.
 _MAX_BODY = MAX_BYTES + 100_000
+# How long what a person has on the page is kept when the connection breaks: a laptop sleeps, a
+# network changes, or the machine is too busy to answer in time.
+_SECONDS_TO_RECONNECT = 60.0
 # Vue compiles templates in the browser, and NiceGUI's start is an inline script.
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
@@ -46,6 +49,7 @@ def application(page: Callable[[], Any], *, only_loopback: bool) -> Any:
         title="jax_excite",
         dark=None,
         language="en-US",
+        reconnect_timeout=_SECONDS_TO_RECONNECT,
         tailwind=False,
         show_welcome_message=False,
     )

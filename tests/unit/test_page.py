@@ -23,6 +23,14 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 SECONDS = 180  # for what takes a few on a quiet machine
 expect.set_options(timeout=1000 * SECONDS)
 LITE0 = "efficientnet_lite0"
+# Close the connection, and connect again after so many seconds.
+INTERRUPT = """() => {
+    const manager = window.socket.io;
+    manager.randomizationFactor(0);
+    manager.reconnectionDelayMax(10000);
+    manager.reconnectionDelay(10000);
+    manager.engine.close();
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -307,6 +315,24 @@ def test_reloading_or_cancelling_stops_the_computation(page, browser, address):
     page.reload()
     expect(page.get_by_role("status")).to_have_text(READY)
     assert seconds(lambda: explain(page)) < 5 * alone + 5
+
+
+def test_an_interrupted_connection_loses_nothing(page):
+    """A laptop sleeps, or the network changes: what was shown and what was asked for is kept."""
+    upload(page, "mine.png", encoded())
+    expect(page.get_by_text("Chosen: mine.png")).to_be_visible()
+    explain(page)
+    page.get_by_role("button", name="perturbed", exact=True).click()
+    page.get_by_role("spinbutton", name="Steps").fill("7")
+    page.get_by_role("button", name="Explain").click()
+    page.evaluate(INTERRUPT)
+    expect(page.locator("#popup")).to_have_attribute("aria-hidden", "false")
+    expect(page.locator("#popup")).to_have_attribute("aria-hidden", "true")
+    expect(page.get_by_role("status")).to_contain_text("Done")
+    expect(page.get_by_text("Chosen: mine.png")).to_be_visible()
+    expect(page.get_by_role("img", name="Probability of each class")).to_have_attribute(
+        "aria-label", re.compile("after 7 steps")
+    )
 
 
 def test_twenty_people_are_answered_in_turn(browser, address):
