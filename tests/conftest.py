@@ -31,6 +31,13 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name != "test_programs.py")
 
 
+def pytest_collection_finish():
+    """Tracing makes many objects: Python looks through those of the imports no more."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(200_000, 20, 20)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _without_the_memory_of_other_files():
     """Compiled programs of a file are of no use to the next, and take gigabytes."""
@@ -54,9 +61,9 @@ def give_memory_back():
 
 @pytest.fixture(scope="module", autouse=True)
 def _compiled_quickly(request):
-    """With `COMPILE_QUICKLY = True` in a file, XLA optimises little: its networks are small."""
+    """XLA optimises little but for files with `OPTIMISE = True`: most networks here are small."""
     jax.config.update(
-        "jax_disable_most_optimizations", getattr(request.module, "COMPILE_QUICKLY", False)
+        "jax_disable_most_optimizations", not getattr(request.module, "OPTIMISE", False)
     )
 
 

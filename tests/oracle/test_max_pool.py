@@ -11,8 +11,6 @@ from jax import lax
 
 from jax_excite import surrogate_max_pool
 
-COMPILE_QUICKLY = True
-
 CASES = [
     # size, window, strides, padding, dilation
     ((7, 9), (2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1)),

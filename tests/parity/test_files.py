@@ -60,7 +60,7 @@ def test_converted_without_torch(name, zipped, tmp_path, environment):
     tensors, metadata = read(converted)
     assert tensors.keys() == wanted.keys()
     for key, leaf in wanted.items():
-        np.testing.assert_array_equal(tensors[key], leaf)
+        assert np.array_equal(tensors[key], leaf), key
         assert tensors[key].dtype == leaf.dtype
     assert metadata["model"] == name
     assert metadata["source"] == "weights.bin"
@@ -68,9 +68,9 @@ def test_converted_without_torch(name, zipped, tmp_path, environment):
     assert json.loads(metadata["class_names"]) == list(CLASS_NAMES)
     assert json.loads(metadata["preprocessing"])["size"] == MODELS[name].preprocessing.size
 
+    structure = jax.tree.structure(load(name, weights=None))
     for path in (checkpoint, converted):
-        model = load(name, weights=path)
-        assert jax.tree.structure(model) == jax.tree.structure(load(name, weights=None))
+        assert jax.tree.structure(load(name, weights=path)) == structure
         for found, leaf in zip(jax.tree.leaves(model), wanted.values(), strict=True):
             np.testing.assert_array_equal(found, leaf)
 

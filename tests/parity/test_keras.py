@@ -20,7 +20,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of TensorFlow's absence, and what else an import says
     keras = pytest.importorskip("keras", reason="keras is a test dependency")
 
-COMPILE_QUICKLY = True
 pytestmark = pytest.mark.usefixtures("little_memory")
 
 

@@ -18,6 +18,7 @@ from tests import listings
 from tests import torch_reference as reference
 
 pytestmark = pytest.mark.usefixtures("little_memory")
+OPTIMISE = True  # networks of real size: they compute for longer than they compile
 
 SQUEEZENET = Path(__file__).parents[3] / "shared" / "data" / "squeezenet1_0.pth"
 EXACT, ASCENT = 1e-9, 1e-6

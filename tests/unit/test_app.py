@@ -38,8 +38,6 @@ from jax_excite.cli import app
 from jax_excite.errors import ExciteError, ImageError
 from tests.unit.test_cli_networks import network
 
-COMPILE_QUICKLY = True
-
 
 def encoded(kind="PNG", size=(30, 20), colour=(200, 30, 60)):
     file = io.BytesIO()

@@ -19,8 +19,6 @@ import jax_excite as je
 from jax_excite import attributions, metrics
 from tests.networks import images, relative_error
 
-COMPILE_QUICKLY = True
-
 BIN = Path(sys.executable).parent
 
 

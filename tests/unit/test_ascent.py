@@ -20,8 +20,6 @@ from jax_excite import (
 )
 from tests.networks import Network, images, relative_error
 
-COMPILE_QUICKLY = True
-
 ASCENT = Ascent(steps=4, step_size=1.5, radius=3.0)
 
 

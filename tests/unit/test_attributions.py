@@ -23,8 +23,6 @@ from jax_excite.attributions.registry import METHODS
 from jax_excite.theory.induced_networks import gates
 from tests.networks import Network, images, relative_error
 
-COMPILE_QUICKLY = True
-
 KEY = jax.random.key(7)
 CASES = {
     "gradient": {},

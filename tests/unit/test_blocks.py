@@ -10,8 +10,6 @@ from jax_excite.pullbacks.batching import AUTO, Grid, cells_at_once, evenly, in_
 from jax_excite.pullbacks.request import Request
 from tests.networks import Network, images
 
-COMPILE_QUICKLY = True
-
 
 @pytest.mark.parametrize("count", [1, 2, 5, 6, 7])
 @pytest.mark.parametrize("rows", [1, 2, 3, 6])

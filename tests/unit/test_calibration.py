@@ -20,8 +20,6 @@ from jax_excite import (
 from jax_excite.theory.induced_networks import gates, induced, preactivations
 from tests.networks import Network, images
 
-COMPILE_QUICKLY = True
-
 
 @pytest.fixture(scope="module")
 def net():

@@ -16,8 +16,6 @@ from jax_excite import attributions
 from jax_excite.metrics import randomisation, stability
 from tests.networks import Network, images, relative_error
 
-COMPILE_QUICKLY = True
-
 W = jnp.ones((3, 5)) * 0.3
 
 

@@ -24,6 +24,7 @@ from jax_excite.weights.loading import named_leaves
 
 DATA = Path(str(importlib.metadata.distribution("scikit-image").locate_file("skimage/data")))
 CAT, COFFEE = DATA / "chelsea.png", DATA / "coffee.png"
+OPTIMISE = True  # networks of real size: they compute for longer than they compile
 
 
 def run(*arguments):

@@ -18,7 +18,6 @@ from jax_excite.data.preprocessing import IMAGENET, Preprocessing
 from jax_excite.onnx.network import TEMPERATURES
 from tests.unit.test_cli import CAT, run
 
-COMPILE_QUICKLY = True
 SIDE = 16
 
 

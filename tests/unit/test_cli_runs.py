@@ -18,7 +18,6 @@ from tests.networks import Network, images
 from tests.unit.test_cli import CAT, run
 from tests.unit.test_cli_networks import arrays_of, network
 
-COMPILE_QUICKLY = True
 SITE = ("--at", "body/relu/relu", "--channel", "3,0")
 CLASSES = ("--classes", "2,0")
 

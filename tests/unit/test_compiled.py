@@ -17,7 +17,6 @@ from jax_excite import attributions
 from jax_excite.callables.known import make_known
 from tests.networks import Network, images
 
-COMPILE_QUICKLY = True
 X = images(2)
 KEY = jax.random.key(0)
 CALLS = {

@@ -14,8 +14,6 @@ from jax_excite import GateWarning, Gating, excite, sites, theory
 from jax_excite.graphs.graph import origin, trace
 from tests.networks import images, relative_error, soft_relu
 
-COMPILE_QUICKLY = True
-
 GATING = Gating(temperature=0.4)
 
 

@@ -19,8 +19,6 @@ from jax_excite.recipes import EXCITATION
 from jax_excite.transform.sites import SELECT_ALL
 from tests.networks import Network, images
 
-COMPILE_QUICKLY = True
-
 COMMUNICATES = re.compile(
     r"all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter|collective-broadcast"
 )

@@ -32,8 +32,6 @@ from jax_excite.models import Classifier, Preprocessing
 from tests.networks import Network
 from tests.unit.test_cli import CAT, run
 
-COMPILE_QUICKLY = True
-
 PREPROCESSING = Preprocessing((0.5,) * 3, (0.25,) * 3, 16, 16)
 MODELS = ("--model", "efficientnet_lite0", "--model", "efficientnet_lite1")
 SOME = ("--method", "excitation_pullback", "--method", "gradient", "--method", "constant_map")

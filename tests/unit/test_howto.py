@@ -14,7 +14,6 @@ import tests.listings  # noqa: F401
 from tests.networks import Network, images
 from tests.snippets import run_snippets
 
-COMPILE_QUICKLY = True
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted((DOCS / "howto").glob("*.md"))
 

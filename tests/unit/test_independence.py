@@ -15,8 +15,6 @@ from jax_excite import attributions
 from jax_excite.pullbacks.softened import Blockwise
 from tests.networks import Network, images, relative_error
 
-COMPILE_QUICKLY = True
-
 W = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5)), jnp.float32)
 
 

@@ -19,8 +19,6 @@ from jax_excite import (
 )
 from tests.networks import relative_error, soft_relu
 
-COMPILE_QUICKLY = True
-
 
 def draw(seed, *shape):
     return jax.random.normal(jax.random.key(seed), shape)

@@ -13,8 +13,6 @@ from jax_excite.metrics.faithfulness import random_subsets, ranked_groups
 from jax_excite.metrics.stability import other_classes
 from tests.networks import Network, images
 
-COMPILE_QUICKLY = True
-
 KEY = jax.random.key(5)
 WEIGHTS = jax.random.normal(jax.random.key(1), (16, 16, 3, 4))
 

@@ -26,8 +26,6 @@ from tests.listings import original, torchvision
 from weights_converter.convert import find_rule
 from weights_converter.names import IGNORED, TABLES
 
-COMPILE_QUICKLY = True
-
 SMALL = "squeezenet1_0"
 MEMBERS = [
     SMALL,

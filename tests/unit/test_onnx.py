@@ -18,8 +18,6 @@ from jax_excite.data.preprocessing import Preprocessing
 from jax_excite.onnx.network import load_onnx
 from tests.networks import relative_error
 
-COMPILE_QUICKLY = True
-
 
 def arrays(seed=0):
     generator = np.random.default_rng(seed)

@@ -5,8 +5,6 @@ import pytest
 from jax_excite.onnx.operators import OPERATORS
 from tests import onnx_cases
 
-COMPILE_QUICKLY = True
-
 
 @pytest.mark.parametrize("operator", sorted(OPERATORS))
 @pytest.mark.filterwarnings("ignore")  # NumPy's, about the data of the cases

@@ -19,8 +19,6 @@ from jax_excite.theory.induced_networks import (
 from jax_excite.theory.path_kernel import gram
 from tests.networks import Network, images, relative_error
 
-COMPILE_QUICKLY = True
-
 pytestmark = pytest.mark.usefixtures("x64")
 D = 4
 GATINGS = {

@@ -37,7 +37,6 @@ FAMILIES = {
     "hard": HARD,
     "plain": PLAIN,
 }
-COMPILE_QUICKLY = True
 LAYERS = [(family, name) for family, names in FAMILIES.items() for name in names]
 THREES = [LAYERS[start : start + 3] for start in range(0, len(LAYERS), 3)]
 

@@ -20,8 +20,6 @@ from jax_excite import (
 )
 from tests.networks import Network, images, relative_error, soft_max_pool, soft_relu
 
-COMPILE_QUICKLY = True
-
 
 @pytest.fixture(scope="module")
 def model():

@@ -16,8 +16,6 @@ import jax_excite as je
 from jax_excite import recipes
 from tests.programs import GELU, SELF_GATED, divided
 
-COMPILE_QUICKLY = True
-
 RNG = np.random.default_rng(0)
 Z = np.concatenate([RNG.normal(scale=3, size=60), [0.0, -9.0, 9.0, 30.0, -30.0]])
 WEIGHTS = np.cos(np.arange(Z.size))

@@ -35,8 +35,6 @@ from tests.networks import Network
 from tests.snippets import run_snippets
 from tests.unit.test_cli import CAT, run
 
-COMPILE_QUICKLY = True
-
 PREPROCESSING = Preprocessing((0.5,) * 3, (0.25,) * 3, 16, 16)
 SMALL = ("--chunk", 4, "--dtype", "float32")
 

@@ -11,8 +11,6 @@ from scipy import special
 from jax_excite import GatingError, gated_relu, surrogate_max_pool
 from tests.networks import images, relative_error, soft_max_pool, soft_relu
 
-COMPILE_QUICKLY = True
-
 DTYPES = [jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64]
 
 

@@ -14,8 +14,6 @@ from jax.sharding import AxisType, PartitionSpec
 from jax_excite import GateWarning, Gating, GatingError, excite, gated_relu, recipes, sites
 from tests.networks import Network, images, relative_error, soft_max_pool, soft_relu
 
-COMPILE_QUICKLY = True
-
 T = 0.4
 GATING = Gating(temperature=T, pool_temperature=T)
 # Weights, such that their transposes are others.

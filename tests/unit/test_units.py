@@ -12,7 +12,6 @@ import jax_excite as je
 from jax_excite import Ascent, TargetError
 from tests.networks import Network, images, relative_error
 
-COMPILE_QUICKLY = True
 STEPS = 3
 
 
