@@ -31,13 +31,6 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name != "test_programs.py")
 
 
-def pytest_collection_finish():
-    """Tracing makes many objects: Python looks through those of the imports no more."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(200_000, 20, 20)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _without_the_memory_of_other_files():
     """Compiled programs of a file are of no use to the next, and take gigabytes."""

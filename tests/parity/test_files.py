@@ -70,7 +70,8 @@ def test_converted_without_torch(name, zipped, tmp_path, environment):
 
     structure = jax.tree.structure(load(name, weights=None))
     for path in (checkpoint, converted):
-        assert jax.tree.structure(load(name, weights=path)) == structure
+        model = load(name, weights=path)
+        assert jax.tree.structure(model) == structure
         for found, leaf in zip(jax.tree.leaves(model), wanted.values(), strict=True):
             np.testing.assert_array_equal(found, leaf)
 
