@@ -549,10 +549,7 @@ def build(layers, soft):
 
 
 def gradients(fns, x):
-    """The gradient of some sum of the outputs of each, compiled as one program.
-
-    Compilation takes most of the time, and what is alike in the functions is compiled once.
-    """
+    """The gradient of some sum of the outputs of each."""
     cotangent = jnp.cos(jnp.arange(10.0)).reshape(2, 5)
     return [jax.grad(lambda x, fn=fn: jnp.vdot(fn(x), cotangent))(x) for fn in fns]
 
@@ -579,6 +576,7 @@ def check(layers):
             np.testing.assert_array_equal(excited(x), wanted_outputs)
             pairs.append((excited, build(layers, soft=True)[0], 1e-5 if is_float32 else 1e-9))
         fns = [fn for *both, _ in pairs for fn in both]
+        # Compilation takes most of the time: what is alike in the functions is compiled once.
         found = jax.jit(lambda x: gradients(fns, x))(x)
     for at, (_, twin, tolerance) in enumerate(pairs):
         compare(found[2 * at], found[2 * at + 1], twin, x, tolerance)

@@ -33,6 +33,7 @@ BLOCKS = {
 }
 # `test_pullbacks.py` has 224x224 and another. In float64, XLA makes a dense convolution of a
 # depthwise one whose maps are smaller than its kernel: with smaller images it takes longer.
+# The sizes of networks that cannot take, or are slow with, what the others take.
 SIZES = {"convnext_tiny": (225, 241), "vit_b_16": (224, 224)}
 
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 SECONDS = 180  # for what takes a few on a quiet machine
 expect.set_options(timeout=1000 * SECONDS)
 LITE0 = "efficientnet_lite0"
-# Close the connection, and connect again after so many seconds.
+# Close the connection, and connect again after ten seconds.
 INTERRUPT = """() => {
     const manager = window.socket.io;
     manager.randomizationFactor(0);
